@@ -1,0 +1,110 @@
+"""From prompts to rollouts: sample, judge, score, each stage on disk before the next begins."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.data.rollout_store import load_rollouts, save_rollouts
+from lit_align.judges import Judge
+from lit_align.models import Policy
+from lit_align.sampling import Sampler
+from lit_align.stages import Stages
+from lit_align.types import Prompts, Responses, Rollouts
+
+Score = Callable[[Responses], Float[Tensor, "batch group length"]]
+"""Token log-probs of responses under some policy."""
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Collects rollouts; whatever a stage produced is read back, not computed again.
+
+    Attributes:
+        policy: Draws the responses.
+        judge: Compares them.
+        sampler: How many, how long, from which law.
+        stages: Clock and progress bars.
+    """
+
+    policy: Policy
+    judge: Judge
+    sampler: Sampler
+    stages: Stages
+
+    def collect(
+        self,
+        prompts: Prompts,
+        path: Path,
+        scores: dict[str, Score],
+        *,
+        seed: int,
+        iteration: int,
+        group_size: int | None = None,
+        source: str = "policy",
+    ) -> Rollouts:
+        """Rollouts of these prompts, from ``path`` as far as they are there.
+
+        Args:
+            prompts: The prompts.
+            path: The file that holds the rollouts; written after each stage.
+            scores: ``anchor`` and ``reference``, as needed: how each scores responses.
+            seed: Of the responses.
+            iteration: Key of the random numbers.
+            group_size: Instead of the sampler's own.
+            source: Who draws.
+
+        Raises:
+            ValueError: The file holds rollouts of other prompts.
+        """
+        found = load_rollouts(path) if path.exists() else None
+        responses = found.responses if isinstance(found, Rollouts) else found
+        if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
+            raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
+        if responses is None:
+            responses = self._sample(prompts, seed, iteration, group_size, source).trim()
+            save_rollouts(path, responses, self.policy.text(responses))
+        rollouts = found if isinstance(found, Rollouts) else None
+        if rollouts is None:
+            rollouts = self._judge(responses)
+            save_rollouts(path, rollouts, self.policy.text(responses))
+        missing = {name: score for name, score in scores.items() if getattr(rollouts, f"{name}_token_logps") is None}
+        if missing:
+            rollouts = replace(rollouts, **{f"{n}_token_logps": self._score(n, f, responses) for n, f in missing.items()})
+            save_rollouts(path, rollouts, self.policy.text(responses))
+        return rollouts
+
+    def _sample(self, prompts: Prompts, seed: int, iteration: int, group_size: int | None, source: str) -> Responses:
+        with self.stages.stage("sample", len(prompts)) as advance:
+            return self.sampler.sample(
+                self.policy,
+                prompts,
+                seed=seed,
+                iteration=iteration,
+                group_size=group_size,
+                source=source,
+                report=advance,
+            )
+
+    def _judge(self, responses: Responses) -> Rollouts:
+        with self.stages.stage("judge", len(responses)) as advance:
+            verdict = self.judge.verdict(responses.prompts, self.policy.text(responses), advance)
+        return Rollouts(responses, verdict.wins, verdict.compared, verdict.rewards)
+
+    def _score(self, name: str, score: Score, responses: Responses) -> Float[Tensor, "batch group length"]:
+        with self.stages.stage("score", len(responses), f"score ({name})") as advance:
+            parts: list[Tensor] = []
+            batches = self.sampler.micro_batches(responses.prompts, responses.group_size)
+            for rows in batches:
+                part = responses.select(rows)
+                parts.append(score(part).float().cpu())
+                advance(len(rows), int(part.mask.sum()))
+        return _unsort(parts, batches)
+
+
+def _unsort(parts: Sequence[Tensor], batches: Sequence[Sequence[int]]) -> Tensor:
+    order = torch.tensor([row for rows in batches for row in rows])
+    return torch.cat(list(parts))[torch.argsort(order)]

@@ -1,0 +1,75 @@
+"""WIND: win-rate dominance, the fast road to iterative best-of-n distillation.
+
+[1] T. Yang et al., "Faster WIND: Accelerating Iterative Best-of-N Distillation for LLM Alignment", AISTATS 2025,
+    arXiv:2410.20727.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.algorithms.base import AlignmentModule
+from lit_align.judges import Judge
+from lit_align.losses import wind_kl, wind_nce, wind_squared
+from lit_align.models import Policy
+from lit_align.types import Rollouts
+
+RISKS = {"squared": wind_squared, "kl": wind_kl, "nce": wind_nce}
+
+
+class WIND(AlignmentModule):
+    r"""Each iteration is one proximal step towards the equilibrium of the regularised win-rate game [1]:
+
+    .. math::
+        \pi_{t+1} = \arg\max_\pi \langle \pi, w_t \rangle - \beta \mathrm{KL}(\pi \| \pi_{ref})
+            - \tfrac1\eta \mathrm{KL}(\pi \| \pi_t), \quad w_t(y) = P(y \succ \pi_t).
+
+    With exact win rates and 0 < eta <= 4 beta, the KL divergence from the equilibrium shrinks by 1/(1 + beta eta) or
+    faster in every iteration [derived]. The win rates here are those of the group itself, self-comparison included: then the
+    squared risk has the exact step as its population minimiser at every group size; the KL and NCE risks keep a bias of
+    a few per cent of the step at small groups (see `lit_align.losses.wind`, which says what is derived).
+
+    Args:
+        policy: What is aligned, with its reference.
+        judge: Says which of two responses is better.
+        beta: KL strength towards the reference, >= 0, in win-rate units per nat; 0 is the SPPO step.
+        eta: Step size, > 0, in nats per unit of win rate: an iteration tilts log-probs by eta / (1 + beta eta) times
+            the win rate.
+        risk: ``squared`` (the one with a finite-sample guarantee in [1]), ``kl`` or ``nce``.
+        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+
+    Raises:
+        ValueError: beta < 0, eta <= 0, or groups of one response.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        judge: Judge,
+        beta: float = 0.1,
+        eta: float = 1.0,
+        risk: Literal["squared", "kl", "nce"] = "squared",
+        **kwargs: Any,
+    ) -> None:
+        if beta < 0:
+            raise ValueError(f"model.beta must be >= 0, got {beta}")
+        if eta <= 0:
+            raise ValueError(f"model.eta must be > 0, got {eta}")
+        super().__init__(policy, judge, **kwargs)
+        self.beta = beta
+        self.eta = eta
+        self.risk = partial(RISKS[risk], beta=beta, eta=eta)
+
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The risk of each group; a group with no comparison at all has weight 0."""
+        values = self.risk(
+            rollouts.policy_logps,
+            rollouts.anchor_logps,
+            rollouts.reference_logps,
+            rollouts.win_rates,
+            weights=rollouts.weights,
+        )
+        comparisons = rollouts.compared.flatten(1).sum(1) - rollouts.compared.shape[-1]
+        return values, (comparisons > 0).to(values.dtype)

@@ -1,0 +1,7 @@
+"""What watches a run: progress bars, the record it leaves, predictions on disk."""
+
+from lit_align.callbacks.predictions import Predictions
+from lit_align.callbacks.progress import StageBars
+from lit_align.callbacks.run_record import RunRecord
+
+__all__ = ["Predictions", "RunRecord", "StageBars"]

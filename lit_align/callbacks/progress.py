@@ -1,0 +1,57 @@
+"""Progress bars: one for each stage of an iteration."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+
+from lit_align.algorithms import AlignmentModule
+from lit_align.stages import Advance
+from lit_align.types import Rollouts
+
+
+class StageBars(ProgressBar):
+    """Shows the module's own stages (sample, judge, score, evaluate) and adds the training stage to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open = ExitStack()
+        self._advance: Advance | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Only rank 0 shows bars."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show bars."""
+        self._enabled = True
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the module show its stages."""
+        super().setup(trainer, pl_module, stage)
+        _stages(pl_module).visible = self._enabled and trainer.is_global_zero
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the training bar."""
+        total = int(trainer.num_training_batches) * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        self._advance = self._open.enter_context(_stages(pl_module).stage("train", total))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Rollouts, batch_idx: int
+    ) -> None:
+        """Advance it; close it after the last minibatch, before the evaluation begins."""
+        assert self._advance is not None
+        self._advance(len(batch), int(batch.responses.mask.sum()))
+        if batch_idx + 1 >= trainer.num_training_batches:
+            self._open.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave no bar behind."""
+        self._open.close()
+
+
+def _stages(module: L.LightningModule) -> Any:
+    assert isinstance(module, AlignmentModule)
+    return module.stages

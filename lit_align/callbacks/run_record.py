@@ -1,0 +1,163 @@
+"""What a run leaves behind: its rows as CSV, a table, a few prompts before and after, the exported model."""
+
+import csv
+import io
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from lit_align.algorithms import AlignmentModule
+from lit_align.data.rollout_store import load_rollouts
+from lit_align.types import Rollouts
+
+_PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
+_COLUMNS = {  # heading -> (key of a row, format)
+    "iteration": ("iteration", "{:.0f}"),
+    "train reward": ("train/reward", "{:.3f}"),
+    "win rate": ("val/win_rate", "{:.3f}"),
+    "95 % interval": ("val/win_rate_low", "{:.3f}"),
+    "reward": ("val/reward", "{:.3f}"),
+    "KL": ("val/kl", "{:.2f}"),
+    "length": ("val/length", "{:.1f}"),
+    "truncated": ("val/truncated", "{:.2f}"),
+    "distinct-2": ("val/distinct_2", "{:.3f}"),
+}
+
+
+class RunRecord(Callback):
+    """Writes ``metrics.csv`` and ``timings.csv`` after every iteration; prints the table and samples at the end.
+
+    ``metrics.csv`` has one row an iteration, from iteration 0, and holds nothing that differs between two runs of the
+    same seed; seconds and tokens per second are in ``timings.csv``.
+
+    Args:
+        samples: Prompts shown with their response before and after.
+        export: Write the aligned model to ``model/`` when the run ends.
+    """
+
+    def __init__(self, samples: int = 3, export: bool = True) -> None:
+        self.samples = samples
+        self.export = export
+        self.timings: list[dict[str, float]] = []
+        self.console = Console()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Record the versions of everything that matters."""
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Iteration 0 has been evaluated: it is the first row."""
+        if not self.timings:
+            self._book(_module(pl_module), 0, "evaluate")
+        if trainer.is_global_zero:
+            self._write(trainer, _module(pl_module))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Book the seconds of this iteration; the module makes its row of metrics after this."""
+        module = _module(pl_module)
+        self._book(module, int(module.iteration) + 1)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The module has its row by now: write both files with the checkpoint."""
+        checkpoint["timings"] = self.timings
+        if trainer.is_global_zero:
+            self._write(trainer, _module(pl_module))
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the rows that were there."""
+        self.timings = checkpoint.get("timings", [])
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The table, the samples, the model."""
+        if not trainer.is_global_zero:
+            return
+        module, folder = _module(pl_module), Path(trainer.default_root_dir)
+        self._write(trainer, module)
+        self.console.print(self._table(module.history))
+        self._show_samples(module, folder)
+        if self.export:
+            module.policy.export(folder / "model")
+        self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
+
+    def _book(self, module: AlignmentModule, iteration: int, *stages: str) -> None:
+        seconds, tokens = module.stages.take(*stages)
+        row = {"iteration": float(iteration), **{f"{name}_seconds": value for name, value in seconds.items()}}
+        row |= {f"{name}_tokens_per_second": count / seconds[name] for name, count in tokens.items() if count}
+        self.timings.append(row)
+
+    def _write(self, trainer: L.Trainer, module: AlignmentModule) -> None:
+        folder = Path(trainer.default_root_dir)
+        _write_csv(folder / "metrics.csv", module.history)
+        _write_csv(folder / "timings.csv", self.timings)
+
+    def _table(self, history: list[dict[str, float]]) -> Table:
+        table = Table(title="iterations (win rate against the initial policy, on held-out prompts)")
+        stages = [name for name in ("sample", "judge", "score", "train", "evaluate") if self._seconds(name)]
+        for heading in (*_COLUMNS, *(f"{name} s" for name in stages)):
+            table.add_column(heading, justify="right")
+        for row in history:
+            cells = [layout.format(row[key]) if key in row else "-" for key, layout in _COLUMNS.values()]
+            if "val/win_rate_low" in row:
+                cells[3] = f"{row['val/win_rate_low']:.3f} - {row['val/win_rate_high']:.3f}"
+            seconds = [self._seconds(name).get(int(row["iteration"])) for name in stages]
+            table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
+        return table
+
+    def _seconds(self, stage: str) -> dict[int, float]:
+        key = f"{stage}_seconds"
+        return {int(row["iteration"]): row[key] for row in self.timings if key in row}
+
+    def _show_samples(self, module: AlignmentModule, folder: Path) -> None:
+        files = [folder / "evaluation" / f"heldout-{i:04d}-rank0.parquet" for i in (0, int(module.iteration))]
+        if int(module.iteration) == 0 or not all(path.exists() for path in files):
+            return
+        before, after = (load_rollouts(path) for path in files)
+        if not (isinstance(before, Rollouts) and isinstance(after, Rollouts)):
+            return
+        texts = [module.policy.text(rollouts.responses) for rollouts in (before, after)]
+        prompts = before.responses.prompts.texts
+        step = max(1, len(prompts) // max(1, self.samples))
+        for row in list(range(0, len(prompts), step))[: self.samples]:
+            self.console.print(f"\n[bold]{prompts[row]}[/bold]", highlight=False)
+            for name, column in zip(("before", "after"), texts, strict=True):
+                self.console.print(f"  {name:>6}: ", end="", highlight=False)
+                self.console.print(" ".join(column[row][0].split()), markup=False, highlight=False, soft_wrap=True)
+        self.console.print()
+
+
+def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    """All rows, replaced at once; a value that a row lacks is empty."""
+    names = sorted({name for row in rows for name in row} - {"iteration"})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["iteration", *names], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "iteration": int(row["iteration"])} for row in rows)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text.getvalue())
+    os.replace(partial, path)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _module(module: L.LightningModule) -> AlignmentModule:
+    assert isinstance(module, AlignmentModule)
+    return module

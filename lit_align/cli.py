@@ -1,0 +1,99 @@
+"""``python -m lit_align fit|validate|test|predict``: Lightning's CLI over the package's classes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningCLI
+
+import lit_align.data
+import lit_align.judges
+import lit_align.models  # noqa: F401  (configs may name its classes without a path)
+from lit_align.algorithms import AlignmentModule
+from lit_align.data.prompt_pool import PromptPool  # noqa: F401
+from lit_align.trainer import Trainer
+
+
+class SaveConfig(Callback):
+    """Leaves the merged config in the run folder, so that ``-c RUN`` runs it again.
+
+    Args:
+        parser: Dumps the config.
+        config: The merged config of the subcommand.
+        kwargs: Whatever else LightningCLI passes; unused.
+    """
+
+    def __init__(self, parser: Any, config: Any, **kwargs: Any) -> None:
+        del kwargs
+        self.text = parser.dump(config, skip_none=False)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write it once, before anything else can fail."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if trainer.is_global_zero and not path.exists():
+            path.write_text(self.text)
+
+
+class AlignmentCLI(LightningCLI):
+    """LightningCLI in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
+
+    def before_instantiate_classes(self) -> None:
+        """A run that goes on keeps its folder."""
+        config = self.config[self.subcommand]
+        path = config.get("ckpt_path")
+        if path == "last":
+            config["ckpt_path"] = path = str(_newest(Path(config["trainer"]["default_root_dir"])))
+        if path and Path(path).parent.name == "checkpoints" and config["trainer"].get("run") is None:
+            config["trainer"]["run"] = str(Path(path).parent.parent)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyper-parameters override the command line without a word: not here."""
+
+
+def main(args: Sequence[str] | None = None) -> AlignmentCLI:
+    """Parse, build and run; callable in process.
+
+    Args:
+        args: As on the command line; None takes the command line itself.
+
+    Returns:
+        The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    arguments = list(sys.argv[1:] if args is None else args)
+    return AlignmentCLI(
+        AlignmentModule,
+        L.LightningDataModule,
+        save_config_callback=SaveConfig,  # type: ignore[arg-type]
+        trainer_class=Trainer,
+        seed_everything_default=0,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=_config_folders(arguments),
+    )
+
+
+def _config_folders(arguments: list[str]) -> list[str]:
+    """``-c FOLDER`` means that folder's config.yaml."""
+    found = []
+    for previous, argument in zip(["", *arguments], arguments, strict=False):
+        if previous in ("-c", "--config") and Path(argument).is_dir():
+            argument = str(Path(argument) / "config.yaml")
+        found.append(argument)
+    return found
+
+
+def _newest(root: Path) -> Path:
+    checkpoints = sorted(root.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
+        raise FileNotFoundError(f"--ckpt_path last: there is no run with a checkpoint under {root}")
+    return checkpoints[-1]
+
+

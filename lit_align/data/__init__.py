@@ -1,0 +1,1 @@
+"""Prompts in, minibatches of rollouts out."""

@@ -1,0 +1,112 @@
+"""Rollouts on disk: one Parquet file an iteration, one row a prompt, replaced whole as each stage completes.
+
+A file is written beside its final name, flushed to disk and renamed: what a killed run left is either the last complete
+stage or the one before it, never half of one. Any tool that reads Parquet reads them.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from lit_align.types import Prompts, Responses, Rollouts, pad_left
+
+_TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps")
+
+
+def save_rollouts(path: Path, rollouts: Responses | Rollouts, texts: list[list[str]]) -> None:
+    """Write responses (sampled) or rollouts (judged, then scored), atomically.
+
+    Args:
+        path: Final name, ending in ``.parquet``; replaced if it exists.
+        rollouts: What is known so far.
+        texts: The responses as text, for readers of the file.
+    """
+    responses = rollouts if isinstance(rollouts, Responses) else rollouts.responses
+    prompts = responses.prompts
+    columns: dict[str, Any] = {
+        "record": [json.dumps(record, default=str) for record in prompts.records],
+        "record_id": prompts.record_id.tolist(),
+        "prompt_ids": _ragged(prompts.ids, prompts.mask),
+        "texts": texts,
+        "response_ids": _ragged(responses.ids, responses.mask),
+        "truncated": responses.truncated.tolist(),
+        "sample_logps": pa.array(_ragged(responses.sample_logps, responses.mask), pa.list_(pa.list_(pa.float32()))),
+    }
+    if isinstance(rollouts, Rollouts):
+        columns["wins"] = pa.array(rollouts.wins.tolist(), pa.list_(pa.list_(pa.float32())))
+        columns["compared"] = rollouts.compared.tolist()
+        for name in ("rewards", "weights"):
+            if (value := getattr(rollouts, name)) is not None:
+                columns[name] = pa.array(value.tolist(), pa.list_(pa.float32()))
+        for name in _TOKEN_LOGPS:
+            if (value := getattr(rollouts, name)) is not None:
+                columns[name] = pa.array(_ragged(value, responses.mask), pa.list_(pa.list_(pa.float32())))
+    origin = {"iteration": responses.iteration, "seed": responses.seed, "source": list(responses.source)}
+    table = pa.table(columns).replace_schema_metadata({"lit_align": json.dumps(origin)})
+    _write_atomically(path, table)
+
+
+def load_rollouts(path: Path) -> Responses | Rollouts:
+    """What :func:`save_rollouts` wrote, bit for bit (padding may be narrower).
+
+    Raises:
+        ValueError: The file is damaged; the message names it.
+    """
+    try:
+        table = pq.read_table(path)
+        origin = json.loads(table.schema.metadata[b"lit_align"])
+    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no rollout file ({error}); delete it to collect it again") from error
+    columns = table.to_pydict()
+    prompt_ids, prompt_mask = pad_left(columns["prompt_ids"])
+    prompts = Prompts(
+        prompt_ids,
+        prompt_mask,
+        torch.tensor(columns["record_id"]),
+        [json.loads(record) for record in columns["record"]],
+    )
+    lengths = torch.tensor([[len(ids) for ids in group] for group in columns["response_ids"]])
+    width = int(lengths.max())
+    responses = Responses(
+        prompts=prompts,
+        ids=_padded(columns["response_ids"], width, torch.long),
+        mask=torch.arange(width) < lengths[..., None],
+        truncated=torch.tensor(columns["truncated"]),
+        sample_logps=_padded(columns["sample_logps"], width, torch.float32),
+        source=tuple(origin["source"]),
+        iteration=origin["iteration"],
+        seed=origin["seed"],
+    )
+    if "wins" not in columns:
+        return responses
+    optional = {name: torch.tensor(columns[name]) for name in ("rewards", "weights") if name in columns}
+    logps = {name: _padded(columns[name], width, torch.float32) for name in _TOKEN_LOGPS if name in columns}
+    return Rollouts(
+        responses, torch.tensor(columns["wins"]), torch.tensor(columns["compared"]), **optional, **logps
+    )
+
+
+def _ragged(values: Tensor, mask: Tensor) -> list[Any]:
+    if values.dim() == 2:
+        return [row[kept].tolist() for row, kept in zip(values, mask, strict=True)]
+    return [_ragged(group, kept) for group, kept in zip(values, mask, strict=True)]
+
+
+def _padded(groups: list[list[list[Any]]], width: int, dtype: torch.dtype) -> Tensor:
+    return torch.tensor([[row + [0] * (width - len(row)) for row in group] for group in groups], dtype=dtype)
+
+
+def _write_atomically(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        pq.write_table(table, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,108 @@
+"""Rows of the user's data, whatever the format: read by `datasets`, checked here."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lit_align.types import Record
+
+log = logging.getLogger(__name__)
+
+_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+@dataclass
+class Source:
+    """Where prompts come from.
+
+    Attributes:
+        path: A ``.jsonl``, ``.json``, ``.csv``, ``.parquet`` or ``.txt`` file (a prompt a line), a local dataset
+            folder, a Hugging Face dataset id, or ``pool:NAME`` for a pool shipped with the package.
+        split: Split of a dataset id or folder.
+        name: Configuration of a dataset id.
+        revision: Branch, tag or commit of a dataset id.
+    """
+
+    path: str
+    split: str = "train"
+    name: str | None = None
+    revision: str | None = None
+
+
+def read(source: str | Source, columns: dict[str, str] | None = None, streaming: bool = False) -> Any:
+    """A `datasets` dataset whose rows have a ``prompt`` or a ``messages`` column.
+
+    Args:
+        source: Where from; a string is the path alone.
+        columns: Our name -> the data's name, such as ``{"prompt": "question"}``.
+        streaming: Read row by row, for pools larger than memory.
+
+    Raises:
+        FileNotFoundError: There is no such file or shipped pool.
+        ValueError: The format is unknown, or no column holds prompts.
+    """
+    source = Source(source) if isinstance(source, str) else source
+    dataset = _load(source, streaming)
+    for ours, theirs in (columns or {}).items():
+        if theirs not in dataset.column_names:
+            raise ValueError(f"data.columns: {source.path} has no column {theirs!r}, only {sorted(dataset.column_names)}")
+        dataset = dataset.rename_column(theirs, ours) if ours != theirs else dataset
+    if not {"prompt", "messages"} & set(dataset.column_names):
+        raise ValueError(
+            f"{source.path} has neither a `prompt` nor a `messages` column, only {sorted(dataset.column_names)}: "
+            "name it with data.columns, such as {prompt: question}"
+        )
+    return dataset
+
+
+def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
+    """The rows, each with something to ask; None columns dropped.
+
+    Raises:
+        ValueError: A prompt is empty; the message names the row.
+    """
+    for number, row in enumerate(rows):
+        record = {name: value for name, value in row.items() if value is not None}
+        messages = record.get("messages")
+        empty = not messages if "prompt" not in record else not str(record["prompt"]).strip()
+        if empty or (messages and not all(str(message.get("content", "")).strip() for message in messages)):
+            raise ValueError(f"{origin}: the prompt of row {number} is empty; remove the row")
+        if messages and messages[-1].get("role") == "assistant":
+            raise ValueError(f"{origin}: row {number} ends with an assistant's message; it must end with the user's")
+        yield record
+
+
+def _load(source: Source, streaming: bool) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    path = source.path
+    if path.startswith("pool:"):
+        path = str(files("lit_align.data") / "pools" / f"{path.removeprefix('pool:')}.jsonl")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no pool {source.path} is shipped; there are {_shipped()}")
+    suffix = Path(path).suffix
+    if Path(path).is_dir():
+        if (Path(path) / "state.json").is_file():
+            saved = datasets.load_from_disk(path)
+            return saved.to_iterable_dataset() if streaming else saved
+        return datasets.load_dataset(path, source.name, split=source.split, streaming=streaming)
+    if suffix in _BUILDERS:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file {path} (looked from {Path.cwd()})")
+        if Path(path).stat().st_size == 0:
+            raise ValueError(f"{path} is empty")
+        loaded = datasets.load_dataset(_BUILDERS[suffix], data_files=path, split="train", streaming=streaming)
+        return loaded.rename_column("text", "prompt") if suffix == ".txt" else loaded
+    if suffix or path.count("/") > 1:
+        raise ValueError(f"{path}: unknown format; give {', '.join(_BUILDERS)}, a dataset folder or a dataset id")
+    return datasets.load_dataset(
+        path, source.name, split=source.split, streaming=streaming, revision=source.revision
+    )
+
+
+def _shipped() -> list[str]:
+    return sorted(f"pool:{item.name.removesuffix('.jsonl')}" for item in (files("lit_align.data") / "pools").iterdir())

@@ -1,0 +1,19 @@
+"""Judges: what makes one response better than another."""
+
+from lit_align.judges.base import Judge, JudgeError, Verdict
+from lit_align.judges.pairwise import PairwiseFunction
+from lit_align.judges.reward import RewardFunction, RewardJudge, wins_from_rewards
+from lit_align.judges.reward_model import RewardModel
+from lit_align.judges.sentiment import Sentiment
+
+__all__ = [
+    "Judge",
+    "JudgeError",
+    "PairwiseFunction",
+    "RewardFunction",
+    "RewardJudge",
+    "RewardModel",
+    "Sentiment",
+    "Verdict",
+    "wins_from_rewards",
+]

@@ -1,0 +1,143 @@
+"""Judges that give every response a scalar reward, and the two ways a pair of rewards becomes a win."""
+
+import importlib
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.judges.base import Judge, Report, Verdict, call_judge
+from lit_align.types import Prompts, Record
+
+Comparison = Literal["hard", "bradley_terry"]
+
+
+def wins_from_rewards(
+    first: Float[Tensor, "..."], second: Float[Tensor, "..."], comparison: Comparison = "hard", temperature: float = 1.0
+) -> Float[Tensor, "..."]:
+    r"""P(first beats second) from rewards.
+
+    ``hard`` is :math:`1\{r > r'\} + \tfrac12 1\{r = r'\}` (a tie favours nobody); ``bradley_terry`` is
+    :math:`\sigma((r - r')/T)`.
+
+    Args:
+        first: Rewards.
+        second: Rewards of the opponents, broadcast against ``first``.
+        comparison: Which law.
+        temperature: T > 0, in units of reward; larger is softer.
+    """
+    if comparison == "bradley_terry":
+        return torch.sigmoid((first - second) / temperature)
+    return (first > second).to(first.dtype) + 0.5 * (first == second).to(first.dtype)
+
+
+class RewardJudge(Judge):
+    """A judge with a reward for each response; wins follow from rewards.
+
+    Args:
+        comparison: ``hard`` (the better reward wins, ties are ½) or ``bradley_terry``.
+        temperature: Of the Bradley-Terry law, in units of reward, > 0.
+    """
+
+    has_rewards = True
+
+    def __init__(self, comparison: Comparison = "hard", temperature: float = 1.0) -> None:
+        if temperature <= 0:
+            raise ValueError(f"judge.temperature must be > 0, got {temperature}")
+        self.comparison: Comparison = comparison
+        self.temperature = temperature
+
+    @abstractmethod
+    def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
+        """One number a response, larger is better."""
+
+    def compare(
+        self, prompts: list[str], first: list[str], second: list[str], records: list[Record]
+    ) -> list[float]:
+        """P(first beats second), by the law of ``comparison``."""
+        rewards = torch.tensor(
+            [
+                call_judge(self.name, self.rewards, (prompts, first, records)),
+                call_judge(self.name, self.rewards, (prompts, second, records)),
+            ]
+        )
+        probabilities: list[float] = self._wins(rewards[0], rewards[1]).tolist()
+        return probabilities
+
+    def verdict(self, prompts: Prompts, texts: Sequence[Sequence[str]], report: Report | None = None) -> Verdict:
+        """Reward every response once; compare all pairs of rewards."""
+        size = len(texts[0])
+        asked = [text for text in prompts.texts for _ in range(size)]
+        records = [record for record in prompts.records for _ in range(size)]
+        flat = [text for group in texts for text in group]
+        rewards = torch.tensor(call_judge(self.name, self.rewards, (asked, flat, records))).view(len(texts), size)
+        if report is not None:
+            report(len(texts))
+        wins = self._wins(rewards[:, :, None], rewards[:, None, :])
+        return Verdict(wins, torch.ones_like(wins, dtype=torch.bool), rewards)
+
+    def beats(
+        self,
+        prompts: Prompts,
+        first: list[str],
+        second: list[str],
+        first_rewards: Float[Tensor, " batch"] | None = None,
+        second_rewards: Float[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """P(first beats second) for one pair a prompt; rewards already known are not computed again."""
+        if first_rewards is None or second_rewards is None:
+            return super().beats(prompts, first, second)
+        return self._wins(first_rewards, second_rewards)
+
+    def _wins(self, first: Tensor, second: Tensor) -> Tensor:
+        return wins_from_rewards(first, second, self.comparison, self.temperature)
+
+
+class RewardFunction(RewardJudge):
+    """Your own reward: a function ``f(prompts, responses, records) -> list[float]``.
+
+    Args:
+        function: Dotted path, such as ``my_rewards.brevity``; modules of the working directory can be imported.
+        comparison: ``hard`` or ``bradley_terry``.
+        temperature: Of the Bradley-Terry law, in units of reward, > 0.
+
+    Raises:
+        ValueError: There is no such function.
+    """
+
+    def __init__(self, function: str, comparison: Comparison = "hard", temperature: float = 1.0) -> None:
+        super().__init__(comparison, temperature)
+        self.path = function
+        self._function = import_function(function)
+
+    @property
+    def name(self) -> str:
+        """The function's dotted path."""
+        return self.path
+
+    def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
+        """What the function returns."""
+        return list(self._function(prompts, responses, records))
+
+
+def import_function(path: str) -> Callable[..., Any]:
+    """The function at a dotted path, importable from the working directory as ``python -m`` would.
+
+    Raises:
+        ValueError: The module or the function does not exist, or is not callable.
+    """
+    module_name, _, name = path.rpartition(".")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"judge.function: cannot import {path!r} from {os.getcwd()} ({error})") from error
+    if not callable(function):
+        raise ValueError(f"judge.function: {path!r} is no function")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,93 @@
+"""A trained reward model as judge: any sequence classifier with one output."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from lit_align.judges.reward import Comparison, RewardJudge
+from lit_align.types import Record
+
+
+class RewardModel(RewardJudge):
+    """Scores prompt and response with an ``AutoModelForSequenceClassification`` of one label.
+
+    A tokenizer with a chat template gets the conversation and the response as the assistant's turn; one without gets
+    prompt and response as a text pair.
+
+    Args:
+        model: Hub id or local folder.
+        comparison: ``bradley_terry`` (most reward models are trained so) or ``hard``.
+        temperature: Of the Bradley-Terry law, in units of reward, > 0.
+        batch_size: Responses scored at once; similar lengths are scored together.
+        dtype: Dtype of the weights.
+        trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        comparison: Comparison = "bradley_terry",
+        temperature: float = 1.0,
+        batch_size: int = 16,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(comparison, temperature)
+        self.path = model
+        self.batch_size = batch_size
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.trust_remote_code = trust_remote_code
+        self.device: torch.device | str = "cpu"
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    @property
+    def name(self) -> str:
+        """The model's path."""
+        return self.path
+
+    def to(self, device: torch.device | str) -> None:
+        """Score on this device."""
+        self.device = device
+        if self._model is not None:
+            self._model.to(device)
+
+    @torch.no_grad()
+    def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
+        """The classifier's one logit for each response."""
+        self._load()
+        rows = [self._encode(*row) for row in zip(prompts, responses, records, strict=True)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        values = [0.0] * len(rows)
+        for start in range(0, len(order), self.batch_size):
+            some = order[start : start + self.batch_size]
+            batch = self._tokenizer.pad([rows[i] for i in some], return_tensors="pt").to(self.device)
+            for i, value in zip(some, self._model(**batch).logits[:, 0].float().tolist(), strict=True):
+                values[i] = value
+        return values
+
+    def _load(self) -> None:
+        if self._model is not None:
+            return
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        options = {"trust_remote_code": self.trust_remote_code}
+        self._tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
+        model = AutoModelForSequenceClassification.from_pretrained(self.path, dtype=self.dtype, **options)
+        if model.config.num_labels != 1:
+            raise ValueError(f"judge.model: {self.path} has {model.config.num_labels} labels, a reward model has 1")
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self._tokenizer.pad_token_id
+        self._model = model.to(self.device).eval()
+
+    def _encode(self, prompt: str, response: str, record: Record) -> dict[str, Any]:
+        if self._tokenizer.chat_template is None:
+            encoded = self._tokenizer(prompt, response, truncation=True)
+        else:
+            messages = record.get("messages") or [{"role": "user", "content": prompt}]
+            text = self._tokenizer.apply_chat_template(
+                [*messages, {"role": "assistant", "content": response}], tokenize=False
+            )
+            encoded = self._tokenizer(text, add_special_tokens=False, truncation=True)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}

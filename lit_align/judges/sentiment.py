@@ -1,0 +1,58 @@
+"""Sentiment of the response by a word list: instant, deterministic, real enough to align a model to in minutes.
+
+[1] C. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
+    ICWSM 2014.
+[2] F. Nielsen, "A new ANEW: evaluation of a word list for sentiment analysis in microblogs", 2011, arXiv:1103.2903.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from lit_align.judges.reward import Comparison, RewardJudge
+from lit_align.types import Record
+
+
+class Sentiment(RewardJudge):
+    """Rewards positive words.
+
+    Args:
+        lexicon: ``vader`` [1], compound score in [-1, 1]; or ``afinn`` [2], sum of word valences in [-5, 5], per word
+            of the response so that length does not pay.
+        comparison: ``hard`` or ``bradley_terry``.
+        temperature: Of the Bradley-Terry law, in units of reward, > 0.
+    """
+
+    def __init__(
+        self,
+        lexicon: Literal["vader", "afinn"] = "vader",
+        comparison: Comparison = "hard",
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(comparison, temperature)
+        self.lexicon = lexicon
+
+    @property
+    def name(self) -> str:
+        """The lexicon's name."""
+        return self.lexicon
+
+    def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
+        """Sentiment of each response; the prompt is not read."""
+        del prompts, records
+        if self.lexicon == "vader":
+            return [self._scorer.polarity_scores(response)["compound"] for response in responses]
+        return [self._scorer.score(response) / max(1, len(response.split())) for response in responses]
+
+    @cached_property
+    def _scorer(self) -> Any:
+        try:
+            if self.lexicon == "vader":
+                from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+                return SentimentIntensityAnalyzer()
+            from afinn import Afinn
+
+            return Afinn()
+        except ImportError as error:
+            raise ImportError(f'the {self.lexicon} lexicon needs: pip install "lit-align[quickstart]"') from error

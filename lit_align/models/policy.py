@@ -1,0 +1,54 @@
+"""What an algorithm asks of a policy: language models and exactly solvable policies both answer it."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lit_align.sampling import Decoding
+from lit_align.types import Prompts, Record, Responses
+
+
+class Policy(nn.Module, ABC):
+    """A distribution over responses, with a frozen reference beside it."""
+
+    context_length: int
+    """Longest prompt and response together, in tokens."""
+
+    @abstractmethod
+    def encode(self, records: list[Record]) -> Prompts:
+        """Records as prompts; needs no weights."""
+
+    @abstractmethod
+    def load(self, device: torch.device | str = "cpu") -> None:
+        """Load the weights. A second call does nothing."""
+
+    @abstractmethod
+    def sample(
+        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+    ) -> Responses:
+        """Draw one response for each row of uniforms, in eval mode, without gradients.
+
+        Args:
+            prompts: The prompts.
+            uniforms: One number in [0, 1) a token.
+            decoding: The sampling law.
+            source: ``policy`` or ``reference``.
+        """
+
+    @abstractmethod
+    def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
+        """log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
+
+        The policy's carry a gradient where gradients are on; the reference's never do.
+        """
+
+    @abstractmethod
+    def text(self, responses: Responses) -> list[list[str]]:
+        """The responses as judges read them."""
+
+    @abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write the policy in a format that others read."""

@@ -1,0 +1,137 @@
+"""The sampler of a run: how many responses, how long, from which law, and with which random numbers."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.sampling.decoding import Decoding
+from lit_align.sampling.uniforms import token_uniforms
+from lit_align.types import Prompts, Responses
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[int, int], None]
+"""Called after each micro-batch with (prompts done, tokens drawn): what progress bars listen to."""
+
+
+class Samples(Protocol):
+    """The part of a policy that the sampler needs."""
+
+    def sample(
+        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+    ) -> Responses:
+        """Draw one response for each row of uniforms."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws K responses to each prompt, in micro-batches of similar length under a token budget.
+
+    Attributes:
+        group_size: K, responses per prompt, >= 1; algorithms that compare need at least 2.
+        max_new_tokens: Longest response, end-of-sequence included; longer ones are cut and marked truncated.
+        temperature: Divides the logits, >= 0; 1 samples from the policy itself, which the algorithms' laws assume;
+            0 is greedy.
+        top_k: Keep the k most likely tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens with this probability, in (0, 1]; 1 keeps all.
+        token_budget: Most tokens (prompt and longest response, over all rows) in one micro-batch of sampling or
+            scoring; bounds memory, does not change what is drawn.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    group_size: int = 8
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    token_budget: int = 16_384
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning."""
+        if self.group_size < 1:
+            raise ValueError(f"sampler.group_size must be >= 1, got {self.group_size}")
+        if self.token_budget < 1:
+            raise ValueError(f"sampler.token_budget must be >= 1, got {self.token_budget}")
+        _ = self.decoding
+
+    @property
+    def decoding(self) -> Decoding:
+        """The sampling law."""
+        return Decoding(self.max_new_tokens, self.temperature, self.top_k, self.top_p)
+
+    def warn_if_not_policy(self) -> None:
+        """Say once that the responses are not draws from pi_t."""
+        if not self.decoding.is_policy:
+            log.warning(
+                "sampling at temperature %s, top_k %s, top_p %s does not draw from the policy itself: laws that need "
+                "responses from pi_t hold only approximately",
+                self.temperature,
+                self.top_k,
+                self.top_p,
+            )
+
+    def sample(
+        self,
+        policy: Samples,
+        prompts: Prompts,
+        *,
+        seed: int,
+        iteration: int,
+        group_size: int | None = None,
+        source: str = "policy",
+        report: Report | None = None,
+    ) -> Responses:
+        """Responses to all prompts, in the order of the prompts.
+
+        Args:
+            policy: What draws them.
+            prompts: Any number of prompts.
+            seed: Seed of the random numbers.
+            iteration: Part of the random numbers' key, so iterations draw afresh.
+            group_size: Instead of the sampler's own.
+            source: Which policy draws: ``policy`` or ``reference``.
+            report: Told of progress after each micro-batch.
+        """
+        group = group_size or self.group_size
+        parts: list[Responses] = []
+        batches = self.micro_batches(prompts, group)
+        for rows in batches:
+            part = prompts.select(rows).trim()
+            uniforms = token_uniforms(
+                part.record_id, group, self.max_new_tokens, seed=seed, iteration=iteration
+            )
+            parts.append(policy.sample(part, uniforms, self.decoding, source))
+            if report is not None:
+                report(len(rows), int(parts[-1].mask.sum()))
+        order = [row for rows in batches for row in rows]
+        drawn = _join(prompts.select(order), parts).select(torch.argsort(torch.tensor(order)).tolist())
+        return replace(drawn, source=(source,) * group, iteration=iteration, seed=seed)
+
+    def micro_batches(self, prompts: Prompts, group: int) -> list[list[int]]:
+        """Rows of the prompts, shortest first, in runs that fit the budget; at least one prompt each."""
+        lengths = prompts.mask.sum(1)
+        batches: list[list[int]] = [[]]
+        for row in lengths.argsort(stable=True).tolist():
+            tokens = (int(lengths[row]) + self.max_new_tokens) * group * (len(batches[-1]) + 1)
+            if batches[-1] and tokens > self.token_budget:
+                batches.append([])
+            batches[-1].append(row)
+        return batches
+
+
+def _join(prompts: Prompts, parts: Sequence[Responses]) -> Responses:
+    """One batch from micro-batches; every part is as wide as the longest response allowed."""
+    return Responses(
+        prompts=prompts,
+        ids=torch.cat([part.ids for part in parts]),
+        mask=torch.cat([part.mask for part in parts]),
+        truncated=torch.cat([part.truncated for part in parts]),
+        sample_logps=torch.cat([part.sample_logps for part in parts]),
+    )

@@ -1,0 +1,100 @@
+"""A Lightning Trainer with what an iteration needs, and one run folder that everything lies in."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from lit_align.callbacks import Predictions, RunRecord, StageBars
+
+
+class Trainer(L.Trainer):
+    """Lightning's Trainer, set up so that one epoch is one iteration.
+
+    Rollouts are collected anew each epoch, nothing is evaluated before the first, no sampler is injected (ranks share
+    prompts themselves), and loggers, checkpoints, rollouts and metrics share one folder.
+
+    Args:
+        default_root_dir: A new run folder, named by the time, is made under it.
+        run: An existing run folder to go on with, instead of a new one.
+        logger: True for TensorBoard in the run folder, False for none, or loggers of your own beside it, such as
+            ``WandbLogger``.
+        callbacks: Added to our own (progress bars, run record, checkpoints); a `RunRecord` or ``ModelCheckpoint``
+            given here replaces ours.
+        max_epochs: Iterations.
+        enable_progress_bar: Show a bar for each stage.
+        enable_checkpointing: Keep the last two iterations in ``checkpoints/``.
+        log_every_n_steps: Optimiser steps between two entries of the logger.
+        kwargs: As for Lightning's Trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        default_root_dir: str | Path = "runs",
+        run: str | Path | None = None,
+        logger: Logger | list[Logger] | bool | None = True,
+        callbacks: list[Callback] | Callback | None = None,
+        max_epochs: int = 3,
+        enable_progress_bar: bool = True,
+        enable_checkpointing: bool = True,
+        log_every_n_steps: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
+        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        ours: list[Callback] = [RunRecord(), Predictions()]
+        if enable_progress_bar:
+            ours.insert(0, StageBars())
+        if enable_checkpointing:
+            ours.append(_checkpoints(folder))
+        kept = [callback for callback in ours if not any(type(callback) is type(other) for other in given)]
+        super().__init__(
+            default_root_dir=folder,
+            logger=_loggers(folder, logger),
+            callbacks=[*kept, *given],
+            max_epochs=max_epochs,
+            enable_progress_bar=enable_progress_bar,
+            enable_checkpointing=enable_checkpointing,
+            log_every_n_steps=log_every_n_steps,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            **kwargs,
+        )
+
+
+def _checkpoints(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="iteration-{iteration:04.0f}",
+        monitor="iteration",
+        mode="max",
+        save_top_k=2,
+        save_last="link",
+        save_on_train_epoch_end=True,
+        auto_insert_metric_name=False,
+    )
+
+
+def _loggers(folder: Path, logger: Logger | list[Logger] | bool | None) -> list[Logger]:
+    if logger is False:
+        return []
+    theirs = [logger] if isinstance(logger, Logger) else logger if isinstance(logger, list) else []
+    return [TensorBoardLogger(folder, name="", version="", default_hp_metric=False), *theirs]
+
+
+def _new_folder(parent: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{n}" for n in range(1, 1000))):
+        folder = parent / f"{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"{parent / stamp} and a thousand like it exist")

@@ -1,0 +1,210 @@
+"""The three types that flow through an iteration: prompts, responses, rollouts.
+
+Dimension names, everywhere in the package: ``batch`` (prompts), ``group`` (responses to one prompt), ``prompt``
+(prompt tokens, left-padded), ``length`` (response tokens, right-padded). Masks: True = counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Record = dict[str, Any]
+"""One row of the user's data, as it was read: judges see it whole."""
+
+
+class _Batch:
+    """Row selection and device moves for a frozen dataclass whose tensors and lists are indexed by prompt."""
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """The given rows, in the given order."""
+        index = torch.as_tensor(list(rows), dtype=torch.long)
+        return self._map(lambda x: x[index.to(x.device)], lambda x: [x[i] for i in index.tolist()])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch with every tensor on ``device``."""
+        return self._map(lambda x: x.to(device), lambda x: x)
+
+    def _map(self, on_tensor: Any, on_list: Any) -> Self:
+        changed: dict[str, Any] = {}
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, _Batch):
+                changed[item.name] = value._map(on_tensor, on_list)
+            elif isinstance(value, Tensor):
+                changed[item.name] = on_tensor(value)
+            elif isinstance(value, list):
+                changed[item.name] = on_list(value)
+        return replace(self, **changed)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Prompts(_Batch):
+    """Prompts as tokens, with the records they came from.
+
+    Attributes:
+        ids: Token ids, left-padded.
+        mask: True on prompt tokens, False on padding.
+        record_id: 63-bit id of each prompt (a hash of its content, moved on by each pass over the pool); the random
+            numbers of its responses are a function of it, so it does not depend on order or batching.
+        records: The original rows; ``records[i]["prompt"]`` is the text, or ``["messages"]`` the chat.
+    """
+
+    ids: Int[Tensor, "batch prompt"]
+    mask: Bool[Tensor, "batch prompt"]
+    record_id: Int[Tensor, " batch"]
+    records: list[Record]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def texts(self) -> list[str]:
+        """What the user asked, without the chat template: what judges and tables show."""
+        return [prompt_text(record) for record in self.records]
+
+    def trim(self) -> "Prompts":
+        """The same prompts without the left padding that all of them share."""
+        start = self.ids.shape[1] - int(self.mask.sum(1).max())
+        return replace(self, ids=self.ids[:, start:], mask=self.mask[:, start:])
+
+
+@dataclass(frozen=True)
+class Responses(_Batch):
+    """K responses to every prompt. Tokens are produced once and never encoded again.
+
+    Attributes:
+        prompts: The prompts that were answered.
+        ids: Token ids, right-padded; a response that ended has its end-of-sequence token as its last one.
+        mask: True on response tokens, the end-of-sequence token included.
+        truncated: True where a response reached the length limit before it ended.
+        sample_logps: Log-probabilities under the *sampling* law (after temperature, top-k, top-p), in nats; a
+            diagnostic, never used in a ratio with log-probabilities of a training forward pass.
+        source: Which policy drew each slot of the group: ``policy``, ``anchor``, ``reference`` or ``mixture``.
+        iteration: The iteration whose policy drew them.
+        seed: The seed they were drawn with.
+    """
+
+    prompts: Prompts
+    ids: Int[Tensor, "batch group length"]
+    mask: Bool[Tensor, "batch group length"]
+    truncated: Bool[Tensor, "batch group"]
+    sample_logps: Float[Tensor, "batch group length"]
+    source: tuple[str, ...] = ("policy",)
+    iteration: int = 0
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def group_size(self) -> int:
+        """Responses per prompt."""
+        return self.ids.shape[1]
+
+    @property
+    def lengths(self) -> Int[Tensor, "batch group"]:
+        """Tokens of each response, end-of-sequence included."""
+        return self.mask.sum(-1)
+
+    def trim(self) -> "Responses":
+        """The same responses without the padding that all of them share."""
+        width = int(self.lengths.max())
+        return replace(
+            self,
+            prompts=self.prompts.trim(),
+            ids=self.ids[..., :width],
+            mask=self.mask[..., :width],
+            sample_logps=self.sample_logps[..., :width],
+        )
+
+
+@dataclass(frozen=True)
+class Rollouts(_Batch):
+    """Responses, what the judge said of them, and their log-probabilities under the three policies.
+
+    Attributes:
+        responses: The responses.
+        wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)`` in [0, 1]; ``wins + wins^T = 1``, ½ on the diagonal.
+        compared: Symmetric; False where a comparison is missing (never a tie). The diagonal is True.
+        rewards: Scalar rewards, where the judge has them.
+        weights: Probability weight of each response, for exact enumeration; None means equal weights 1/K.
+        anchor_token_logps: log pi_t per token, nats, float32.
+        reference_token_logps: log pi_ref per token, nats, float32.
+        policy_token_logps: log pi_theta per token, nats, float32, with gradient; attached in the training step.
+        window_weight: Loss weight of the optimiser step this minibatch is part of, divided by the number of
+            minibatches in it: what makes accumulation equal to one large batch.
+    """
+
+    responses: Responses
+    wins: Float[Tensor, "batch group group"]
+    compared: Bool[Tensor, "batch group group"]
+    rewards: Float[Tensor, "batch group"] | None = None
+    weights: Float[Tensor, "batch group"] | None = None
+    anchor_token_logps: Float[Tensor, "batch group length"] | None = None
+    reference_token_logps: Float[Tensor, "batch group length"] | None = None
+    policy_token_logps: Float[Tensor, "batch group length"] | None = None
+    window_weight: float | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @property
+    def policy_logps(self) -> Float[Tensor, "batch group"]:
+        """log pi_theta(y|x), summed over response tokens."""
+        return self._sums("policy")
+
+    @property
+    def anchor_logps(self) -> Float[Tensor, "batch group"]:
+        """log pi_t(y|x), summed over response tokens."""
+        return self._sums("anchor")
+
+    @property
+    def reference_logps(self) -> Float[Tensor, "batch group"]:
+        """log pi_ref(y|x), summed over response tokens."""
+        return self._sums("reference")
+
+    def _sums(self, policy: str) -> Float[Tensor, "batch group"]:
+        token_logps = getattr(self, f"{policy}_token_logps")
+        if token_logps is None:
+            raise RuntimeError(f"these rollouts hold no {policy} log-probs; the algorithm must list it in `needs`")
+        return masked_sum(token_logps, self.responses.mask)
+
+    @property
+    def win_rates(self) -> Float[Tensor, "batch group"]:
+        """Mean win rate against the group itself, self-comparison (½) included: right for centred losses."""
+        compared = self.compared.to(self.wins.dtype)
+        if self.weights is not None:
+            compared = compared * self.weights.unsqueeze(-2)
+        return (self.wins * compared).sum(-1) / compared.sum(-1)
+
+    def trim(self) -> "Rollouts":
+        """The same rollouts without the padding that all of them share."""
+        responses = self.responses.trim()
+        width = responses.ids.shape[-1]
+        names = ("anchor_token_logps", "reference_token_logps", "policy_token_logps")
+        cut = {name: value[..., :width] for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, responses=responses, **cut)
+
+
+def masked_sum(
+    token_values: Float[Tensor, "batch group length"], mask: Bool[Tensor, "batch group length"]
+) -> Float[Tensor, "batch group"]:
+    """Sum over the tokens that count: the one reduction that losses and metrics share."""
+    return torch.where(mask, token_values, torch.zeros_like(token_values)).sum(-1)
+
+
+def prompt_text(record: Record) -> str:
+    """The last thing the user said: the ``prompt`` column, or the last message of ``messages``."""
+    return record["prompt"] if "prompt" in record else record["messages"][-1]["content"]
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Int[Tensor, "batch width"], Bool[Tensor, "batch width"]]:
+    """Stack rows of tokens, padding on the left; the mask comes from lengths, never from token ids."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+    return ids, mask
