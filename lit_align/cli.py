@@ -95,5 +95,3 @@ def _newest(root: Path) -> Path:
     if not checkpoints:
         raise FileNotFoundError(f"--ckpt_path last: there is no run with a checkpoint under {root}")
     return checkpoints[-1]
-
-

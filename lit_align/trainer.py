@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from lit_align.callbacks import Predictions, RunRecord, StageBars
+from lit_align.callbacks import Interrupts, Predictions, RunRecord, StageBars
 
 
 class Trainer(L.Trainer):
@@ -46,7 +46,7 @@ class Trainer(L.Trainer):
     ) -> None:
         folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        ours: list[Callback] = [RunRecord(), Predictions()]
+        ours: list[Callback] = [RunRecord(), Predictions(), Interrupts()]
         if enable_progress_bar:
             ours.insert(0, StageBars())
         if enable_checkpointing:

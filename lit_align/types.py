@@ -154,17 +154,17 @@ class Rollouts(_Batch):
 
     @property
     def policy_logps(self) -> Float[Tensor, "batch group"]:
-        """log pi_theta(y|x), summed over response tokens."""
+        """Log pi_theta(y|x), summed over response tokens."""
         return self._sums("policy")
 
     @property
     def anchor_logps(self) -> Float[Tensor, "batch group"]:
-        """log pi_t(y|x), summed over response tokens."""
+        """Log pi_t(y|x), summed over response tokens."""
         return self._sums("anchor")
 
     @property
     def reference_logps(self) -> Float[Tensor, "batch group"]:
-        """log pi_ref(y|x), summed over response tokens."""
+        """Log pi_ref(y|x), summed over response tokens."""
         return self._sums("reference")
 
     def _sums(self, policy: str) -> Float[Tensor, "batch group"]:
@@ -199,10 +199,12 @@ def masked_sum(
 
 def prompt_text(record: Record) -> str:
     """The last thing the user said: the ``prompt`` column, or the last message of ``messages``."""
-    return record["prompt"] if "prompt" in record else record["messages"][-1]["content"]
+    return str(record["prompt"] if "prompt" in record else record["messages"][-1]["content"])
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Int[Tensor, "batch width"], Bool[Tensor, "batch width"]]:
+def pad_left(
+    rows: Sequence[Sequence[int]], pad: int = 0
+) -> tuple[Int[Tensor, "batch width"], Bool[Tensor, "batch width"]]:
     """Stack rows of tokens, padding on the left; the mask comes from lengths, never from token ids."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)

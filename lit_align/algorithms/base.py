@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluator import Evaluator
+from lit_align.algorithms.schedules import Schedule, learning_rate_factor
 from lit_align.anchors import Anchor, Previous
 from lit_align.judges import Judge
 from lit_align.models import Policy
@@ -47,6 +49,8 @@ class AlignmentModule(L.LightningModule):
         anchor: How pi_t moves; the previous iterate by default.
         optimizer: Makes the optimiser from the trainable parameters.
         warmup_steps: Optimiser steps over which the learning rate rises linearly from 0.
+        schedule: What the learning rate does then: ``constant``, or ``linear`` or ``cosine`` down to 0, over each
+            iteration if ``reset_optimizer``, else over the run.
         reset_optimizer: Forget the optimiser's state as each iteration begins, and warm up again: each iteration is an
             optimisation problem of its own.
         eval_judges: Judges that never train and only evaluate: name -> judge, logged as ``val/win_rate_NAME``.
@@ -67,6 +71,7 @@ class AlignmentModule(L.LightningModule):
         anchor: Anchor | None = None,
         optimizer: OptimizerCallable = adamw,
         warmup_steps: int = 0,
+        schedule: Schedule = "constant",
         reset_optimizer: bool = True,
         eval_judges: dict[str, Judge] | None = None,
     ) -> None:
@@ -84,6 +89,7 @@ class AlignmentModule(L.LightningModule):
         self.anchor = anchor or Previous()
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
+        self.schedule: Schedule = schedule
         self.reset_optimizer = reset_optimizer
         self.stages = Stages(visible=False)
         self.collector = Collector(policy, judge, sampler, self.stages)
@@ -94,7 +100,7 @@ class AlignmentModule(L.LightningModule):
         self._rollouts: tuple[int, Rollouts] | None = None
 
     @abstractmethod
-    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch *terms"], Float[Tensor, "batch *terms"]]:
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
         """Losses and their weights, one row a prompt; a weight of 0 drops a term.
 
         Weights may depend on what the judge said, never on the policy: the denominator of an optimiser step is known
@@ -178,16 +184,15 @@ class AlignmentModule(L.LightningModule):
             judge.to(self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over trainable parameters, warmed up at the start of each iteration or of the run."""
+        """The optimiser over trainable parameters, its learning rate scheduled over each iteration or the run."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        if not self.warmup_steps:
+        if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
-        cycle = self.trainer.datamodule.steps_per_iteration if self.reset_optimizer else None  # type: ignore[attr-defined]
-
-        def factor(step: int) -> float:
-            return min(1.0, (1 + (step % cycle if cycle else step)) / (1 + self.warmup_steps))
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        steps = self.trainer.datamodule.steps_per_iteration  # type: ignore[attr-defined]
+        if not self.reset_optimizer:
+            steps *= self.trainer.max_epochs
+        factors = partial(learning_rate_factor, steps=steps, warmup=self.warmup_steps, schedule=self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Evaluate iteration 0: what the run starts from."""
@@ -220,7 +225,9 @@ class AlignmentModule(L.LightningModule):
         loss = (values * weights).sum() / batch.window_weight
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss is {loss.item()} at iteration {int(self.iteration)}, minibatch {batch_idx}")
-        self.log("train/loss", (values * weights).sum() / weights.sum(), on_step=True, on_epoch=True, batch_size=len(batch))
+        self.log(
+            "train/loss", (values * weights).sum() / weights.sum(), on_step=True, on_epoch=True, batch_size=len(batch)
+        )
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -275,7 +282,7 @@ class AlignmentModule(L.LightningModule):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What training changes: trainable weights and the iteration counter."""
         kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad} | {"iteration"}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}

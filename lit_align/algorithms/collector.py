@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,7 +74,8 @@ class Collector:
             save_rollouts(path, rollouts, self.policy.text(responses))
         missing = {name: score for name, score in scores.items() if getattr(rollouts, f"{name}_token_logps") is None}
         if missing:
-            rollouts = replace(rollouts, **{f"{n}_token_logps": self._score(n, f, responses) for n, f in missing.items()})
+            scored: dict[str, Any] = {f"{n}_token_logps": self._score(n, f, responses) for n, f in missing.items()}
+            rollouts = replace(rollouts, **scored)
             save_rollouts(path, rollouts, self.policy.text(responses))
         return rollouts
 

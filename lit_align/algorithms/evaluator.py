@@ -53,7 +53,11 @@ class Evaluator(nn.Module):
                 "anchor": lambda responses: policy.logps(responses, "policy"),
                 "reference": lambda responses: policy.logps(responses, "reference"),
             }
+            if iteration == INITIAL:
+                del scores["reference"]  # the policy is the reference still: its KL is 0, not an estimate of 0
             own = quiet.collect(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, group_size=1)
+            if iteration == INITIAL:
+                own = replace(own, reference_token_logps=own.anchor_token_logps)
             self.measures.update(own)
             initial = own
             if iteration != INITIAL:

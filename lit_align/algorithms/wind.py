@@ -20,16 +20,16 @@ RISKS = {"squared": wind_squared, "kl": wind_kl, "nce": wind_nce}
 
 
 class WIND(AlignmentModule):
-    r"""Each iteration is one proximal step towards the equilibrium of the regularised win-rate game [1]:
+    r"""Win-rate dominance: each iteration is one proximal step towards the equilibrium of a regularised game [1].
 
     .. math::
         \pi_{t+1} = \arg\max_\pi \langle \pi, w_t \rangle - \beta \mathrm{KL}(\pi \| \pi_{ref})
             - \tfrac1\eta \mathrm{KL}(\pi \| \pi_t), \quad w_t(y) = P(y \succ \pi_t).
 
     With exact win rates and 0 < eta <= 4 beta, the KL divergence from the equilibrium shrinks by 1/(1 + beta eta) or
-    faster in every iteration [derived]. The win rates here are those of the group itself, self-comparison included: then the
-    squared risk has the exact step as its population minimiser at every group size; the KL and NCE risks keep a bias of
-    a few per cent of the step at small groups (see `lit_align.losses.wind`, which says what is derived).
+    faster in every iteration (derived). The win rates here are those of the group itself, self-comparison included:
+    then the squared risk has the exact step as its population minimiser at every group size; the KL and NCE risks keep
+    a bias of a few per cent of the step at small groups (see `lit_align.losses.wind`, which says what is derived).
 
     Args:
         policy: What is aligned, with its reference.

@@ -18,7 +18,7 @@ class Anchor(ABC):
 
     @abstractmethod
     def logps(self, policy: Policy, responses: Responses) -> Float[Tensor, "batch group length"]:
-        """log pi_t of every response token, called while collecting."""
+        """Log pi_t of every response token, called while collecting."""
 
 
 class Previous(Anchor):

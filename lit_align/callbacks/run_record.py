@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from lit_align.types import Rollouts
 
 _PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
 _COLUMNS = {  # heading -> (key of a row, format)
-    "iteration": ("iteration", "{:.0f}"),
+    "it": ("iteration", "{:.0f}"),
     "train reward": ("train/reward", "{:.3f}"),
     "win rate": ("val/win_rate", "{:.3f}"),
-    "95 % interval": ("val/win_rate_low", "{:.3f}"),
+    "95% interval": ("val/win_rate_low", "{:.3f}"),
     "reward": ("val/reward", "{:.3f}"),
     "KL": ("val/kl", "{:.2f}"),
     "length": ("val/length", "{:.1f}"),
@@ -47,7 +48,8 @@ class RunRecord(Callback):
         self.samples = samples
         self.export = export
         self.timings: list[dict[str, float]] = []
-        self.console = Console()
+        width = None if sys.stdout.isatty() else 160  # a log file has no width of its own
+        self.console = Console(width=width)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Record the versions of everything that matters."""

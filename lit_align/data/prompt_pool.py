@@ -119,7 +119,7 @@ class PromptPool(L.LightningDataModule):
         """Optimiser steps in one iteration."""
         trainer: Any = self.trainer
         step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        return self.prompts_per_iteration * self.passes // step
+        return int(self.prompts_per_iteration * self.passes // step)
 
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
         """The prompts that this rank answers in an iteration."""

@@ -85,11 +85,9 @@ def load_rollouts(path: Path) -> Responses | Rollouts:
     )
     if "wins" not in columns:
         return responses
-    optional = {name: torch.tensor(columns[name]) for name in ("rewards", "weights") if name in columns}
-    logps = {name: _padded(columns[name], width, torch.float32) for name in _TOKEN_LOGPS if name in columns}
-    return Rollouts(
-        responses, torch.tensor(columns["wins"]), torch.tensor(columns["compared"]), **optional, **logps
-    )
+    known: dict[str, Any] = {name: torch.tensor(columns[name]) for name in ("rewards", "weights") if name in columns}
+    known |= {name: _padded(columns[name], width, torch.float32) for name in _TOKEN_LOGPS if name in columns}
+    return Rollouts(responses, torch.tensor(columns["wins"]), torch.tensor(columns["compared"]), **known)
 
 
 def _ragged(values: Tensor, mask: Tensor) -> list[Any]:
@@ -105,8 +103,12 @@ def _padded(groups: list[list[list[Any]]], width: int, dtype: torch.dtype) -> Te
 def _write_atomically(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path} ({error}); what was written before is whole, the run goes on from it") from error

@@ -48,7 +48,9 @@ def read(source: str | Source, columns: dict[str, str] | None = None, streaming:
     dataset = _load(source, streaming)
     for ours, theirs in (columns or {}).items():
         if theirs not in dataset.column_names:
-            raise ValueError(f"data.columns: {source.path} has no column {theirs!r}, only {sorted(dataset.column_names)}")
+            raise ValueError(
+                f"data.columns: {source.path} has no column {theirs!r}, only {sorted(dataset.column_names)}"
+            )
         dataset = dataset.rename_column(theirs, ours) if ours != theirs else dataset
     if not {"prompt", "messages"} & set(dataset.column_names):
         raise ValueError(
@@ -99,9 +101,7 @@ def _load(source: Source, streaming: bool) -> Any:
         return loaded.rename_column("text", "prompt") if suffix == ".txt" else loaded
     if suffix or path.count("/") > 1:
         raise ValueError(f"{path}: unknown format; give {', '.join(_BUILDERS)}, a dataset folder or a dataset id")
-    return datasets.load_dataset(
-        path, source.name, split=source.split, streaming=streaming, revision=source.revision
-    )
+    return datasets.load_dataset(path, source.name, split=source.split, streaming=streaming, revision=source.revision)
 
 
 def _shipped() -> list[str]:

@@ -35,7 +35,7 @@ class DistinctN(Metric):
         assert isinstance(self.grams, list)
         windows = ids.flatten(0, -2).unfold(-1, self.n, 1) if ids.shape[-1] >= self.n else ids.new_zeros(0, 0, self.n)
         whole = mask.flatten(0, -2).unfold(-1, self.n, 1).all(-1) if len(windows) else windows.new_zeros(0, 0).bool()
-        self.grams.append(windows[whole])
+        self.grams.append(windows[whole].to(self.device))
 
     def compute(self) -> Float[Tensor, ""]:
         """The share; 1 where there is no n-gram at all."""

@@ -22,7 +22,7 @@ class HeldOut(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.means = nn.ModuleDict({name: MeanMetric() for name in ("reward", "kl", "length", "truncated")})
+        self.reward, self.kl, self.length, self.truncated = (MeanMetric() for _ in range(4))
         self.distinct_2 = DistinctN(2)
         self.win_rates = nn.ModuleDict()
 
@@ -30,11 +30,11 @@ class HeldOut(nn.Module):
         """Add the policy's own measures."""
         responses = rollouts.responses
         if rollouts.rewards is not None:
-            self.means["reward"].update(rollouts.rewards)
+            self.reward.update(rollouts.rewards)
         if rollouts.reference_token_logps is not None:
-            self.means["kl"].update(rollouts.anchor_logps - rollouts.reference_logps)
-        self.means["length"].update(responses.lengths.float())
-        self.means["truncated"].update(responses.truncated.float())
+            self.kl.update(rollouts.anchor_logps - rollouts.reference_logps)
+        self.length.update(responses.lengths.float())
+        self.truncated.update(responses.truncated.float())
         self.distinct_2.update(responses.ids, responses.mask)
 
     def update_against(
@@ -54,25 +54,27 @@ class HeldOut(nn.Module):
         wins = judge.beats(prompts, texts, other_texts, *rewards)
         name = f"win_rate{suffix}"
         if name not in self.win_rates:
-            self.win_rates[name] = WinRate()
-        metric = self.win_rates[name]
-        metric.to(self.distinct_2.device)
-        metric.update(wins.to(metric.device), prompts.record_id.to(metric.device))
+            self.win_rates[name] = WinRate().to(self.reward.device)
+        self._win_rate(name).update(wins, prompts.record_id)
 
     def result(self) -> dict[str, float]:
         """All measures of what was added since the last call."""
-        values = {name: float(m.compute()) for name, m in self.means.items() if m.update_count}
+        means = {"reward": self.reward, "kl": self.kl, "length": self.length, "truncated": self.truncated}
+        values = {name: float(mean.compute()) for name, mean in means.items() if mean.update_count}
         values["distinct_2"] = float(self.distinct_2.compute())
-        for name, metric in self.win_rates.items():
-            rate, low, high = metric.compute().tolist()
+        for name in self.win_rates:
+            rate, low, high = self._win_rate(name).compute().tolist()
             values |= {name: rate, f"{name}_low": low, f"{name}_high": high}
-        for metric in (*self.means.values(), self.distinct_2, *self.win_rates.values()):
+        for metric in (*means.values(), self.distinct_2, *(self._win_rate(name) for name in self.win_rates)):
             metric.reset()
         return values
+
+    def _win_rate(self, name: str) -> WinRate:
+        metric = self.win_rates[name]
+        assert isinstance(metric, WinRate)
+        return metric
 
 
 def without_rewards(rollouts: Rollouts) -> Rollouts:
     """The same rollouts for another judge, who has to look for itself."""
     return replace(rollouts, rewards=None)
-
-

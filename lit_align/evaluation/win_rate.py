@@ -41,8 +41,8 @@ class WinRate(Metric):
         """
         assert isinstance(self.wins, list)
         assert isinstance(self.prompts, list)
-        self.wins.append(wins)
-        self.prompts.append(prompts)
+        self.wins.append(wins.to(self.device))
+        self.prompts.append(prompts.to(self.device))
 
     def compute(self) -> Float[Tensor, "3"]:
         """The rate and the ends of its interval."""

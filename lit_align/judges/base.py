@@ -52,9 +52,7 @@ class Judge(ABC):
         del device
 
     @abstractmethod
-    def compare(
-        self, prompts: list[str], first: list[str], second: list[str], records: list[Record]
-    ) -> list[float]:
+    def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), one number in [0, 1] a comparison.
 
         Args:

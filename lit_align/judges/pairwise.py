@@ -27,9 +27,7 @@ class PairwiseFunction(Judge):
         """The function's dotted path."""
         return self.path
 
-    def compare(
-        self, prompts: list[str], first: list[str], second: list[str], records: list[Record]
-    ) -> list[float]:
+    def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), averaged over the two orders."""
         probabilities = [0.5] * len(prompts)
         asked = [i for i in range(len(prompts)) if first[i] != second[i]]

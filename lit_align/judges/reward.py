@@ -56,9 +56,7 @@ class RewardJudge(Judge):
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
         """One number a response, larger is better."""
 
-    def compare(
-        self, prompts: list[str], first: list[str], second: list[str], records: list[Record]
-    ) -> list[float]:
+    def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), by the law of ``comparison``."""
         rewards = torch.tensor(
             [

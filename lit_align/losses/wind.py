@@ -22,7 +22,7 @@ available to us, so these are provably consistent forms and not transcriptions.
 The intercept is solved in closed form for each prompt, :math:`V = \sum_i \mu_i (w_i - g_i)`: both sides are centred
 within the group. For a centred loss ``win_rates`` must *include* the self-comparison (½): then the squared risk has the
 exact step as its population minimiser at every group size K, while excluding it overshoots by K/(K-1). With the same
-intercept the KL and NCE risks keep a small finite-K bias (about 1-3 % of the step at K = 2 to 6) that vanishes as K grows.
+intercept the KL and NCE risks keep a small finite-K bias, about 1-3 % of the step at K = 2 to 6.
 """
 
 from collections.abc import Callable
@@ -170,14 +170,12 @@ def _group_mean(values: Group, weights: Group | None) -> Float[Tensor, " batch"]
 
 
 def _log(p: Group, delta: float) -> Group:
-    """log p above delta, its tangent at delta below."""
+    """Log p above delta, its tangent at delta below."""
     inside = p.clamp(min=delta)
     return inside.log() + (p - inside) / inside.detach()
 
 
-def _tangent(
-    function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], p: Group, delta: float
-) -> Group:
+def _tangent(function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], p: Group, delta: float) -> Group:
     """function(p) inside (delta, 1 - delta), its tangents outside."""
     inside = p.clamp(min=delta, max=1 - delta)
     # At an interior point p - inside is 0; outside `inside` is constant, so only the tangent carries a gradient.

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lit_align.models.cache import with_room
+
 
 class CachedModel:
     """Feeds a causal LM one token at a time; the prompt's cache is computed once and shared out to its group.
@@ -29,9 +31,11 @@ class CachedModel:
         )
         self.cache = output.past_key_values
         self.cache.batch_repeat_interleave(group_size)
+        self.cache = with_room(self.cache)
         self.mask = mask.long().repeat_interleave(group_size, dim=0)
         self.position = mask.sum(1).repeat_interleave(group_size)
-        return output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]
+        return logits
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Append one token to every row and return what comes next."""
@@ -44,7 +48,8 @@ class CachedModel:
             use_cache=True,
         )
         self.position = self.position + 1
-        return output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]
+        return logits
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop every other row from the cache."""

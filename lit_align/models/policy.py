@@ -40,7 +40,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
-        """log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
+        """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
 
         The policy's carry a gradient where gradients are on; the reference's never do.
         """

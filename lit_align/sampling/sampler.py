@@ -104,9 +104,7 @@ class Sampler:
         batches = self.micro_batches(prompts, group)
         for rows in batches:
             part = prompts.select(rows).trim()
-            uniforms = token_uniforms(
-                part.record_id, group, self.max_new_tokens, seed=seed, iteration=iteration
-            )
+            uniforms = token_uniforms(part.record_id, group, self.max_new_tokens, seed=seed, iteration=iteration)
             parts.append(policy.sample(part, uniforms, self.decoding, source))
             if report is not None:
                 report(len(rows), int(parts[-1].mask.sum()))

@@ -1,0 +1,29 @@
+"""How the learning rate goes over one optimisation problem: an iteration, or the whole run."""
+
+import math
+from typing import Literal
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedule) -> float:
+    """What the learning rate is multiplied by in a step; starts again every ``steps`` steps.
+
+    Args:
+        step: Optimiser steps done so far.
+        steps: Length of one problem, in optimiser steps.
+        warmup: Steps of linear rise at its start.
+        schedule: What follows: constant, or down to 0 (which the step after the last would reach).
+
+    Returns:
+        In (0, 1]; never 0, since a step that moves nothing is wasted.
+    """
+    place = step % steps
+    if place < warmup:
+        return (place + 1) / (warmup + 1)
+    left = (steps - place) / (steps - warmup)
+    if schedule == "linear":
+        return left
+    if schedule == "cosine":
+        return (1 - math.cos(math.pi * left)) / 2
+    return 1.0

@@ -1,0 +1,149 @@
+"""A language model as a policy: it samples what transformers would, from its exact law, and scores what it sampled."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lit_align.models import LanguageModel, LoRA
+from lit_align.models import language_model as module
+from lit_align.sampling import Decoding, Sampler
+from tests.conftest import prompts_of
+
+LENGTH = 20
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model) -> LanguageModel:
+    policy = LanguageModel(tiny_model)
+    policy.load()
+    return policy
+
+
+def drawn(policy, count=6, group=4, length=LENGTH, source="policy", **options):
+    prompts = policy.encode(prompts_of(count))
+    return policy.sample(prompts, torch.rand(count, group, length), Decoding(length, **options), source)
+
+
+def distribution(path, prompt):
+    """Probabilities of the next token, the plain way."""
+    logits = AutoModelForCausalLM.from_pretrained(path)(torch.tensor([prompt])).logits[0, -1]
+    return logits.detach().softmax(-1)
+
+
+@pytest.mark.parametrize("length", [LENGTH, 60])
+def test_greedy_responses_are_those_of_transformers_and_stop_at_either_end_token(policy, tiny_model, length):
+    responses = drawn(policy, count=24, group=1, length=length, temperature=0.0)
+    prompts = responses.prompts
+    assert prompts.mask.sum(1).unique().numel() > 1
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+    inputs = {"input_ids": prompts.ids, "attention_mask": prompts.mask.long()}
+    expected = plain.generate(**inputs, do_sample=False, max_new_tokens=length)[:, prompts.ids.shape[1] :]
+    width = expected.shape[1]
+    assert torch.equal(responses.ids[:, 0, :width], expected)
+    last = responses.ids.gather(-1, (responses.lengths - 1)[..., None]).flatten()
+    assert {2, 4} <= set(last.tolist())
+    assert torch.equal(responses.truncated[:, 0], (last != 2) & (last != 4))
+    assert responses.truncated.any() == (length == LENGTH)
+
+
+def test_frequencies_of_sampled_tokens_are_the_models_probabilities(policy, tiny_model):
+    prompts = policy.encode(prompts_of(1))
+    tokens = policy.sample(prompts, torch.rand(1, 8000, 1), Decoding(1), "policy").ids.flatten()
+    expected = 8000 * distribution(tiny_model, prompts.ids[0].tolist())
+    common = expected > 5
+    counts = torch.bincount(tokens, minlength=len(expected)).float()
+    cells = torch.cat([counts[common], counts[~common].sum()[None]])
+    wanted = torch.cat([expected[common], expected[~common].sum()[None]])
+    statistic = ((cells - wanted) ** 2 / wanted).sum()
+    assert len(cells) > 8
+    assert statistic < torch.distributions.Chi2(len(cells) - 1.0).mean + 3 * (2 * (len(cells) - 1)) ** 0.5
+
+
+@pytest.mark.parametrize("source", ["policy", "reference"])
+def test_log_probs_while_sampling_are_those_of_scoring(policy, source):
+    responses = drawn(policy, source=source)
+    scored = policy.logps(responses, source).detach()
+    assert scored.shape == responses.ids.shape
+    torch.testing.assert_close(scored, responses.sample_logps, atol=1e-4, rtol=1e-4)
+    assert (scored[~responses.mask] == 0).all()
+    assert (scored[responses.mask] < 0).all()
+
+
+def test_a_response_depends_on_its_prompt_and_seed_only(policy):
+    prompts = policy.encode(prompts_of(9))
+    sampler = Sampler(group_size=3, max_new_tokens=LENGTH)
+    whole = sampler.sample(policy, prompts, seed=1, iteration=0)
+    pieces = Sampler(group_size=3, max_new_tokens=LENGTH, token_budget=150)
+    some = pieces.sample(policy, prompts.select([4, 0, 8]), seed=1, iteration=0)
+    assert torch.equal(some.ids, whole.ids[[4, 0, 8]])
+    torch.testing.assert_close(some.sample_logps, whole.sample_logps[[4, 0, 8]], atol=1e-4, rtol=1e-4)
+
+
+def test_scoring_in_parts_or_alone_changes_nothing(policy, monkeypatch):
+    responses = drawn(policy)
+    with torch.no_grad():
+        whole = policy.logps(responses)
+        monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 1)
+        torch.testing.assert_close(policy.logps(responses), whole)
+        alone = policy.logps(responses.select([3]))
+    torch.testing.assert_close(alone, whole[3:4], atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_source_is_refused(policy):
+    with pytest.raises(ValueError, match="choose policy or reference"):
+        drawn(policy, source="anchor")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_after_sampling_in_eval_mode(policy, training):
+    seen = []
+    handle = policy.model.register_forward_pre_hook(lambda model, _: seen.append(model.training))
+    policy.train(training)
+    drawn(policy)
+    handle.remove()
+    assert set(seen) == {False}
+    assert policy.model.training == training
+    assert all(part.training == training for part in policy.model.modules())
+    assert not any(part.training for part in policy.frozen.modules())
+
+
+def test_adapter_dropout_is_off_while_sampling(tiny_model):
+    policy = LanguageModel(tiny_model, lora=LoRA(rank=4, dropout=0.5))
+    policy.load()
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight += weight.requires_grad * 0.1 * torch.randn_like(weight)
+    policy.train()
+    responses = drawn(policy)
+    assert (policy.logps(responses) - responses.sample_logps).abs().max() > 1e-2
+    policy.eval()
+    torch.testing.assert_close(policy.logps(responses).detach(), responses.sample_logps, atol=1e-4, rtol=1e-4)
+
+
+def test_texts_are_free_of_special_tokens_and_of_what_follows_the_end(policy):
+    responses = drawn(policy, count=1, group=3, length=4)
+    words = policy.tokenizer.convert_tokens_to_ids
+    ids = [[words("good"), words("cat"), 2, words("bad")], [words("sun"), 4, 0, 0], [2, words("bad"), 0, 0]]
+    lengths = torch.tensor([3, 2, 1])
+    responses.ids[0], responses.mask[0] = torch.tensor(ids), torch.arange(4) < lengths[:, None]
+    assert policy.text(responses) == [["good cat", "sun", ""]]
+
+
+def test_a_chat_model_reads_the_prompt_through_its_template_and_a_base_model_as_it_is(tiny_model, tiny_base_model):
+    records = [{"prompt": "good day"}, {"prompt": "the cat is nice"}]
+    for path, texts in (
+        (tiny_model, ["<|start|>user good day<|end|><|start|>assistant ", None]),
+        (tiny_base_model, ["good day", "the cat is nice"]),
+    ):
+        policy = LanguageModel(path)
+        prompts = policy.encode(records)
+        expected = AutoTokenizer.from_pretrained(path)(texts[0], add_special_tokens=False)["input_ids"]
+        assert prompts.ids[0][prompts.mask[0]].tolist() == expected
+        assert prompts.ids.shape[1] == prompts.mask.sum(1).max() == prompts.mask[1].sum()
+        assert prompts.texts == ["good day", "the cat is nice"]
+        assert policy.model is None
+        assert policy.context_length == 128
+    chat = [{"messages": [{"role": "user", "content": "good day"}]}]
+    assert torch.equal(LanguageModel(tiny_model).encode(chat).ids, LanguageModel(tiny_model).encode(records[:1]).ids)
+    with pytest.raises(ValueError, match="no chat template"):
+        LanguageModel(tiny_base_model).encode(chat)

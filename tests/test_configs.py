@@ -1,0 +1,66 @@
+"""Every config in the repository can begin: its keys exist, its classes build, its prompts are there and fit."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_align.cli import main
+from lit_align.data.sources import checked, read
+from lit_align.data.templates import content_id
+from lit_align.models.language_model import LanguageModel
+from lit_align.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(ROOT.rglob("*.yaml"))
+
+
+@pytest.fixture
+def begun(monkeypatch, tmp_path):
+    """Runs the command line up to `fit`."""
+
+    def fit(self, model, train_dataloaders=None, val_dataloaders=None, datamodule=None, ckpt_path=None, weights_only=None):
+        datamodule.trainer = self
+
+    def load(self, device="cpu"):
+        pytest.fail("weights were loaded")
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    monkeypatch.setattr(LanguageModel, "load", load)
+    return lambda path, *more: main(["fit", "-c", str(path), "--trainer.default_root_dir", str(tmp_path), *more])
+
+
+def test_there_are_configs():
+    assert ROOT / "config.yaml" in CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_config_begins(path, begun, tmp_path):
+    cli = begun(path)
+    written = yaml.safe_load(path.read_text())
+    assert type(cli.model).__name__ == written["model"]["class_path"].rpartition(".")[2]
+    assert Path(cli.trainer.default_root_dir).parent == tmp_path
+    cli.datamodule.check_divisible()
+    sources = {name: source for name, source in cli.datamodule.sources.items() if source is not None}
+    rows = {name: list(checked(read(s, cli.datamodule.columns), name)) for name, s in sources.items()}
+    assert len(rows["train"]) >= cli.datamodule.prompts_per_iteration
+    ids = {name: {content_id(row) for row in some} for name, some in rows.items()}
+    assert not ids["train"] & ids.get("heldout", set())
+    assert not ids["train"] & ids.get("test", set())
+
+
+def test_a_folder_means_its_config(begun):
+    by_folder, by_file = begun(ROOT), begun(ROOT / "config.yaml")
+    assert by_folder.config.fit.model.as_dict() == by_file.config.fit.model.as_dict()
+
+
+def test_what_is_written_is_what_is_built(begun):
+    cli = begun(ROOT / "config.yaml")
+    written = yaml.safe_load((ROOT / "config.yaml").read_text())
+    model = written["model"]["init_args"]
+    assert (cli.model.beta, cli.model.eta) == (model["beta"], model["eta"])
+    assert cli.model.policy.name == model["policy"]["init_args"]["name"]
+    assert cli.model.sampler.group_size == model["sampler"]["group_size"]
+    assert sorted(cli.model.evaluator.judges) == sorted(model["eval_judges"])
+    assert cli.trainer.max_epochs == written["trainer"]["max_epochs"]
+    assert cli.datamodule.batch_size == written["data"]["init_args"]["batch_size"]
