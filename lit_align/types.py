@@ -6,7 +6,7 @@ Dimension names, everywhere in the package: ``batch`` (prompts), ``group`` (resp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,19 +16,22 @@ Record = dict[str, Any]
 """One row of the user's data, as it was read: judges see it whole."""
 
 
+_B = TypeVar("_B", bound="_Batch")
+
+
 class _Batch:
     """Row selection and device moves for a frozen dataclass whose tensors and lists are indexed by prompt."""
 
-    def select(self, rows: Sequence[int]) -> Self:
+    def select(self: _B, rows: Sequence[int]) -> _B:
         """The given rows, in the given order."""
         index = torch.as_tensor(list(rows), dtype=torch.long)
         return self._map(lambda x: x[index.to(x.device)], lambda x: [x[i] for i in index.tolist()])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: _B, device: torch.device | str) -> _B:
         """The same batch with every tensor on ``device``."""
         return self._map(lambda x: x.to(device), lambda x: x)
 
-    def _map(self, on_tensor: Any, on_list: Any) -> Self:
+    def _map(self: _B, on_tensor: Any, on_list: Any) -> _B:
         changed: dict[str, Any] = {}
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)

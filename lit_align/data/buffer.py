@@ -45,6 +45,8 @@ class Buffer(Dataset[Rollouts]):
         totals = torch.stack([weights[torch.cat(step)].sum() for step in _chunks(self.batches, window)])
         if mean_over_ranks is not None:
             totals = mean_over_ranks(totals)
+        # A step without a single comparison has no gradient, rather than 0/0.
+        totals = totals.masked_fill(totals == 0, torch.inf)
         # Lightning divides the loss by the number of minibatches and averages gradients over ranks.
         self.window_weights = (totals / window).repeat_interleave(window).tolist()
 

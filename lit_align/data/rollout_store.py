@@ -59,10 +59,14 @@ def load_rollouts(path: Path) -> Responses | Rollouts:
         ValueError: The file is damaged; the message names it.
     """
     try:
-        table = pq.read_table(path)
-        origin = json.loads(table.schema.metadata[b"lit_align"])
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        return _read(path)
+    except Exception as error:  # a damaged file fails in any way there is
         raise ValueError(f"{path} is damaged or no rollout file ({error}); delete it to collect it again") from error
+
+
+def _read(path: Path) -> Responses | Rollouts:
+    table = pq.read_table(path, page_checksum_verification=True)
+    origin = json.loads(table.schema.metadata[b"lit_align"])
     columns = table.to_pydict()
     prompt_ids, prompt_mask = pad_left(columns["prompt_ids"])
     prompts = Prompts(
@@ -105,10 +109,12 @@ def _write_atomically(path: Path, table: pa.Table) -> None:
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            pq.write_table(table, file)
+            pq.write_table(table, file, write_page_checksum=True)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path} ({error}); what was written before is whole, the run goes on from it") from error
+        raise OSError(
+            f"cannot write {path} ({error}); what was written before is whole, the run goes on from it"
+        ) from error

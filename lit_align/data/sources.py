@@ -47,14 +47,12 @@ def read(source: str | Source, columns: dict[str, str] | None = None, streaming:
     source = Source(source) if isinstance(source, str) else source
     dataset = _load(source, streaming)
     for ours, theirs in (columns or {}).items():
-        if theirs not in dataset.column_names:
-            raise ValueError(
-                f"data.columns: {source.path} has no column {theirs!r}, only {sorted(dataset.column_names)}"
-            )
+        if theirs not in _columns(dataset):
+            raise ValueError(f"data.columns: {source.path} has no column {theirs!r}, only {sorted(_columns(dataset))}")
         dataset = dataset.rename_column(theirs, ours) if ours != theirs else dataset
-    if not {"prompt", "messages"} & set(dataset.column_names):
+    if not {"prompt", "messages"} & set(_columns(dataset)):
         raise ValueError(
-            f"{source.path} has neither a `prompt` nor a `messages` column, only {sorted(dataset.column_names)}: "
+            f"{source.path} has neither a `prompt` nor a `messages` column, only {sorted(_columns(dataset))}: "
             "name it with data.columns, such as {prompt: question}"
         )
     return dataset
@@ -70,7 +68,7 @@ def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
         record = {name: value for name, value in row.items() if value is not None}
         messages = record.get("messages")
         empty = not messages if "prompt" not in record else not str(record["prompt"]).strip()
-        if empty or (messages and not all(str(message.get("content", "")).strip() for message in messages)):
+        if empty or (messages and not all(str(message.get("content") or "").strip() for message in messages)):
             raise ValueError(f"{origin}: the prompt of row {number} is empty; remove the row")
         if messages and messages[-1].get("role") == "assistant":
             raise ValueError(f"{origin}: row {number} ends with an assistant's message; it must end with the user's")
@@ -106,3 +104,8 @@ def _load(source: Source, streaming: bool) -> Any:
 
 def _shipped() -> list[str]:
     return sorted(f"pool:{item.name.removesuffix('.jsonl')}" for item in (files("lit_align.data") / "pools").iterdir())
+
+
+def _columns(dataset: Any) -> list[str]:
+    """Column names; a stream that does not know them yet shows them in its first row."""
+    return dataset.column_names or list(next(iter(dataset), {}))

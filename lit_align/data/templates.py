@@ -25,8 +25,8 @@ def render(tokenizer: Any, record: Record, system: str | None = None) -> str:
     if tokenizer.chat_template is None:
         if "messages" in record or system is not None:
             raise ValueError(
-                "the model has no chat template, but there are `messages` or a system message: use an instruction-tuned "
-                "model, or a `prompt` column alone"
+                "the model has no chat template, but there are `messages` or a system message: use an instruction-"
+                "tuned model, or a `prompt` column alone"
             )
         return str(record["prompt"])
     messages = record.get("messages") or [{"role": "user", "content": record["prompt"]}]

@@ -51,6 +51,9 @@ class Judge(ABC):
         """Move to the policy's device; a judge without a network has nothing to move."""
         del device
 
+    def check(self) -> None:  # noqa: B027  (most judges have nothing to check)
+        """Refuse what cannot work, before any weights load and anything is sampled."""
+
     @abstractmethod
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), one number in [0, 1] a comparison.
@@ -132,19 +135,26 @@ def call_judge(
     if len(values) != rows:
         raise JudgeError(f"judge {name} returned {len(values)} values for {rows} samples: it must return one for each")
     for row, value in enumerate(values):
-        if not isinstance(value, int | float) and not hasattr(value, "__float__"):
+        number = _number(value)
+        if number is None:
             raise JudgeError(f"judge {name} returned {value!r}, not a number, on {_sample(columns, row)}")
-        number = float(value)
         if not (math.isfinite(number) and low <= number <= high):
             expected = "a finite number" if math.isinf(low) else f"a number in [{low:g}, {high:g}]"
             raise JudgeError(f"judge {name} returned {number}, not {expected}, on {_sample(columns, row)}")
     return [float(value) for value in values]
 
 
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def _first_raising(function: Callable[..., Any], columns: Sequence[list[Any]]) -> int | None:
     for row in range(len(columns[0])):
         try:
-            function(*[column[row : row + 1] for column in columns])
+            list(function(*[column[row : row + 1] for column in columns]))
         except Exception:
             return row
     return None

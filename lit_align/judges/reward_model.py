@@ -53,6 +53,14 @@ class RewardModel(RewardJudge):
         if self._model is not None:
             self._model.to(device)
 
+    def check(self) -> None:
+        """Refuse a model with several labels before anything is sampled; reads its config alone."""
+        from transformers import AutoConfig
+
+        labels = AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code).num_labels
+        if labels != 1:
+            raise ValueError(f"judge.model: {self.path} has {labels} labels, a reward model has 1")
+
     @torch.no_grad()
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
         """The classifier's one logit for each response."""
@@ -73,10 +81,11 @@ class RewardModel(RewardJudge):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         options = {"trust_remote_code": self.trust_remote_code}
-        self._tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
+        self.check()
+        self._tokenizer = AutoTokenizer.from_pretrained(self.path, truncation_side="left", **options)
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token  # masked, so any token will do
         model = AutoModelForSequenceClassification.from_pretrained(self.path, dtype=self.dtype, **options)
-        if model.config.num_labels != 1:
-            raise ValueError(f"judge.model: {self.path} has {model.config.num_labels} labels, a reward model has 1")
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self._tokenizer.pad_token_id
         self._model = model.to(self.device).eval()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -129,7 +129,7 @@ class LanguageModel(Policy):
             self.frozen = copy.deepcopy(model).requires_grad_(False).eval()
         self.model = model
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "LanguageModel":
         """Training mode for the policy; the reference stays in eval mode."""
         super().train(mode)
         if self.frozen is not None:

@@ -14,6 +14,9 @@ from lit_align.types import Prompts, Record, Responses
 class Policy(nn.Module, ABC):
     """A distribution over responses, with a frozen reference beside it."""
 
+    dtype: torch.dtype = torch.float32
+    """What the policy computes in."""
+
     context_length: int
     """Longest prompt and response together, in tokens."""
 

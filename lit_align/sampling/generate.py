@@ -4,7 +4,7 @@ The loop knows nothing of any model: it asks a `NextToken` for logits. A Hugging
 one (models/), a mixture of two policies another.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from lit_align.sampling.decoding import Decoding, draw
 _COMPACT = 0.125  # drop finished rows once they are this share of the batch: each drop copies the cache
 
 
+@runtime_checkable
 class NextToken(Protocol):
     """Next-token logits of a batch of sequences that grow one token at a time."""
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ Report = Callable[[int, int], None]
 """Called after each micro-batch with (prompts done, tokens drawn): what progress bars listen to."""
 
 
+@runtime_checkable
 class Samples(Protocol):
     """The part of a policy that the sampler needs."""
 
