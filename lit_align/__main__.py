@@ -5,6 +5,7 @@ import sys
 import traceback
 
 from lit_align.judges import JudgeError
+from lit_align.messages import one_line
 
 _USERS = (ValueError, FileNotFoundError, FileExistsError, JudgeError, ImportError, RuntimeError, OSError)
 
@@ -25,8 +26,7 @@ def run() -> int:
     except _USERS as error:
         if os.environ.get("LIT_ALIGN_TRACEBACK"):
             traceback.print_exc()
-        message = " ".join(str(error).split())
-        print(f"\nerror: {message}\n(LIT_ALIGN_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(f"\nerror: {one_line(str(error))}\n(LIT_ALIGN_TRACEBACK=1 shows where)", file=sys.stderr)
         return 1
     return 0
 

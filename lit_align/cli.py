@@ -3,18 +3,19 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import lit_align.data
 import lit_align.judges
 import lit_align.models  # noqa: F401  (configs may name its classes without a path)
 from lit_align.algorithms import AlignmentModule
 from lit_align.data.prompt_pool import PromptPool  # noqa: F401
+from lit_align.messages import one_line
 from lit_align.trainer import Trainer
 
 
@@ -29,13 +30,24 @@ class SaveConfig(Callback):
 
     def __init__(self, parser: Any, config: Any, **kwargs: Any) -> None:
         del kwargs
-        self.text = parser.dump(config, skip_none=False)
+        self.text = parser.dump(config, skip_unset=False)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write it once, before anything else can fail."""
         path = Path(trainer.default_root_dir) / "config.yaml"
         if trainer.is_global_zero and not path.exists():
             path.write_text(self.text)
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong in one line, without the usage of a hundred options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the line and leave with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print(f"error: {one_line(message)}", file=sys.stderr)
+        sys.exit(2)
 
 
 class AlignmentCLI(LightningCLI):
@@ -49,6 +61,10 @@ class AlignmentCLI(LightningCLI):
             config["ckpt_path"] = path = str(_newest(Path(config["trainer"]["default_root_dir"])))
         if path and Path(path).parent.name == "checkpoints" and config["trainer"].get("run") is None:
             config["trainer"]["run"] = str(Path(path).parent.parent)
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Parse; unlike Lightning's, without a warning that arguments were given at all."""
+        self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyper-parameters override the command line without a word: not here."""
@@ -70,6 +86,7 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI:
         L.LightningDataModule,
         save_config_callback=SaveConfig,  # type: ignore[arg-type]
         trainer_class=Trainer,
+        parser_class=OneLineParser,
         seed_everything_default=0,
         parser_kwargs={"parser_mode": "omegaconf+"},
         subclass_mode_model=True,

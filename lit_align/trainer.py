@@ -44,6 +44,8 @@ class Trainer(L.Trainer):
         log_every_n_steps: int = 1,
         **kwargs: Any,
     ) -> None:
+        if run is not None and not Path(run).is_dir():
+            raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
         folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         ours: list[Callback] = [RunRecord(), Predictions(), Interrupts()]
@@ -51,7 +53,7 @@ class Trainer(L.Trainer):
             ours.insert(0, StageBars())
         if enable_checkpointing:
             ours.append(_checkpoints(folder))
-        kept = [callback for callback in ours if not any(type(callback) is type(other) for other in given)]
+        kept = [callback for callback in ours if not any(isinstance(other, type(callback)) for other in given)]
         super().__init__(
             default_root_dir=folder,
             logger=_loggers(folder, logger),

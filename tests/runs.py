@@ -107,7 +107,9 @@ def build(
 def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], atol: float = 0.0) -> None:
     assert first.keys() == second.keys()
     for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            first[name], second[name], rtol=0, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

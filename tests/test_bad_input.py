@@ -56,15 +56,11 @@ def test_a_setting_without_a_meaning_is_refused(config, monkeypatch, capsys, arg
 )
 def test_data_that_cannot_be_used_is_refused(config, tmp_path, monkeypatch, capsys, rows, words):
     forbid_weights(monkeypatch)
-    line = refusal(
-        monkeypatch, capsys, "fit", "-c", config, "--data.train", write_jsonl(tmp_path / "bad.jsonl", rows)
-    )
+    line = refusal(monkeypatch, capsys, "fit", "-c", config, "--data.train", write_jsonl(tmp_path / "bad.jsonl", rows))
     assert all(word in line for word in words), line
 
 
-def test_chats_for_a_model_without_a_chat_template_are_refused(
-    config, tmp_path, tiny_base_model, monkeypatch, capsys
-):
+def test_chats_for_a_model_without_a_chat_template_are_refused(config, tmp_path, tiny_base_model, monkeypatch, capsys):
     forbid_weights(monkeypatch)
     chats = [{"messages": [{"role": "user", "content": row["prompt"]}]} for row in prompts_of(8)]
     train = write_jsonl(tmp_path / "chats.jsonl", chats)

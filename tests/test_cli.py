@@ -40,7 +40,9 @@ def built(monkeypatch):
     """Parses and builds, and stops before `fit`."""
     forbid_weights(monkeypatch)
 
-    def fit(self, model, train_dataloaders=None, val_dataloaders=None, datamodule=None, ckpt_path=None, weights_only=None):
+    def fit(
+        self, model, train_dataloaders=None, val_dataloaders=None, datamodule=None, ckpt_path=None, weights_only=None
+    ):
         self.asked_for = ckpt_path
 
     monkeypatch.setattr(Trainer, "fit", fit)

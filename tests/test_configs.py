@@ -19,7 +19,9 @@ CONFIGS = sorted(ROOT.rglob("*.yaml"))
 def begun(monkeypatch, tmp_path):
     """Runs the command line up to `fit`."""
 
-    def fit(self, model, train_dataloaders=None, val_dataloaders=None, datamodule=None, ckpt_path=None, weights_only=None):
+    def fit(
+        self, model, train_dataloaders=None, val_dataloaders=None, datamodule=None, ckpt_path=None, weights_only=None
+    ):
         datamodule.trainer = self
 
     def load(self, device="cpu"):

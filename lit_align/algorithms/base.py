@@ -19,6 +19,7 @@ from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluator import Evaluator
@@ -94,6 +95,7 @@ class AlignmentModule(L.LightningModule):
         self.stages = Stages(visible=False)
         self.collector = Collector(policy, judge, sampler, self.stages)
         self.evaluator = Evaluator(self.collector, eval_judges or {})
+        self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
         self.history: list[dict[str, float]] = []
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
         self.strict_loading = False  # checkpoints hold the trainable weights only
@@ -196,7 +198,13 @@ class AlignmentModule(L.LightningModule):
         steps = self.trainer.datamodule.steps_per_iteration  # type: ignore[attr-defined]
         if not self.reset_optimizer:
             steps *= self.trainer.max_epochs
-        factors = partial(learning_rate_factor, steps=steps, warmup=self.warmup_steps, schedule=self.schedule)
+        factors = partial(
+            learning_rate_factor,
+            steps=steps,
+            warmup=self.warmup_steps,
+            schedule=self.schedule,
+            again=self.reset_optimizer,
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -230,23 +238,18 @@ class AlignmentModule(L.LightningModule):
         loss = (values * weights).sum() / batch.window_weight
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss is {loss.item()} at iteration {int(self.iteration)}, minibatch {batch_idx}")
-        self.log(
-            "train/loss",
-            (values * weights).sum() / weights.sum().clamp(min=1e-12),
-            on_step=True,
-            on_epoch=True,
-            batch_size=len(batch),
-        )
+        self.mean_loss.update(values.detach(), weights)
+        self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, batch_size=len(batch))
+        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(batch))
         return loss
 
     def on_train_epoch_end(self) -> None:
         """The iteration is over: write its row, move the counter on. Checkpoints are saved after this."""
         self.iteration += 1
-        # Lightning logs a loss twice, by step and by epoch; the plain name holds the epoch's mean by now.
         metrics = {
             name: float(value)
             for name, value in sorted(self.trainer.callback_metrics.items())
-            if name.startswith(("train/", "val/")) and not name.endswith(("_step", "_epoch"))
+            if name.startswith(("train/", "val/")) and not name.endswith("_step")
         }
         self.history.append({"iteration": float(self.iteration), **metrics})
 

@@ -6,19 +6,20 @@ from typing import Literal
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedule) -> float:
-    """What the learning rate is multiplied by in a step; starts again every ``steps`` steps.
+def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedule, again: bool = True) -> float:
+    """What the learning rate is multiplied by in a step.
 
     Args:
         step: Optimiser steps done so far.
         steps: Length of one problem, in optimiser steps.
         warmup: Steps of linear rise at its start.
         schedule: What follows: constant, or down to 0 (which the step after the last would reach).
+        again: Start again after ``steps`` steps, rather than stay where the last of them was.
 
     Returns:
         In (0, 1]; never 0, since a step that moves nothing is wasted.
     """
-    place = step % steps
+    place = step % steps if again else min(step, max(steps - 1, warmup))
     if place < warmup:
         return (place + 1) / (warmup + 1)
     left = (steps - place) / (steps - warmup)

@@ -121,7 +121,8 @@ def wind_kl(
 
     Args: as for :func:`implied_win_rates`, and
 
-        delta: Where the tangents begin, in (0, ½); smaller is nearer the KL risk, with steeper gradients.
+        delta: Where the tangents begin, in (0, ½); smaller is nearer the KL risk, with steeper gradients. Win rates
+            are moved into [delta, 1 - delta] too: one beyond would pull p along its tangent without end.
 
     Returns:
         Loss of each prompt; at the optimum the entropy of the win rates, not zero.
@@ -129,7 +130,8 @@ def wind_kl(
     implied = implied_win_rates(
         policy_logps, anchor_logps, reference_logps, win_rates, beta=beta, eta=eta, weights=weights
     )
-    loss = -win_rates * _log(implied, delta) - (1 - win_rates) * _log(1 - implied, delta)
+    wins = win_rates.clamp(delta, 1 - delta)
+    loss = -wins * _log(implied, delta) - (1 - wins) * _log(1 - implied, delta)
     return _group_mean(loss, weights)
 
 
@@ -161,7 +163,8 @@ def wind_nce(
     implied = implied_win_rates(
         policy_logps, anchor_logps, reference_logps, win_rates, beta=beta, eta=eta, weights=weights
     )
-    loss = _tangent(lambda p: _nce(p, win_rates), lambda p: _nce_slope(p, win_rates), implied, delta)
+    wins = win_rates.clamp(delta, 1 - delta)
+    loss = _tangent(lambda p: _nce(p, wins), lambda p: _nce_slope(p, wins), implied, delta)
     return _group_mean(loss, weights)
 
 

@@ -262,7 +262,6 @@ class LanguageModel(Policy):
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=self.dtype,
-            bnb_4bit_quant_storage=self.dtype,
         )
 
 

@@ -82,6 +82,8 @@ def packed_token_logps(
     ).logits
     batch, group, length = responses.ids.shape
     first = logits[:, 0].float().log_softmax(-1).gather(-1, responses.ids[:, :, 0]).unsqueeze(-1)
+    if length == 1:
+        return first
     later = logits[:, 1:].reshape(batch * group * (length - 1), -1).float()
     targets = responses.ids[..., 1:].reshape(-1)
     rest = -F.cross_entropy(later, targets, reduction="none").view(batch, group, length - 1)

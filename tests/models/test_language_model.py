@@ -147,3 +147,11 @@ def test_a_chat_model_reads_the_prompt_through_its_template_and_a_base_model_as_
     assert torch.equal(LanguageModel(tiny_model).encode(chat).ids, LanguageModel(tiny_model).encode(records[:1]).ids)
     with pytest.raises(ValueError, match="no chat template"):
         LanguageModel(tiny_base_model).encode(chat)
+
+
+def test_a_system_message_comes_before_chats_that_have_none(tiny_model):
+    records = [{"prompt": "good day"}]
+    whole = [{"role": "system", "content": "nice cat"}, {"role": "user", "content": "good day"}]
+    plain, advised = LanguageModel(tiny_model), LanguageModel(tiny_model, system="nice cat")
+    assert torch.equal(advised.encode(records).ids, plain.encode([{"messages": whole}]).ids)
+    assert not torch.equal(advised.encode(records).ids, plain.encode(records).ids)

@@ -55,6 +55,21 @@ def test_the_reference_carries_no_gradient_and_the_policy_does_only_where_gradie
         assert not policy.logps(responses).requires_grad
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_reference_carries_no_gradient_under_checkpointing_either(tiny_model, kind):
+    policy = load(tiny_model, gradient_checkpointing=True, **KINDS[kind])
+    responses = drawn(policy)
+    assert policy.logps(responses).requires_grad
+    assert not policy.logps(responses, "reference").requires_grad
+
+
+def test_adapters_can_be_kept_to_some_layers(tiny_model):
+    policy = load(tiny_model, lora=LoRA(rank=4, layers=[1]))
+    trained = [name for name, weight in policy.named_parameters() if weight.requires_grad]
+    assert trained
+    assert all(".layers.1." in name for name in trained)
+
+
 def test_no_memory_is_shared_with_what_must_stay(policy):
     trained = {weight.untyped_storage().data_ptr() for weight in policy.parameters() if weight.requires_grad}
     fixed = {weight.untyped_storage().data_ptr() for weight in policy.parameters() if not weight.requires_grad}

@@ -1,0 +1,61 @@
+"""The README tells the truth: its paths exist, its commands parse, its Python imports and matches the signatures."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import lit_align
+from lit_align.cli import AlignmentCLI, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_relative_link_leads_somewhere():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_the_python_example_names_what_exists_and_passes_arguments_that_exist():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    tree = ast.parse(code)
+    (imported,) = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name: getattr(lit_align, alias.name) for alias in imported.names}
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", None) in names]
+    assert {call.func.id for call in calls} == set(names)
+    for call in calls:
+        keywords = {keyword.arg: None for keyword in call.keywords}
+        inspect.signature(names[call.func.id]).bind(*call.args, **keywords)
+
+
+def commands():
+    text = README.replace("\\\n", " ")
+    lines = re.findall(r"^ {4}(?:.*&& )?python -m lit_align (.*?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
+    return [line.split() for line in lines]
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=lambda arguments: " ".join(arguments)[:60])
+def test_every_command_parses(arguments, monkeypatch, tmp_path):
+    (tmp_path / "my_rewards.py").write_text("def brevity(prompts, responses, records): return [0.0] * len(prompts)\n")
+    monkeypatch.chdir(tmp_path)
+    configs = str(ROOT / "configs")
+    arguments = [configs if argument in ("configs/", "runs/RUN") else argument for argument in arguments]
+    seen = {}
+
+    def stop(self):
+        seen["config"] = self.config
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AlignmentCLI, "before_instantiate_classes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    assert seen["config"]["subcommand"] == arguments[0]
+
+
+def test_the_commands_are_all_found():
+    assert len(commands()) == 5
