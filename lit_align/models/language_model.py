@@ -121,6 +121,11 @@ class LanguageModel(Policy):
             from peft import prepare_model_for_kbit_training
 
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            for layer in model.modules():
+                # On CPU bitsandbytes repacks weights for bfloat16 in eval mode, and sampling and scoring would then
+                # see another policy than training.
+                if hasattr(layer, "support_avx512bf16_for_cpu"):
+                    layer.support_avx512bf16_for_cpu = False
         if self.lora is not None:
             if self.gradient_checkpointing:
                 model.enable_input_require_grads()
@@ -235,11 +240,12 @@ class LanguageModel(Policy):
     def _with_adapters(self, model: Any, lora: LoRA) -> Any:
         from peft import LoraConfig, get_peft_model
 
+        targets = lora.target_modules
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
+            target_modules=_linear_names(model) if lora.layers and targets == "all-linear" else targets,
             layers_to_transform=lora.layers,
             task_type="CAUSAL_LM",
         )
@@ -263,6 +269,12 @@ class LanguageModel(Policy):
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=self.dtype,
         )
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """The last part of the name of every linear module inside the decoder's layers: peft wants names with layers."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".layers." in name)
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
 
 
 @contextmanager

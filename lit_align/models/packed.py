@@ -81,7 +81,7 @@ def packed_token_logps(
         use_cache=False,
     ).logits
     batch, group, length = responses.ids.shape
-    first = logits[:, 0].float().log_softmax(-1).gather(-1, responses.ids[:, :, 0]).unsqueeze(-1)
+    first: Tensor = logits[:, 0].float().log_softmax(-1).gather(-1, responses.ids[:, :, 0]).unsqueeze(-1)
     if length == 1:
         return first
     later = logits[:, 1:].reshape(batch * group * (length - 1), -1).float()
