@@ -9,29 +9,8 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-WORDS = ["good", "bad", "great", "awful", "nice", "poor", "happy", "sad", "the", "a", "day", "cat", "dog", "sun", "rain"]
-WORDS += ["is", "was", "very", "not", "and"]
-    "good",
-    "bad",
-    "great",
-    "awful",
-    "nice",
-    "poor",
-    "happy",
-    "sad",
-    "the",
-    "a",
-    "day",
-    "cat",
-    "dog",
-    "sun",
-    "rain",
-    "is",
-    "was",
-    "very",
-    "not",
-    "and",
-]
+WORDS = ["good", "bad", "great", "awful", "nice", "poor", "happy", "sad", "the", "a", "day", "cat", "dog", "sun"]
+WORDS += ["rain", "is", "was", "very", "not", "and"]
 CHAT = (
     "{% for m in messages %}<|start|>{{ m['role'] }} {{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant {% endif %}"
