@@ -14,10 +14,11 @@ from lit_align.types import Rollouts
 class HeldOut(nn.Module):
     """Reward, KL to the reference, length, truncation, diversity, and win rates against named opponents.
 
-    Keys of the result: ``reward``, ``kl`` (nats, Monte-Carlo mean of log pi - log pi_ref over responses), ``length``
-    (tokens), ``truncated`` (share), ``distinct_2``; and for each opponent and judge ``win_rate`` with ``_low`` and
-    ``_high``, its 95 % interval by prompt. The initial policy and the training judge have the plain names; others add
-    ``_previous`` or ``_JUDGE``.
+    Keys of the result: ``reward``, ``kl`` (nats, mean of log pi - log pi_ref over the responses; an estimate of the KL
+    divergence only where they are draws from pi, at temperature 1 without top-k and top-p), ``length`` (tokens),
+    ``truncated`` (share), ``distinct_2``; and for each opponent and judge ``win_rate`` with ``_low`` and ``_high``, its
+    95 % interval by prompt. The initial policy and the training judge have the plain names; others add ``_previous`` or
+    ``_JUDGE``.
     """
 
     def __init__(self) -> None:
