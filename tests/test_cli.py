@@ -2,7 +2,7 @@
 
 import csv
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -153,7 +153,11 @@ def test_the_last_checkpoint_of_no_run_is_an_error(config, monkeypatch, capsys):
     assert "no run with a checkpoint" in refusal(monkeypatch, capsys, "validate", "-c", config, "--ckpt_path", "last")
 
 
-def test_the_package_is_a_command():
-    done = subprocess.run([sys.executable, "-m", "lit_align", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert all(name in done.stdout for name in ("fit", "validate", "test", "predict"))
+def test_the_package_is_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lit_align", "--help"])
+    monkeypatch.delitem(sys.modules, "lit_align.__main__")
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module("lit_align", run_name="__main__", alter_sys=True)
+    assert leaving.value.code == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("fit", "validate", "test", "predict"))

@@ -49,13 +49,14 @@ def rollouts_of(run, iteration):
 
 
 def test_one_seed_is_one_run_bit_for_bit_and_another_seed_is_another(tiny_model, pools, tmp_path):
-    first, again, other = (build(tiny_model, pools, tmp_path, seed=seed).fit() for seed in (1, 1, 2))
+    first, again = (build(tiny_model, pools, tmp_path, seed=1).fit() for _ in range(2))
+    other = build(tiny_model, pools, tmp_path, seed=2, max_epochs=1).fit()
     assert_same_weights(first.weights, again.weights)
     assert (first.folder / "metrics.csv").read_bytes() == (again.folder / "metrics.csv").read_bytes()
     for iteration in (0, 1):
         assert first.table(iteration).equals(again.table(iteration), check_metadata=True)
-        assert not first.table(iteration).equals(other.table(iteration))
-    assert (first.folder / "metrics.csv").read_bytes() != (other.folder / "metrics.csv").read_bytes()
+    assert not first.table(0).column("texts").equals(other.table(0).column("texts"))
+    assert first.rows[1] != other.rows[1]
 
 
 @pytest.mark.parametrize("silent", [(), (0, 3, 4, 5, 7, 9, 12, 13)], ids=["all compared", "groups of weight 0"])
