@@ -22,7 +22,8 @@ available to us, so these are provably consistent forms and not transcriptions.
 The intercept is solved in closed form for each prompt, :math:`V = \sum_i \mu_i (w_i - g_i)`: both sides are centred
 within the group. For a centred loss ``win_rates`` must *include* the self-comparison (½): then the squared risk has the
 exact step as its population minimiser at every group size K, while excluding it overshoots by K/(K-1). With the same
-intercept the KL and NCE risks keep a small finite-K bias, about 1-3 % of the step at K = 2 to 6.
+intercept the KL and NCE risks keep a small finite-K bias, up to a few per cent of the step at K = 2 to 6, whose sign
+depends on the instance.
 """
 
 from collections.abc import Callable

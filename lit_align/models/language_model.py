@@ -127,8 +127,6 @@ class LanguageModel(Policy):
                 if hasattr(layer, "support_avx512bf16_for_cpu"):
                     layer.support_avx512bf16_for_cpu = False
         if self.lora is not None:
-            if self.gradient_checkpointing:
-                model.enable_input_require_grads()
             model = self._with_adapters(model, self.lora)
         else:
             self.frozen = copy.deepcopy(model).requires_grad_(False).eval()
