@@ -10,12 +10,18 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+import lit_align.anchors
 import lit_align.data
+import lit_align.games.contexts
+import lit_align.games.enumeration
+import lit_align.games.judge
+import lit_align.games.tree
 import lit_align.judges
 import lit_align.models  # noqa: F401  (configs may name its classes without a path)
 from lit_align.algorithms import AlignmentModule
 from lit_align.data.prompt_pool import PromptPool  # noqa: F401
 from lit_align.messages import one_line
+from lit_align.sampling import Sampler
 from lit_align.trainer import Trainer
 
 
@@ -79,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI:
     Returns:
         The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run.
     """
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler])
     arguments = list(sys.argv[1:] if args is None else args)
     return AlignmentCLI(
         AlignmentModule,

@@ -134,9 +134,13 @@ class Rollouts(_Batch):
         wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)`` in [0, 1]; ``wins + wins^T = 1``, ½ on the diagonal.
         compared: Symmetric; False where a comparison is missing (never a tie). The diagonal is True.
         rewards: Scalar rewards, where the judge has them.
-        weights: Probability weight of each response, for exact enumeration; None means equal weights 1/K.
+        weights: Probability of each response under the law of its source, for exact enumeration: they sum to one over
+            the slots of a source. None means draws of equal weight.
         anchor_token_logps: log pi_t per token, nats, float32.
         reference_token_logps: log pi_ref per token, nats, float32.
+        current_token_logps: log-probs of the policy as it was while collecting, nats, float32; for methods whose anchor
+            is another.
+        baselines: What a policy gradient takes off each prompt's return; made from the whole iteration.
         policy_token_logps: log pi_theta per token, nats, float32, with gradient; attached in the training step.
         window_weight: Loss weight of the optimiser step this minibatch is part of, divided by the number of
             minibatches in it: what makes accumulation equal to one large batch.
@@ -149,6 +153,8 @@ class Rollouts(_Batch):
     weights: Float[Tensor, "batch group"] | None = None
     anchor_token_logps: Float[Tensor, "batch group length"] | None = None
     reference_token_logps: Float[Tensor, "batch group length"] | None = None
+    current_token_logps: Float[Tensor, "batch group length"] | None = None
+    baselines: Float[Tensor, " batch"] | None = None
     policy_token_logps: Float[Tensor, "batch group length"] | None = None
     window_weight: float | None = field(default=None)
 
@@ -170,6 +176,15 @@ class Rollouts(_Batch):
         """Log pi_ref(y|x), summed over response tokens."""
         return self._sums("reference")
 
+    @property
+    def current_logps(self) -> Float[Tensor, "batch group"]:
+        """Log pi(y|x) of the policy as it was while collecting, summed over response tokens."""
+        return self._sums("current")
+
+    def slots(self, source: str) -> list[int]:
+        """Which responses of a group this source drew."""
+        return [i for i, drawn_by in enumerate(self.responses.source) if drawn_by == source]
+
     def _sums(self, policy: str) -> Float[Tensor, "batch group"]:
         token_logps = getattr(self, f"{policy}_token_logps")
         if token_logps is None:
@@ -184,11 +199,37 @@ class Rollouts(_Batch):
             compared = compared * self.weights.unsqueeze(-2)
         return (self.wins * compared).sum(-1) / compared.sum(-1)
 
+    @property
+    def win_rates_against_others(self) -> Float[Tensor, "batch group"]:
+        """Mean win rate against the rest of the group: right for a constant offset.
+
+        Where all responses are enumerated a response is itself a part of what it meets, and nothing is left out. A
+        response compared with no other has ½.
+        """
+        if self.weights is not None:
+            return self.win_rates
+        others = self.compared & ~torch.eye(self.compared.shape[-1], dtype=torch.bool, device=self.compared.device)
+        count = others.sum(-1)
+        total = torch.where(others, self.wins, torch.zeros_like(self.wins)).sum(-1)
+        return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, 0.5))
+
+    def win_rates_between(
+        self, first: list[int], second: list[int]
+    ) -> tuple[Float[Tensor, "batch first"], Bool[Tensor, "batch first"]]:
+        """Mean win rate of some slots against others, and whether there was a comparison at all (else ½)."""
+        wins = self.wins[:, first][:, :, second]
+        met = self.compared[:, first][:, :, second].to(wins.dtype)
+        if self.weights is not None:
+            met = met * self.weights[:, None, second]
+        total = met.sum(-1)
+        rates = (wins * met).sum(-1) / total.masked_fill(total == 0, 1.0)
+        return torch.where(total > 0, rates, torch.full_like(rates, 0.5)), total > 0
+
     def trim(self) -> "Rollouts":
         """The same rollouts without the padding that all of them share."""
         responses = self.responses.trim()
         width = responses.ids.shape[-1]
-        names = ("anchor_token_logps", "reference_token_logps", "policy_token_logps")
+        names = [f"{name}_token_logps" for name in ("anchor", "reference", "current", "policy")]
         cut = {name: value[..., :width] for name in names if (value := getattr(self, name)) is not None}
         return replace(self, responses=responses, **cut)
 

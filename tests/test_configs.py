@@ -12,7 +12,8 @@ from lit_align.models.language_model import LanguageModel
 from lit_align.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent / "configs"
-CONFIGS = sorted(ROOT.rglob("*.yaml"))
+BANDITS = sorted((ROOT / "bandit").glob("*.yaml"))
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(BANDITS))
 
 
 @pytest.fixture
@@ -34,6 +35,25 @@ def begun(monkeypatch, tmp_path):
 
 def test_there_are_configs():
     assert ROOT / "config.yaml" in CONFIGS
+    assert ROOT / "bandit" / "wind.yaml" in BANDITS
+
+
+@pytest.mark.parametrize("path", BANDITS, ids=lambda path: path.stem)
+def test_a_game_runs_and_says_how_far_it_is_from_the_answer(path, tmp_path):
+    every = "--trainer.check_val_every_n_epoch=1"
+    options = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "2", every]
+    cli = main(["fit", "-c", str(path), *options, "--data.game.copies", "2"])
+    first, *_, last = cli.model.history
+    assert [row["iteration"] for row in cli.model.history] == [0, 1, 2]
+    assert first["val/win_rate"] == pytest.approx(0.5)
+    assert first["val/kl"] == pytest.approx(0, abs=1e-12)
+    assert last["val/win_rate"] > 0.5
+    assert last["val/sub_optimality"] < first["val/sub_optimality"]
+    assert last["val/exploitability"] < first["val/exploitability"]
+    drawn = [row.get("train/responses") for row in cli.model.history]
+    enumerated = type(cli.model.sampler).__name__ == "Enumeration"
+    size = cli.model.sampler.group_size * cli.datamodule.prompts_per_iteration
+    assert drawn == ([None, None, None] if enumerated else [None, size, 2 * size])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -6,33 +6,28 @@ module's own ``iteration`` counter, which moves on when the iteration ends.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from lit_align.algorithms.agreement import check_same, full_precision, has_dropout
 from lit_align.algorithms.collector import Collector, Score
-from lit_align.algorithms.evaluator import Evaluator
-from lit_align.algorithms.schedules import Schedule, learning_rate_factor
+from lit_align.algorithms.evaluated import TRAINING, EvaluatedModule
+from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
 from lit_align.judges import Judge
 from lit_align.models import Policy
 from lit_align.sampling import Sampler
+from lit_align.sampling.sampler import Slot
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.stages import Stages
-from lit_align.types import Prompts, Record, Rollouts
-
-_TRAINING, _EVALUATION = 0, 1  # streams of random numbers that never meet
+from lit_align.types import Prompts, Record, Responses, Rollouts
 
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:
@@ -40,7 +35,7 @@ def adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.0)
 
 
-class AlignmentModule(L.LightningModule):
+class AlignmentModule(EvaluatedModule):
     """Base of all algorithms: wiring, no mathematics. A subclass defines :meth:`loss` and its hyper-parameters.
 
     Args:
@@ -55,12 +50,18 @@ class AlignmentModule(L.LightningModule):
         reset_optimizer: Forget the optimiser's state as each iteration begins, and warm up again: each iteration is an
             optimisation problem of its own.
         eval_judges: Judges that never train and only evaluate: name -> judge, logged as ``val/win_rate_NAME``.
+        evaluator: How an iterate is measured, instead of sampling held-out prompts; it has judges of its own.
+        keep_rollouts: Write every iteration's rollouts to the run folder; without them, a killed run samples and judges
+            its last iteration again.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
-    """Which log-probs (and rewards) the loss reads; nothing else is computed."""
+    """What the loss reads: log-probs of ``anchor``, ``reference``, ``current``; ``rewards``. Nothing else is made."""
 
     min_group_size: ClassVar[int] = 2
+
+    roles: ClassVar[tuple[Slot, ...]] = ()
+    """Who has to be among the sources of the sampler; none means that the policy draws every slot."""
 
     iteration: Tensor
 
@@ -75,31 +76,32 @@ class AlignmentModule(L.LightningModule):
         schedule: Schedule = "constant",
         reset_optimizer: bool = True,
         eval_judges: dict[str, Judge] | None = None,
+        evaluator: Evaluator | None = None,
+        keep_rollouts: bool = True,
     ) -> None:
         super().__init__()
-        if sampler.group_size < self.min_group_size:
-            raise ValueError(
-                f"model.sampler.group_size is {sampler.group_size}: {type(self).__name__} compares the responses to a "
-                f"prompt with one another and needs at least {self.min_group_size}"
-            )
+        self._check_slots(sampler)
         if "rewards" in self.needs and not judge.has_rewards:
             raise ValueError(f"{type(self).__name__} needs rewards, and the judge {judge.name} only compares")
         self.policy = policy
         self.judge = judge
         self.sampler = sampler
         self.anchor = anchor or Previous()
+        self.anchor.check(policy)
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.schedule: Schedule = schedule
         self.reset_optimizer = reset_optimizer
         self.stages = Stages(visible=False)
-        self.collector = Collector(policy, judge, sampler, self.stages)
-        self.evaluator = Evaluator(self.collector, eval_judges or {})
+        self.collector = Collector(policy, judge, sampler, self.anchor, self.stages)
+        self.evaluator = evaluator or HeldOutEvaluator(eval_judges)
+        self.keep_rollouts = keep_rollouts
         self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
         self.history: list[dict[str, float]] = []
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self._rollouts: tuple[int, Rollouts] | None = None
+        self._last_batch = -1
 
     @abstractmethod
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
@@ -140,12 +142,21 @@ class AlignmentModule(L.LightningModule):
             path = self.run_folder / "rollouts" / f"iteration-{iteration:04d}-rank{self.global_rank}.parquet"
             with self.inference():
                 rollouts = self.collector.collect(
-                    prompts, path, self._scores(), seed=mixed_seed(run_seed(), _TRAINING), iteration=iteration
+                    prompts,
+                    path if self.keep_rollouts else None,
+                    self._scores(),
+                    seed=mixed_seed(run_seed(), TRAINING),
+                    iteration=iteration,
                 )
             if iteration == 0:
-                self._check_same("policy and reference", rollouts.anchor_token_logps, rollouts.reference_token_logps)
-            self._rollouts = iteration, rollouts
+                anchor, reference = rollouts.anchor_token_logps, rollouts.reference_token_logps
+                check_same("policy and reference", anchor, reference, exact=self._exact)
+            self._rollouts = iteration, self.prepare(rollouts)
         return self._rollouts[1]
+
+    def prepare(self, rollouts: Rollouts) -> Rollouts:
+        """Add what a loss needs of the whole iteration, such as baselines; by default nothing."""
+        return rollouts
 
     def loss_weights(self, rollouts: Rollouts) -> Float[Tensor, " batch"]:
         """Loss weight of each prompt, known before training: weights do not depend on the policy."""
@@ -154,26 +165,11 @@ class AlignmentModule(L.LightningModule):
             _, weights = self.loss(replace(rollouts, policy_token_logps=stand_in))
         return weights.flatten(1).sum(1) if weights.dim() > 1 else weights
 
-    @property
-    def run_folder(self) -> Path:
-        """Where this run keeps everything."""
-        return Path(self.trainer.default_root_dir)
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Eval mode, no gradients, the trainer's precision; then the mode that was."""
-        was_training = self.policy.training
-        self.policy.eval()
-        try:
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                yield
-        finally:
-            self.policy.train(was_training)
-
     def _scores(self) -> dict[str, Score]:
         scores: dict[str, Score] = {
             "anchor": lambda responses: self.anchor.logps(self.policy, responses),
             "reference": lambda responses: self.policy.logps(responses, "reference"),
+            "current": lambda responses: self.policy.logps(responses, "policy"),
         }
         return {name: score for name, score in scores.items() if name in self.needs}
 
@@ -198,19 +194,14 @@ class AlignmentModule(L.LightningModule):
         steps = self.trainer.datamodule.steps_per_iteration  # type: ignore[attr-defined]
         if not self.reset_optimizer:
             steps *= self.trainer.max_epochs
-        factors = partial(
-            learning_rate_factor,
-            steps=steps,
-            warmup=self.warmup_steps,
-            schedule=self.schedule,
-            again=self.reset_optimizer,
+        return scheduled(
+            optimizer, steps=steps, warmup=self.warmup_steps, schedule=self.schedule, again=self.reset_optimizer
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Evaluate iteration 0: what the run starts from."""
         self.sampler.warn_if_not_policy()
-        if int(self.iteration) or self.history:
+        if int(self.iteration) or self.history or not self.trainer.limit_val_batches:
             return
         for prompts in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
             self._evaluate(prompts, completed=0)
@@ -221,6 +212,7 @@ class AlignmentModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the optimiser's state if asked to, and log what was collected."""
+        self._last_batch = -1
         if self.reset_optimizer:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
@@ -231,69 +223,32 @@ class AlignmentModule(L.LightningModule):
     def training_step(self, batch: Rollouts, batch_idx: int) -> Tensor:
         """The minibatch's share of the step's loss: sum of weighted losses over the step's total weight."""
         policy_token_logps = self.policy.logps(batch.responses)
-        if batch_idx == 0 and not self._has_dropout():
-            self._check_same("policy and anchor", policy_token_logps.detach(), batch.anchor_token_logps)
+        again = batch_idx == self._last_batch  # an optimiser with a closure, such as LBFGS, asks several times
+        if batch_idx == 0 and not again and self.anchor.is_policy and not has_dropout(self.policy):
+            check_same("policy and anchor", policy_token_logps.detach(), batch.anchor_token_logps, exact=self._exact)
         values, weights = self.loss(replace(batch, policy_token_logps=policy_token_logps))
         assert batch.window_weight is not None
         loss = (values * weights).sum() / batch.window_weight
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss is {loss.item()} at iteration {int(self.iteration)}, minibatch {batch_idx}")
-        self.mean_loss.update(values.detach(), weights)
-        self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, batch_size=len(batch))
-        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(batch))
+        if not again:
+            self._last_batch = batch_idx
+            self.mean_loss.update(values.detach(), weights)
+            self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, batch_size=len(batch))
+            self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(batch))
         return loss
 
     def on_train_epoch_end(self) -> None:
         """The iteration is over: write its row, move the counter on. Checkpoints are saved after this."""
         self.iteration += 1
+        fresh = ("train/", "val/") if self.validated else ("train/",)  # Lightning keeps the values of old evaluations
+        self.validated = False
         metrics = {
             name: float(value)
             for name, value in sorted(self.trainer.callback_metrics.items())
-            if name.startswith(("train/", "val/")) and not name.endswith("_step")
+            if name.startswith(fresh) and not name.endswith("_step")
         }
         self.history.append({"iteration": float(self.iteration), **metrics})
-
-    # ------------------------------------------------------------------ evaluate
-
-    def validation_step(self, batch: Prompts, batch_idx: int) -> None:
-        """Sample and judge held-out prompts; while fitting, before the counter moves on."""
-        self._evaluate(batch, completed=int(self.iteration) + int(self.trainer.state.fn == "fit"))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/*``."""
-        self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()})
-
-    def test_step(self, batch: Prompts, batch_idx: int) -> None:
-        """Sample and judge test prompts."""
-        self._evaluate(batch, completed=int(self.iteration))
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test/*``."""
-        self.log_dict({f"test/{name}": value for name, value in self.evaluator.result().items()})
-
-    def predict_step(self, batch: Prompts, batch_idx: int) -> list[dict[str, Any]]:
-        """Responses as text, with the record each answers."""
-        with self.inference(), self.stages.stage("sample", len(batch)) as advance:
-            responses = self.sampler.sample(
-                self.policy,
-                batch,
-                seed=mixed_seed(run_seed(), _EVALUATION),
-                iteration=int(self.iteration),
-                report=advance,
-            )
-        rows = zip(batch.records, self.policy.text(responses), strict=True)
-        return [{**record, "responses": texts} for record, texts in rows]
-
-    def _evaluate(self, prompts: Prompts, completed: int) -> None:
-        name = "test" if self.trainer.testing else "heldout"
-        folder = self.run_folder / "evaluation"
-        with self.inference():
-            self.evaluator.evaluate(
-                prompts.to("cpu"),
-                lambda iteration: folder / f"{name}-{iteration:04d}-rank{self.global_rank}.parquet",
-                iteration=completed,
-                seed=mixed_seed(run_seed(), _EVALUATION),
-            )
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -303,8 +258,9 @@ class AlignmentModule(L.LightningModule):
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the rows of the table with the weights."""
+        """Keep the rows of the table and the anchor with the weights."""
         checkpoint["history"] = self.history
+        checkpoint["anchor"] = self.anchor.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the table; refuse the weights of another model."""
@@ -312,29 +268,38 @@ class AlignmentModule(L.LightningModule):
         if missing:
             raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
         self.history = checkpoint["history"]
+        self.anchor.load_state_dict(checkpoint["anchor"])
 
     def _log_collected(self, rollouts: Rollouts) -> None:
         responses = rollouts.responses
-        values = {"length": responses.lengths.float().mean(), "truncated": responses.truncated.float().mean()}
+        weights = torch.ones_like(rollouts.wins[..., 0]) if rollouts.weights is None else rollouts.weights
+        columns = {"length": responses.lengths, "truncated": responses.truncated}
         if rollouts.rewards is not None:
-            values["reward"] = rollouts.rewards.mean()
+            columns["reward"] = rollouts.rewards
+        values = {name: (column * weights).sum() / weights.sum() for name, column in columns.items()}
+        if rollouts.weights is None:
+            values["responses"] = torch.tensor(float(self._drawn_so_far(responses)))
         if rollouts.anchor_token_logps is not None and self.sampler.decoding.is_policy:
             # What the sampler drew from against what a scoring pass says: kernels and dtypes, or a bug.
             gap = (responses.sample_logps - rollouts.anchor_token_logps).abs()[responses.mask].max()
             values["sampling_gap"] = gap
         self.log_dict({f"train/{n}": v for n, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
 
-    def _has_dropout(self) -> bool:
-        return any(isinstance(m, torch.nn.Dropout) and m.p > 0 and m.training for m in self.policy.modules())
+    def _drawn_so_far(self, responses: Responses) -> int:
+        return (int(self.iteration) + 1) * len(responses) * responses.group_size * int(self.trainer.world_size)
 
-    def _check_same(self, names: str, first: Tensor | None, second: Tensor | None) -> None:
-        """Two policies that should be one and the same agree to rounding."""
-        if first is None or second is None:
-            return
-        gap = float((first - second.to(first.device)).abs().max())
-        exact = str(self.trainer.precision).startswith(("32", "64")) and self.policy.dtype == torch.float32
-        if gap > (1e-2 if exact else 0.5):
-            raise RuntimeError(
-                f"{names} should be the same as an iteration begins, but differ by {gap:.3g} nats on a token: are both "
-                "loaded in the same precision, and is dropout off?"
+    @property
+    def _exact(self) -> bool:
+        return full_precision(self.trainer.precision, self.policy.dtype)
+
+    def _check_slots(self, sampler: Sampler) -> None:
+        if sampler.group_size < self.min_group_size:
+            raise ValueError(
+                f"model.sampler.group_size is {sampler.group_size}: {type(self).__name__} compares the responses to a "
+                f"prompt with one another and needs at least {self.min_group_size}"
+            )
+        if self.roles and set(sampler.sources) != set(self.roles):
+            raise ValueError(
+                f"{type(self).__name__} needs responses of {' and '.join(dict.fromkeys(self.roles))}: set "
+                f"model.sampler.sources, such as [{', '.join(self.roles)}]"
             )

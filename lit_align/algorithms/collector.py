@@ -1,6 +1,7 @@
 """From prompts to rollouts: sample, judge, score, each stage on disk before the next begins."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lit_align.anchors import Anchor
 from lit_align.data.rollout_store import load_rollouts, save_rollouts
 from lit_align.judges import Judge
 from lit_align.models import Policy
-from lit_align.sampling import Sampler
+from lit_align.sampling import Decoding, Sampler
 from lit_align.stages import Stages
 from lit_align.types import Prompts, Responses, Rollouts
 
@@ -27,74 +29,87 @@ class Collector:
     Attributes:
         policy: Draws the responses.
         judge: Compares them.
-        sampler: How many, how long, from which law.
+        sampler: How many, how long, from which law, and who draws.
+        anchor: Draws the slots that are its own.
         stages: Clock and progress bars.
     """
 
     policy: Policy
     judge: Judge
     sampler: Sampler
+    anchor: Anchor
     stages: Stages
 
     def collect(
         self,
         prompts: Prompts,
-        path: Path,
+        path: Path | None,
         scores: dict[str, Score],
         *,
         seed: int,
         iteration: int,
-        group_size: int | None = None,
-        source: str = "policy",
+        sources: Sequence[str] | None = None,
     ) -> Rollouts:
         """Rollouts of these prompts, from ``path`` as far as they are there.
 
         Args:
             prompts: The prompts.
-            path: The file that holds the rollouts; written after each stage.
-            scores: ``anchor`` and ``reference``, as needed: how each scores responses.
+            path: The file that holds the rollouts; written after each stage. None keeps nothing.
+            scores: ``anchor``, ``reference`` and ``current``, as needed: how each scores responses.
             seed: Of the responses.
             iteration: Key of the random numbers.
-            group_size: Instead of the sampler's own.
-            source: Who draws.
+            sources: Who draws each slot of a group, instead of the sampler's own.
 
         Raises:
             ValueError: The file holds rollouts of other prompts.
         """
-        found = load_rollouts(path) if path.exists() else None
+        found = load_rollouts(path) if path is not None and path.exists() else None
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
         if responses is None:
-            responses = self._sample(prompts, seed, iteration, group_size, source).trim()
-            save_rollouts(path, responses, self.policy.text(responses))
+            responses = self._sample(prompts, seed, iteration, sources).trim()
+            self._save(path, responses, responses)
         rollouts = found if isinstance(found, Rollouts) else None
         if rollouts is None:
             rollouts = self._judge(responses)
-            save_rollouts(path, rollouts, self.policy.text(responses))
+            self._save(path, rollouts, responses)
         missing = {name: score for name, score in scores.items() if getattr(rollouts, f"{name}_token_logps") is None}
         if missing:
             scored: dict[str, Any] = {f"{n}_token_logps": self._score(n, f, responses) for n, f in missing.items()}
             rollouts = replace(rollouts, **scored)
-            save_rollouts(path, rollouts, self.policy.text(responses))
+            self._save(path, rollouts, responses)
         return rollouts
 
-    def _sample(self, prompts: Prompts, seed: int, iteration: int, group_size: int | None, source: str) -> Responses:
+    def sample(
+        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+    ) -> Responses:
+        """One response for each row of uniforms; the policy answers as the anchor where that is the source."""
+        with self._answering_as(source) as name:
+            return self.policy.sample(prompts, uniforms, decoding, name)
+
+    def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
+        """Every response there is, with its log-probs under a source's law."""
+        with self._answering_as(source) as name:
+            return self.policy.enumerate(prompts, decoding, name)
+
+    def _answering_as(self, source: str) -> AbstractContextManager[str]:
+        return self.anchor.applied(self.policy) if source == "anchor" else nullcontext(source)
+
+    def _save(self, path: Path | None, rollouts: Responses | Rollouts, responses: Responses) -> None:
+        if path is not None:
+            save_rollouts(path, rollouts, self.policy.text(responses))
+
+    def _sample(self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None) -> Responses:
         with self.stages.stage("sample", len(prompts)) as advance:
-            return self.sampler.sample(
-                self.policy,
-                prompts,
-                seed=seed,
-                iteration=iteration,
-                group_size=group_size,
-                source=source,
-                report=advance,
-            )
+            return self.sampler.sample(self, prompts, seed=seed, iteration=iteration, sources=sources, report=advance)
 
     def _judge(self, responses: Responses) -> Rollouts:
         with self.stages.stage("judge", len(responses)) as advance:
             verdict = self.judge.verdict(responses.prompts, self.policy.text(responses), advance)
-        return Rollouts(responses, verdict.wins, verdict.compared, verdict.rewards)
+        return Rollouts(
+            responses, verdict.wins, verdict.compared, verdict.rewards, weights=self.sampler.weights(responses)
+        )
 
     def _score(self, name: str, score: Score, responses: Responses) -> Float[Tensor, "batch group length"]:
         with self.stages.stage("score", len(responses), f"score ({name})") as advance:
@@ -102,7 +117,7 @@ class Collector:
             batches = self.sampler.micro_batches(responses.prompts, responses.group_size)
             for rows in batches:
                 part = responses.select(rows)
-                parts.append(score(part).float().cpu())
+                parts.append(score(part).cpu())
                 advance(len(rows), int(part.mask.sum()))
         return _unsort(parts, batches)
 

@@ -1,5 +1,6 @@
 """Evaluation of an iterate on held-out prompts, against the initial policy and the iterate before."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,77 +12,107 @@ from lit_align.data.rollout_store import load_rollouts
 from lit_align.evaluation import HeldOut
 from lit_align.evaluation.heldout import without_rewards
 from lit_align.judges import Judge
+from lit_align.models import Policy
 from lit_align.stages import Relay, Stages
 from lit_align.types import Prompts, Rollouts
 
+ONE = ("policy",)
 INITIAL = 0  # the iteration whose policy is the reference, which everything is compared with
 
 PathOf = Callable[[int], Path]
 """The file that holds the held-out rollouts of an iteration."""
 
 
-class Evaluator(nn.Module):
-    """Draws one response to each held-out prompt and compares it with earlier ones.
+class Evaluator(nn.Module, ABC):
+    """How an iterate is measured.
 
-    Args:
-        collector: Samples, judges and scores; its judge is the training judge.
+    Attributes:
         judges: Judges that only evaluate, by name.
     """
 
-    def __init__(self, collector: Collector, judges: dict[str, Judge]) -> None:
+    def __init__(self, judges: dict[str, Judge] | None = None) -> None:
         super().__init__()
-        self.collector = collector
-        self.judges = judges
+        self.judges = judges or {}
+
+    @abstractmethod
+    def evaluate(self, collector: Collector, prompts: Prompts, path_of: PathOf, *, iteration: int, seed: int) -> None:
+        """Measure the policy that has completed ``iteration`` iterations.
+
+        Args:
+            collector: Samples, judges and scores; its judge is the training judge.
+            prompts: What is answered.
+            path_of: Where each iteration's rollouts are, or will be.
+            iteration: Iterations completed; 0 is the initial policy.
+            seed: Of the responses; not the training one.
+        """
+
+    @abstractmethod
+    def result(self) -> dict[str, float]:
+        """All measures since the last call."""
+
+
+class HeldOutEvaluator(Evaluator):
+    """Draws one response to each held-out prompt and compares it with earlier ones.
+
+    Args:
+        judges: Judges that only evaluate, by name.
+    """
+
+    def __init__(self, judges: dict[str, Judge] | None = None) -> None:
+        super().__init__(judges)
         self.measures = HeldOut()
 
-    def evaluate(self, prompts: Prompts, path_of: PathOf, *, iteration: int, seed: int) -> None:
+    def evaluate(self, collector: Collector, prompts: Prompts, path_of: PathOf, *, iteration: int, seed: int) -> None:
         """Measure the policy that has completed ``iteration`` iterations.
 
         Random numbers are keyed by the iteration: two iterates answer independently, as the win rate asks.
 
         Args:
+            collector: Samples, judges and scores; its judge is the training judge.
             prompts: Held-out prompts.
             path_of: Where each iteration's held-out rollouts are, or will be.
             iteration: Iterations completed; 0 is the initial policy.
             seed: Of the responses; not the training one.
         """
-        stages = self.collector.stages
+        stages, judge = collector.stages, collector.judge
         with stages.stage("evaluate", len(prompts)) as advance:
-            quiet = replace(self.collector, stages=Relay(advance))
-            policy = self.collector.policy
+            quiet = replace(collector, stages=Relay(advance))
+            policy = collector.policy
             scores: dict[str, Score] = {
                 "anchor": lambda responses: policy.logps(responses, "policy"),
                 "reference": lambda responses: policy.logps(responses, "reference"),
             }
             if iteration == INITIAL:
                 del scores["reference"]  # the policy is the reference still: its KL is 0, not an estimate of 0
-            own = quiet.collect(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, group_size=1)
+            own = quiet.collect(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, sources=ONE)
             if iteration == INITIAL:
                 own = replace(own, reference_token_logps=own.anchor_token_logps)
             self.measures.update(own)
             initial = own
             if iteration != INITIAL:
-                silent = replace(self.collector, stages=Stages(visible=False))
+                silent = replace(collector, stages=Stages(visible=False))
                 initial = silent.collect(
-                    prompts, path_of(INITIAL), {}, seed=seed, iteration=INITIAL, group_size=1, source="reference"
+                    prompts, path_of(INITIAL), {}, seed=seed, iteration=INITIAL, sources=("reference",)
                 )
-            self._compare("", own, initial)
+            self._compare("", collector, own, initial)
             if iteration > 1 and path_of(iteration - 1).exists():
                 previous = load_rollouts(path_of(iteration - 1))
                 if isinstance(previous, Rollouts):
                     self.measures.update_against(
-                        "_previous", self.collector.judge, self._with_text(own), self._with_text(previous)
+                        "_previous", judge, _with_text(policy, own), _with_text(policy, previous)
                     )
 
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
         return self.measures.result()
 
-    def _compare(self, suffix: str, own: Rollouts, other: Rollouts) -> None:
-        self.measures.update_against(suffix, self.collector.judge, self._with_text(own), self._with_text(other))
+    def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts) -> None:
+        policy = collector.policy
+        self.measures.update_against(suffix, collector.judge, _with_text(policy, own), _with_text(policy, other))
         for name, judge in self.judges.items():
-            blind = self._with_text(without_rewards(own)), self._with_text(without_rewards(other))
+            blind = _with_text(policy, without_rewards(own)), _with_text(policy, without_rewards(other))
             self.measures.update_against(f"{suffix}_{name}", judge, *blind)
 
-    def _with_text(self, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:
-        return rollouts, [texts[0] for texts in self.collector.policy.text(rollouts.responses)]
+
+def _with_text(policy: Policy, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:
+    return rollouts, [texts[0] for texts in policy.text(rollouts.responses)]

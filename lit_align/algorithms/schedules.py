@@ -1,7 +1,11 @@
 """How the learning rate goes over one optimisation problem: an iteration, or the whole run."""
 
 import math
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -28,3 +32,9 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedu
     if schedule == "cosine":
         return (1 - math.cos(math.pi * left)) / 2
     return 1.0
+
+
+def scheduled(optimizer: Optimizer, *, steps: int, warmup: int, schedule: Schedule, again: bool) -> dict[str, Any]:
+    """What Lightning wants to hear of an optimiser whose learning rate follows :func:`learning_rate_factor`."""
+    factor = partial(learning_rate_factor, steps=steps, warmup=warmup, schedule=schedule, again=again)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

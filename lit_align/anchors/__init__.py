@@ -1,5 +1,8 @@
 """Anchors: how pi_t becomes pi_{t+1}."""
 
-from lit_align.anchors.previous import Anchor, Previous
+from lit_align.anchors.base import Anchor
+from lit_align.anchors.extrapolated import Extrapolated
+from lit_align.anchors.moving_average import MovingAverage
+from lit_align.anchors.previous import Initial, Previous
 
-__all__ = ["Anchor", "Previous"]
+__all__ = ["Anchor", "Extrapolated", "Initial", "MovingAverage", "Previous"]

@@ -1,36 +1,62 @@
-"""The anchor of a plain proximal-point iteration: the previous iterate."""
+"""Anchors that stay where the policy once was: the previous iterate, an earlier one, or the initial policy."""
 
-from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
+from lit_align.anchors.base import Anchor, Snapshot
 from lit_align.models import Policy
-from lit_align.types import Responses
-
-
-class Anchor(ABC):
-    """The rule for pi_t, the iterate that a proximal step starts from."""
-
-    @abstractmethod
-    def begin(self, policy: Policy, iteration: int) -> None:
-        """Move to this iteration's anchor; called before anything is sampled, and idempotent."""
-
-    @abstractmethod
-    def logps(self, policy: Policy, responses: Responses) -> Float[Tensor, "batch group length"]:
-        """Log pi_t of every response token, called while collecting."""
 
 
 class Previous(Anchor):
-    """pi_t is the policy as the iteration begins.
+    """pi_t is the policy as the iteration begins, or as it was up to ``every`` - 1 iterations earlier.
 
-    Its log-probs are taken once, while collecting, when the policy *is* pi_t; no copy of the weights is kept.
+    With ``every=1`` its log-probs are taken while collecting, when the policy *is* pi_t, and no copy of the weights is
+    kept; otherwise one copy of the trainable weights is.
+
+    Args:
+        every: Iterations between two moves, >= 1.
+
+    Raises:
+        ValueError: ``every`` < 1.
     """
 
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"anchor.every must be >= 1, got {every}")
+        self.every = every
+        self.is_policy = every == 1
+        self._copy = Snapshot()
+        self._taken = -1
+
     def begin(self, policy: Policy, iteration: int) -> None:
-        """Nothing moves: the policy is the anchor."""
+        """Copy the policy if it is time to."""
+        if self.is_policy or iteration == self._taken:
+            return
+        if iteration % self.every == 0 or self._taken < 0:
+            self._copy.take(policy)
+            self._taken = iteration
+
+    def applied(self, policy: Policy) -> AbstractContextManager[str]:
+        """The policy as it was."""
+        return nullcontext("policy") if self.is_policy else self._copy.applied(policy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The copy and when it was taken."""
+        return {"weights": self._copy.weights, "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a copy."""
+        self._copy.weights, self._taken = state["weights"], state["taken"]
+
+
+class Initial(Anchor):
+    """pi_t is the reference throughout: the one-shot, offline form of a method."""
+
+    def begin(self, policy: Policy, iteration: int) -> None:
+        """Nothing moves."""
         del policy, iteration
 
-    def logps(self, policy: Policy, responses: Responses) -> Float[Tensor, "batch group length"]:
-        """The policy's own, before the first step."""
-        return policy.logps(responses, "policy")
+    def applied(self, policy: Policy) -> AbstractContextManager[str]:
+        """The policy answers as its reference."""
+        del policy
+        return nullcontext("reference")

@@ -30,7 +30,12 @@ _COLUMNS = {  # heading -> (key of a row, format)
     "length": ("val/length", "{:.1f}"),
     "truncated": ("val/truncated", "{:.2f}"),
     "distinct-2": ("val/distinct_2", "{:.3f}"),
+    "KL to equilibrium": ("val/kl_to_equilibrium", "{:.2e}"),
+    "exploitability": ("val/exploitability", "{:.2e}"),
+    "sub-optimality": ("val/sub_optimality", "{:.4f}"),
+    "responses": ("train/responses", "{:.0f}"),
 }
+_ROWS = 40  # of the printed table; metrics.csv has them all
 
 
 class RunRecord(Callback):
@@ -104,17 +109,25 @@ class RunRecord(Callback):
         _write_csv(folder / "timings.csv", self.timings)
 
     def _table(self, history: list[dict[str, float]]) -> Table:
-        table = Table(title="iterations (win rate against the initial policy, on held-out prompts)")
-        stages = [name for name in ("sample", "judge", "score", "train", "evaluate") if self._seconds(name)]
-        for heading in (*_COLUMNS, *(f"{name} s" for name in stages)):
+        table = Table(title="iterations (win rate against the initial policy)")
+        columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
+        names = ("sample", "judge", "score", "train", "evaluate")
+        stages = [name for name in names if max(self._seconds(name).values(), default=0) >= 0.5]
+        for heading in (*columns, *(f"{name} s" for name in stages)):
             table.add_column(heading, justify="right")
-        for row in history:
-            cells = [layout.format(row[key]) if key in row else "-" for key, layout in _COLUMNS.values()]
-            if "val/win_rate_low" in row:
-                cells[3] = f"{row['val/win_rate_low']:.3f} - {row['val/win_rate_high']:.3f}"
+        measured = [row for row in history if "val/win_rate" in row] or history
+        shown = measured[:: -(-len(measured) // _ROWS) or 1]
+        for row in shown if shown[-1:] == history[-1:] else [*shown, *history[-1:]]:
+            cells = [self._cell(row, heading) for heading in columns]
             seconds = [self._seconds(name).get(int(row["iteration"])) for name in stages]
             table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
         return table
+
+    def _cell(self, row: dict[str, float], heading: str) -> str:
+        key, layout = _COLUMNS[heading]
+        if key not in row:
+            return "-"
+        return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if "interval" in heading else layout.format(row[key])
 
     def _seconds(self, stage: str) -> dict[int, float]:
         key = f"{stage}_seconds"

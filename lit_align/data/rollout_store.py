@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
 
-_TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps")
+_TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps", "current_token_logps")
 
 
 def save_rollouts(path: Path, rollouts: Responses | Rollouts, texts: list[list[str]]) -> None:
@@ -36,17 +36,17 @@ def save_rollouts(path: Path, rollouts: Responses | Rollouts, texts: list[list[s
         "texts": texts,
         "response_ids": _ragged(responses.ids, responses.mask),
         "truncated": responses.truncated.tolist(),
-        "sample_logps": pa.array(_ragged(responses.sample_logps, responses.mask), pa.list_(pa.list_(pa.float32()))),
+        "sample_logps": _floats(responses.sample_logps, responses.mask),
     }
     if isinstance(rollouts, Rollouts):
-        columns["wins"] = pa.array(rollouts.wins.tolist(), pa.list_(pa.list_(pa.float32())))
+        columns["wins"] = _floats(rollouts.wins)
         columns["compared"] = rollouts.compared.tolist()
         for name in ("rewards", "weights"):
             if (value := getattr(rollouts, name)) is not None:
-                columns[name] = pa.array(value.tolist(), pa.list_(pa.float32()))
+                columns[name] = _floats(value)
         for name in _TOKEN_LOGPS:
             if (value := getattr(rollouts, name)) is not None:
-                columns[name] = pa.array(_ragged(value, responses.mask), pa.list_(pa.list_(pa.float32())))
+                columns[name] = _floats(value, responses.mask)
     origin = {"iteration": responses.iteration, "seed": responses.seed, "source": list(responses.source)}
     table = pa.table(columns).replace_schema_metadata({"lit_align": json.dumps(origin)})
     _write_atomically(path, table)
@@ -82,16 +82,34 @@ def _read(path: Path) -> Responses | Rollouts:
         ids=_padded(columns["response_ids"], width, torch.long),
         mask=torch.arange(width) < lengths[..., None],
         truncated=torch.tensor(columns["truncated"]),
-        sample_logps=_padded(columns["sample_logps"], width, torch.float32),
+        sample_logps=_padded(columns["sample_logps"], width, _dtype(table, "sample_logps")),
         source=tuple(origin["source"]),
         iteration=origin["iteration"],
         seed=origin["seed"],
     )
     if "wins" not in columns:
         return responses
-    known: dict[str, Any] = {name: torch.tensor(columns[name]) for name in ("rewards", "weights") if name in columns}
-    known |= {name: _padded(columns[name], width, torch.float32) for name in _TOKEN_LOGPS if name in columns}
-    return Rollouts(responses, torch.tensor(columns["wins"]), torch.tensor(columns["compared"]), **known)
+    dtypes = {name: _dtype(table, name) for name in ("wins", "rewards", "weights", *_TOKEN_LOGPS) if name in columns}
+    known: dict[str, Any] = {
+        name: _padded(columns[name], width, dtype) if name in _TOKEN_LOGPS else torch.tensor(columns[name], dtype=dtype)
+        for name, dtype in dtypes.items()
+    }
+    return Rollouts(responses, compared=torch.tensor(columns["compared"]), **known)
+
+
+def _floats(values: Tensor, mask: Tensor | None = None) -> pa.Array:
+    """Nested lists in the tensor's own precision, without what the mask leaves out."""
+    kind = pa.float64() if values.dtype == torch.float64 else pa.float32()
+    for _ in range(values.dim() - 1):
+        kind = pa.list_(kind)
+    return pa.array(values.tolist() if mask is None else _ragged(values, mask), kind)
+
+
+def _dtype(table: pa.Table, column: str) -> torch.dtype:
+    kind = table.schema.field(column).type
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    return torch.float64 if kind == pa.float64() else torch.float32
 
 
 def _ragged(values: Tensor, mask: Tensor) -> list[Any]:

@@ -17,7 +17,7 @@ from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.packed import packed_token_logps
 from lit_align.models.policy import Policy
-from lit_align.sampling import Decoding, generate
+from lit_align.sampling import Decoding, Mixture, NextToken, generate
 from lit_align.types import Prompts, Record, Responses
 
 _LOGITS_AT_ONCE = 2**25
@@ -85,6 +85,7 @@ class LanguageModel(Policy):
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.system = system
         self.lora = lora
+        self.additive = lora is None
         self.quantization = quantization
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
@@ -157,13 +158,14 @@ class LanguageModel(Policy):
     def sample(
         self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
     ) -> Responses:
-        """Draw one response for each row of uniforms from the ``policy`` or the ``reference``, in eval mode."""
+        """Draw one response for each row of uniforms, in eval mode, from ``policy``, ``reference`` or ``mixture``."""
         device = self.device
         inputs = prompts.to(device)
-        with self._network(source) as model, _evaluating(model):
-            ids, logps, lengths = generate(
-                CachedModel(model), inputs.ids, inputs.mask, uniforms.to(device), decoding, self.eos
-            )
+        with self._network("policy" if source == "mixture" else source) as model, _evaluating(model):
+            network: NextToken = CachedModel(model)
+            if source == "mixture":
+                network = Mixture(network, self._cached_reference(), decoding.mixture)
+            ids, logps, lengths = generate(network, inputs.ids, inputs.mask, uniforms.to(device), decoding, self.eos)
         mask = torch.arange(ids.shape[-1], device=device) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
         drawn = Responses(inputs, ids, mask, truncated=~torch.isin(last, self.eos), sample_logps=logps)
@@ -221,13 +223,18 @@ class LanguageModel(Policy):
         if source == "policy":
             yield self.model
         elif source != "reference":
-            raise ValueError(f"unknown source {source!r}: choose policy or reference")
+            raise ValueError(f"unknown source {source!r}: choose policy, reference or (to sample) mixture")
         elif self.lora is None:
             yield self.frozen
         else:
             # Only disable_adapter gives the base: peft's get_base_model() keeps the adapters active.
             with self.model.disable_adapter():
                 yield self.model
+
+    def _cached_reference(self) -> CachedModel:
+        if self.lora is None:
+            return CachedModel(self.frozen)
+        return CachedModel(self.model, around=self.model.disable_adapter)
 
     def _base(self, **options: Any) -> Any:
         from transformers import AutoModelForCausalLM

@@ -17,6 +17,9 @@ class Policy(nn.Module, ABC):
     dtype: torch.dtype = torch.float32
     """What the policy computes in."""
 
+    additive: bool = True
+    """Whether adding to the trainable weights adds the same to the network's; not so for the factors of an adapter."""
+
     context_length: int
     """Longest prompt and response together, in tokens."""
 
@@ -38,8 +41,18 @@ class Policy(nn.Module, ABC):
             prompts: The prompts.
             uniforms: One number in [0, 1) a token.
             decoding: The sampling law.
-            source: ``policy`` or ``reference``.
+            source: ``policy``, ``reference``, or ``mixture``: each token from their logits mixed, by
+                ``decoding.mixture``.
         """
+
+    def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
+        """Every response there is, where they can be counted; ``sample_logps`` are their log-probs under the source.
+
+        Raises:
+            ValueError: There are too many.
+        """
+        del prompts, decoding, source
+        raise ValueError(f"{type(self).__name__} has too many responses to enumerate: set model.sampler to a Sampler")
 
     @abstractmethod
     def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:

@@ -16,12 +16,14 @@ class Decoding:
         temperature: Divides the logits; 1 samples from the policy itself, 0 is greedy.
         top_k: Keep the k most likely tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with at least this probability, in (0, 1]; 1 keeps all.
+        mixture: Weight of the reference in [0, 1] where the policy's and the reference's logits are mixed.
     """
 
     max_new_tokens: int
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    mixture: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
@@ -33,6 +35,8 @@ class Decoding:
             raise ValueError(f"top_k must be >= 0 (0 keeps every token), got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if not 0 <= self.mixture <= 1:
+            raise ValueError(f"mixture must lie in [0, 1], got {self.mixture}")
 
     @property
     def is_policy(self) -> bool:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,10 @@ from lit_align.sampling.uniforms import token_uniforms
 from lit_align.types import Prompts, Responses
 
 log = logging.getLogger(__name__)
+
+Slot = Literal["policy", "anchor", "reference", "mixture"]
+"""Who draws a response: the policy, the iterate it starts from, the initial policy, or the token-wise geometric mixture
+of policy and reference."""
 
 Report = Callable[[int, int], None]
 """Called after each micro-batch with (prompts done, tokens drawn): what progress bars listen to."""
@@ -35,6 +39,8 @@ class Sampler:
 
     Attributes:
         group_size: K, responses per prompt, >= 1; algorithms that compare need at least 2.
+        sources: Who draws each response of a group, one entry a slot; it then sets ``group_size``. Empty: the policy
+            draws them all.
         max_new_tokens: Longest response, end-of-sequence included; longer ones are cut and marked truncated.
         temperature: Divides the logits, >= 0; 1 samples from the policy itself, which the algorithms' laws assume;
             0 is greedy.
@@ -42,20 +48,25 @@ class Sampler:
         top_p: Keep the smallest set of tokens with this probability, in (0, 1]; 1 keeps all.
         token_budget: Most tokens (prompt and longest response, over all rows) in one micro-batch of sampling or
             scoring; bounds memory, does not change what is drawn.
+        mixture: Weight of the reference in the ``mixture`` of a slot, in [0, 1].
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
     group_size: int = 8
+    sources: tuple[Slot, ...] = ()
     max_new_tokens: int = 64
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     token_budget: int = 16_384
+    mixture: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
+        if self.sources:
+            object.__setattr__(self, "group_size", len(self.sources))  # frozen, but not yet made
         if self.group_size < 1:
             raise ValueError(f"sampler.group_size must be >= 1, got {self.group_size}")
         if self.token_budget < 1:
@@ -65,7 +76,17 @@ class Sampler:
     @property
     def decoding(self) -> Decoding:
         """The sampling law."""
-        return Decoding(self.max_new_tokens, self.temperature, self.top_k, self.top_p)
+        return Decoding(self.max_new_tokens, self.temperature, self.top_k, self.top_p, self.mixture)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Who draws each response of a group."""
+        return self.sources or ("policy",) * self.group_size
+
+    def weights(self, responses: Responses) -> Float[Tensor, "batch group"] | None:
+        """Probability of each response where all are enumerated; None for draws, which weigh the same."""
+        del responses
+        return None
 
     def warn_if_not_policy(self) -> None:
         """Say once that the responses are not draws from pi_t."""
@@ -85,8 +106,7 @@ class Sampler:
         *,
         seed: int,
         iteration: int,
-        group_size: int | None = None,
-        source: str = "policy",
+        sources: Sequence[str] | None = None,
         report: Report | None = None,
     ) -> Responses:
         """Responses to all prompts, in the order of the prompts.
@@ -96,22 +116,29 @@ class Sampler:
             prompts: Any number of prompts.
             seed: Seed of the random numbers.
             iteration: Part of the random numbers' key, so iterations draw afresh.
-            group_size: Instead of the sampler's own.
-            source: Which policy draws: ``policy`` or ``reference``.
+            sources: Who draws each slot, instead of the sampler's own.
             report: Told of progress after each micro-batch.
         """
-        group = group_size or self.group_size
+        slots = tuple(sources or self.slots)
+        group = len(slots)
         parts: list[Responses] = []
         batches = self.micro_batches(prompts, group)
         for rows in batches:
             part = prompts.select(rows).trim()
             uniforms = token_uniforms(part.record_id, group, self.max_new_tokens, seed=seed, iteration=iteration)
-            parts.append(policy.sample(part, uniforms, self.decoding, source))
+            parts.append(self._draw(policy, part, uniforms, slots))
             if report is not None:
                 report(len(rows), int(parts[-1].mask.sum()))
         order = [row for rows in batches for row in rows]
         drawn = _join(prompts.select(order), parts).select(torch.argsort(torch.tensor(order)).tolist())
-        return replace(drawn, source=(source,) * group, iteration=iteration, seed=seed)
+        return replace(drawn, source=slots, iteration=iteration, seed=seed)
+
+    def _draw(self, policy: Samples, prompts: Prompts, uniforms: Tensor, slots: tuple[str, ...]) -> Responses:
+        """One micro-batch; a slot keeps its own random numbers whoever draws the others."""
+        places = {source: [i for i, slot in enumerate(slots) if slot == source] for source in dict.fromkeys(slots)}
+        drawn = [policy.sample(prompts, uniforms[:, at], self.decoding, source) for source, at in places.items()]
+        order = torch.argsort(torch.tensor([place for at in places.values() for place in at]))
+        return _side_by_side(prompts, drawn, order)
 
     def micro_batches(self, prompts: Prompts, group: int) -> list[list[int]]:
         """Rows of the prompts, shortest first, in runs that fit the budget; at least one prompt each."""
@@ -123,6 +150,17 @@ class Sampler:
                 batches.append([])
             batches[-1].append(row)
         return batches
+
+
+def _side_by_side(prompts: Prompts, parts: Sequence[Responses], order: Tensor) -> Responses:
+    """One group from parts of it."""
+    return Responses(
+        prompts=prompts,
+        ids=torch.cat([part.ids for part in parts], dim=1)[:, order],
+        mask=torch.cat([part.mask for part in parts], dim=1)[:, order],
+        truncated=torch.cat([part.truncated for part in parts], dim=1)[:, order],
+        sample_logps=torch.cat([part.sample_logps for part in parts], dim=1)[:, order],
+    )
 
 
 def _join(prompts: Prompts, parts: Sequence[Responses]) -> Responses:

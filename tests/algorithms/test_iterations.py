@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_align.algorithms.base import AlignmentModule
-from lit_align.algorithms.evaluator import Evaluator
+from lit_align.algorithms.evaluator import HeldOutEvaluator
 from lit_align.anchors import Previous
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.judges import RewardFunction
@@ -194,7 +194,7 @@ def test_an_iteration_is_begin_collect_optimise_evaluate_checkpoint(tiny_model, 
     record(Previous, "begin", "begin")
     record(AlignmentModule, "collect", "collect")
     record(AlignmentModule, "training_step", "optimise")
-    record(Evaluator, "evaluate", "evaluate")
+    record(HeldOutEvaluator, "evaluate", "evaluate")
     record(AlignmentModule, "on_save_checkpoint", "checkpoint")
     build(tiny_model, pools, tmp_path).fit()
     calls.remove("evaluate")  # iteration 0, of what the run starts from

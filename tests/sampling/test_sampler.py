@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,15 +11,14 @@ from lit_align.sampling import Sampler
 from tests.sampling.chain import EOS, ChainPolicy, prompts
 
 
-def sample(some=None, policy=None, *, seed=1, iteration=2, group_size=None, source="policy", report=None, **options):
+def sample(some=None, policy=None, *, seed=1, iteration=2, sources=None, report=None, **options):
     sampler = Sampler(**{"group_size": 3, "max_new_tokens": 8, **options})
     return sampler.sample(
         policy or ChainPolicy(),
         prompts() if some is None else some,
         seed=seed,
         iteration=iteration,
-        group_size=group_size,
-        source=source,
+        sources=sources,
         report=report,
     )
 
@@ -60,6 +60,28 @@ def test_a_larger_group_keeps_the_responses_of_a_smaller_one():
     assert torch.equal(sample(group_size=5).ids[:, :3], sample().ids)
 
 
+def test_a_slot_draws_the_same_whoever_draws_the_others():
+    sources = ("anchor", "policy", "anchor", "reference")
+    mixed = sample(sources=sources)
+    assert mixed.source == sources
+    assert torch.equal(mixed.ids, sample(sources=("policy",) * 4).ids)  # a chain is the same chain under any name
+
+
+def test_each_slot_is_drawn_by_its_source():
+    class Named(ChainPolicy):
+        def sample(self, prompts, uniforms, decoding, source):
+            drawn = super().sample(prompts, uniforms, decoding, source)
+            return replace(drawn, ids=torch.full_like(drawn.ids, len(source)))
+
+    drawn = sample(policy=Named(), sources=("reference", "policy", "reference", "mixture"))
+    assert drawn.ids[0, :, 0].tolist() == [9, 6, 9, 7]
+
+
+def test_sources_set_the_size_of_the_group():
+    assert Sampler(group_size=8, sources=("policy", "anchor", "anchor")).group_size == 3
+    assert Sampler(group_size=2).slots == ("policy", "policy")
+
+
 def test_seeds_and_iterations_draw_afresh():
     base = sample().ids
     for other in (sample(seed=2).ids, sample(iteration=3).ids):
@@ -67,7 +89,7 @@ def test_seeds_and_iterations_draw_afresh():
 
 
 def test_responses_of_a_group_differ_and_carry_their_marks():
-    drawn = sample(source="reference", group_size=20)
+    drawn = sample(sources=("reference",) * 20)
     assert drawn.source == ("reference",) * 20
     assert (drawn.iteration, drawn.seed) == (2, 1)
     assert drawn.ids.shape == (9, 20, 8)

@@ -1,0 +1,130 @@
+"""Iterative best-of-n distillation.
+
+[1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622, Algorithm 1.
+[2] T. Yang et al., "Faster WIND: Accelerating Iterative Best-of-N Distillation for LLM Alignment", AISTATS 2025,
+    arXiv:2410.20727, Algorithm 1 (mixing).
+"""
+
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.algorithms.base import AlignmentModule
+from lit_align.anchors import Anchor, Previous
+from lit_align.judges import Judge
+from lit_align.losses import best_of_n_weights, bond_rewards, jeffreys, leave_one_out, quantiles
+from lit_align.models import Policy
+from lit_align.sampling.sampler import Slot
+from lit_align.types import Rollouts
+
+
+class IterativeBOND(AlignmentModule):
+    r"""The policy is pulled to the best-of-n law of its anchor; every so often the anchor becomes the policy [1].
+
+    .. math::
+        \min_\pi \; a_1 J^\beta(\pi, \pi_t^{(n)}) + a_2 \mathrm{KL}(\pi \| \pi_t) + (1-a_1-a_2) \mathrm{KL}(\pi \|
+        \pi_{ref}), \quad J^\beta = (1-\beta) \mathrm{KL}(\pi_t^{(n)} \| \pi) + \beta \mathrm{KL}(\pi \| \pi_t^{(n)})
+
+    With beta = 1 the minimiser is the mixing step of [2], :math:`\propto (\pi_t^{(n)})^{a_1} \pi_t^{a_2}
+    \pi_{ref}^{1-a_1-a_2}` (derived); a1 = 1 is no mixing. Responses come from the policy and from the anchor
+    (``sampler.sources``). The backward divergence is a policy gradient: use iterations of one optimiser step, and move
+    the anchor every so many of them.
+
+    Args:
+        policy: What is aligned, with its reference.
+        judge: Gives rewards.
+        n: Of best-of-n, >= 2 and at most the anchor's slots.
+        beta: Share of the backward divergence, in [0, 1].
+        law: ``approximate`` drops the second term of the log-law, as [1] does; ``exact`` keeps it.
+        a1: Mixing rate of the best-of-n law, in (0, 1].
+        a2: Mixing rate of the anchor, in [0, 1 - a1].
+        anchor: ``Previous(every=M)``: the anchor becomes the policy every M iterations.
+        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+
+    Raises:
+        ValueError: An argument is out of its range, or the sampler's slots do not suit.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference", "current", "rewards"})
+    roles: ClassVar[tuple[Slot, ...]] = ("policy", "anchor", "anchor")
+
+    def __init__(
+        self,
+        policy: Policy,
+        judge: Judge,
+        n: int = 2,
+        beta: float = 0.5,
+        law: Literal["approximate", "exact"] = "approximate",
+        a1: float = 1.0,
+        a2: float = 0.0,
+        anchor: Anchor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if n < 2:
+            raise ValueError(f"model.n must be >= 2, got {n}")
+        if not 0 <= beta <= 1:
+            raise ValueError(f"model.beta must lie in [0, 1], got {beta}")
+        if not (0 < a1 <= 1 and 0 <= a2 <= 1 - a1 + 1e-12):
+            raise ValueError(f"model.a1 and model.a2 must satisfy a1 > 0, a2 >= 0, a1 + a2 <= 1, got {a1} and {a2}")
+        if a1 < 1 and beta == 0:
+            raise ValueError("model.a1 < 1 mixes by KL divergences of the policy and needs model.beta > 0")
+        super().__init__(policy, judge, anchor=anchor or Previous(every=100), **kwargs)
+        self.n = n
+        self.beta = beta
+        self.law: Literal["approximate", "exact"] = law
+        self.a1, self.a2 = a1, a2
+
+    def prepare(self, rollouts: Rollouts) -> Rollouts:
+        """Baselines: the mean advantage of the other prompts. Enumerated gradients need none."""
+        if rollouts.weights is not None:
+            return rollouts
+        return replace(rollouts, baselines=leave_one_out(self._advantages(rollouts).mean(-1)))
+
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The surrogate of each prompt."""
+        mine, theirs = rollouts.slots("policy"), rollouts.slots("anchor")
+        advantages = self._advantages(rollouts)
+        if rollouts.baselines is not None:
+            advantages = advantages - rollouts.baselines[:, None]
+        values = self.a1 * jeffreys(
+            rollouts.policy_logps[:, theirs],
+            self._forward_weights(rollouts, theirs),
+            rollouts.policy_logps[:, mine],
+            advantages,
+            beta=self.beta,
+            weights=None if rollouts.weights is None else rollouts.weights[:, mine],
+        )
+        return values, torch.ones_like(values)
+
+    def _advantages(self, rollouts: Rollouts) -> Float[Tensor, "batch samples"]:
+        """Of the policy's samples: best-of-n reward, less the log-ratios that the divergences take."""
+        mine, theirs = rollouts.slots("policy"), rollouts.slots("anchor")
+        at_most, below = self._quantiles(rollouts, mine, theirs)
+        current = rollouts.current_logps[:, mine]
+        to_anchor = current - rollouts.anchor_logps[:, mine]
+        advantages = bond_rewards(at_most, below, n=self.n, law=self.law) - to_anchor
+        if self.a1 == 1:
+            return advantages
+        to_reference = current - rollouts.reference_logps[:, mine]
+        a3 = 1 - self.a1 - self.a2
+        return advantages - (self.a2 * to_anchor + a3 * to_reference) / (self.a1 * self.beta)
+
+    def _forward_weights(self, rollouts: Rollouts, theirs: list[int]) -> Float[Tensor, "batch anchors"]:
+        if rollouts.weights is None:
+            return best_of_n_weights(_rewards(rollouts)[:, theirs], self.n)
+        at_most, below = self._quantiles(rollouts, theirs, theirs)
+        rewards = bond_rewards(at_most, below, n=self.n, law=self.law)
+        return (rewards + rollouts.weights[:, theirs].log()).softmax(-1)
+
+    def _quantiles(self, rollouts: Rollouts, placed: list[int], among: list[int]) -> tuple[Tensor, Tensor]:
+        rewards = _rewards(rollouts)
+        weights = None if rollouts.weights is None else rollouts.weights[:, among]
+        return quantiles(rewards[:, placed], rewards[:, among], weights)
+
+
+def _rewards(rollouts: Rollouts) -> Float[Tensor, "batch group"]:
+    assert rollouts.rewards is not None  # it needs them
+    return rollouts.rewards.to(rollouts.current_logps.dtype)

@@ -1,0 +1,91 @@
+"""J-BOND: online best-of-n distillation with three responses a prompt.
+
+[1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622, Algorithm 2.
+"""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.algorithms.base import AlignmentModule
+from lit_align.anchors import Anchor, MovingAverage
+from lit_align.judges import Judge
+from lit_align.losses import jbond, jbond_advantages, leave_one_out
+from lit_align.models import Policy
+from lit_align.sampling.sampler import Slot
+from lit_align.types import Rollouts
+
+
+class JBOND(AlignmentModule):
+    """Best-of-two distillation of an anchor that follows the policy [1, Algorithm 2].
+
+    One response comes from the policy, two from the anchor (``sampler.sources``). It is a policy gradient: use
+    iterations of one optimiser step; the anchor moves once an iteration.
+
+    Args:
+        policy: What is aligned, with its reference.
+        judge: Says which of two responses is better.
+        beta: Share of the backward divergence, in [0, 1].
+        gamma: Strength of the KL divergence from the anchor, >= 0.
+        anchor: ``MovingAverage(rate)``; [1] uses a rate of 0.02.
+        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+
+    Raises:
+        ValueError: beta or gamma is out of its range, or the slots are not one of the policy and two of the anchor.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"anchor", "current"})
+    roles: ClassVar[tuple[Slot, ...]] = ("policy", "anchor", "anchor")
+    min_group_size: ClassVar[int] = 3
+
+    def __init__(
+        self,
+        policy: Policy,
+        judge: Judge,
+        beta: float = 0.5,
+        gamma: float = 0.0,
+        anchor: Anchor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 <= beta <= 1:
+            raise ValueError(f"model.beta must lie in [0, 1], got {beta}")
+        if gamma < 0:
+            raise ValueError(f"model.gamma must be >= 0, got {gamma}")
+        super().__init__(policy, judge, anchor=anchor or MovingAverage(), **kwargs)
+        if sorted(self.sampler.sources) != ["anchor", "anchor", "policy"]:
+            raise ValueError("J-BOND takes three responses: set model.sampler.sources to [policy, anchor, anchor]")
+        self.beta = beta
+        self.gamma = gamma
+
+    def prepare(self, rollouts: Rollouts) -> Rollouts:
+        """Baselines: the mean advantage of the other prompts.
+
+        Raises:
+            ValueError: The responses are enumerated, and not three.
+        """
+        if rollouts.responses.group_size != 3:
+            raise ValueError("J-BOND takes three drawn responses, not all of them: set model.sampler to a Sampler")
+        return replace(rollouts, baselines=leave_one_out(self._advantages(rollouts)))
+
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The surrogate of each prompt; one whose comparisons are not all there has weight 0."""
+        order = self._order(rollouts)
+        advantages = self._advantages(rollouts)
+        if rollouts.baselines is not None:
+            advantages = advantages - rollouts.baselines
+        values = jbond(rollouts.policy_logps[:, order], self._wins(rollouts), advantages, beta=self.beta)
+        return values, rollouts.compared.flatten(1).all(-1).to(values.dtype)
+
+    def _advantages(self, rollouts: Rollouts) -> Float[Tensor, " batch"]:
+        order = self._order(rollouts)
+        current, anchor = rollouts.current_logps[:, order], rollouts.anchor_logps[:, order]
+        return jbond_advantages(current, anchor, self._wins(rollouts), beta=self.beta, gamma=self.gamma)
+
+    def _wins(self, rollouts: Rollouts) -> Float[Tensor, "batch 3 3"]:
+        order = self._order(rollouts)
+        return rollouts.wins[:, order][:, :, order]
+
+    def _order(self, rollouts: Rollouts) -> list[int]:
+        return rollouts.slots("policy") + rollouts.slots("anchor")

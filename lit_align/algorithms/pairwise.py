@@ -1,0 +1,64 @@
+"""What all pair methods share: a pairing says which pairs, a loss says how much each costs."""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.algorithms.base import AlignmentModule
+from lit_align.algorithms.pairings import PAIRINGS, Pairs, gather
+from lit_align.judges import Judge
+from lit_align.models import Policy
+from lit_align.types import Rollouts
+
+Pairing = Literal["best_worst", "random", "all"]
+
+
+class PairwiseModule(AlignmentModule):
+    """An algorithm whose loss is one of pairs.
+
+    Args:
+        policy: What is aligned, with its reference.
+        judge: Says which of two responses is better.
+        pairing: ``best_worst`` of each group, ``random`` disjoint pairs, or ``all`` of them; enumerated responses need
+            ``all``.
+        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+
+    Raises:
+        ValueError: There is no such pairing.
+    """
+
+    def __init__(self, policy: Policy, judge: Judge, pairing: Pairing = "best_worst", **kwargs: Any) -> None:
+        if pairing not in PAIRINGS:
+            raise ValueError(f"model.pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
+        super().__init__(policy, judge, **kwargs)
+        self.pairing = pairing
+
+    @abstractmethod
+    def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
+        """Loss of every pair."""
+
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch pairs"], Float[Tensor, "batch pairs"]]:
+        """Losses of the pairs, and the weights the pairing gives them."""
+        pairs = PAIRINGS[self.pairing](rollouts)
+        return self.pair_losses(rollouts, pairs), pairs.weights
+
+
+def policy_and(
+    base: Float[Tensor, "batch group"], rollouts: Rollouts, pairs: Pairs
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probs as pair losses take them: policy chosen, policy rejected, base chosen, base rejected.
+
+    Args:
+        base: The log-probs that the policy's are compared with: the anchor's or the reference's.
+        rollouts: Where the policy's are.
+        pairs: Which responses.
+    """
+    policy = rollouts.policy_logps
+    return (
+        gather(policy, pairs.first),
+        gather(policy, pairs.second),
+        gather(base, pairs.first),
+        gather(base, pairs.second),
+    )

@@ -1,0 +1,54 @@
+"""Problems with a known answer: small response sets on which every quantity of the theory is exact."""
+
+from lit_align.games.acceleration import apo_coefficients, apo_tilt, extrapolate, tilt_bound
+from lit_align.games.bond import best_of_n, bond_beta, bond_step, log_win_rate_equilibrium
+from lit_align.games.equilibria import wind_equilibrium, wind_iterates
+from lit_align.games.measures import exploitability, kl, sub_optimality, win_rate, win_rates
+from lit_align.games.mixtures import geometric_mixture
+from lit_align.games.preferences import (
+    bradley_terry_preference,
+    dominance,
+    hard_preference,
+    random_skew,
+    rock_paper_scissors,
+)
+from lit_align.games.steps import (
+    OptimisticStep,
+    dpo_step,
+    inpo_step,
+    nash_md_step,
+    onpo_step,
+    sppo_step,
+    wind_step,
+)
+
+__all__ = [
+    "OptimisticStep",
+    "apo_coefficients",
+    "apo_tilt",
+    "best_of_n",
+    "bond_beta",
+    "bond_step",
+    "bradley_terry_preference",
+    "dominance",
+    "dpo_step",
+    "exploitability",
+    "extrapolate",
+    "geometric_mixture",
+    "hard_preference",
+    "inpo_step",
+    "kl",
+    "log_win_rate_equilibrium",
+    "nash_md_step",
+    "onpo_step",
+    "random_skew",
+    "rock_paper_scissors",
+    "sppo_step",
+    "sub_optimality",
+    "tilt_bound",
+    "win_rate",
+    "win_rates",
+    "wind_equilibrium",
+    "wind_iterates",
+    "wind_step",
+]

@@ -1,0 +1,132 @@
+r"""Accelerated preference optimisation (APO): extrapolated policies, and where they are after T iterations.
+
+[1] J. He, H. Yuan, Q. Gu, "Accelerated Preference Optimization for Large Language Model Alignment", 2024,
+    arXiv:2410.06293.
+
+An iteration takes a proximal step from :math:`\pi_t` to :math:`\hat\pi_{t+1}`, then extrapolates,
+
+.. math::
+    \pi_{t+1} \propto \hat\pi_{t+1}\, (\hat\pi_{t+1} / \hat\pi_t)^\alpha.
+
+With rewards :math:`r_i` at iteration i and :math:`\hat\pi_0 = \pi_0 = ref`,
+
+.. math::
+    \hat\pi_T \propto ref \cdot \exp\Big(\sum_{i<T} c_{T,i}\, r_i / \beta_i\Big),
+        \quad c_{T,i} = \frac{1-\alpha^{T-i}}{1-\alpha}
+
+(Theorem 4.1 of [1], here with a beta for each iteration). The result is :math:`\hat\pi_T`, before its extrapolation.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.games.checks import check_alpha, check_count, check_distribution, check_positive
+
+Law = Float[Tensor, "*#batch Y"]
+
+
+def extrapolate(new: Law, previous: Law, *, alpha: float) -> Law:
+    r"""The momentum of APO, :math:`\pi \propto new\, (new / previous)^\alpha`.
+
+    Source: eq. (3.6) of [1].
+
+    Args:
+        new: The proximal step's result at this iteration.
+        previous: Its result at the iteration before, not the extrapolated policy.
+        alpha: Momentum, in [0, 1); 0 returns ``new``.
+
+    Returns:
+        Probabilities; 0 where ``new`` is 0.
+
+    Raises:
+        ValueError: an argument is not what it should be, or ``previous`` is 0 where ``new`` is not.
+    """
+    check_alpha(alpha)
+    new, previous = check_distribution("new", new), check_distribution("previous", previous)
+    if alpha == 0:
+        return new.expand(torch.broadcast_shapes(new.shape, previous.shape))
+    appeared = (new > 0) & (previous == 0)
+    if appeared.any():
+        row = torch.nonzero(appeared)[0].tolist()
+        raise ValueError(f"previous{row} is 0 where new is not: their ratio is infinite")
+    momentum = torch.where(new > 0, new.log() - previous.log(), 0.0)
+    return (new.log() + alpha * momentum).softmax(-1)
+
+
+def apo_coefficients(iterations: int, *, alpha: float) -> Float[Tensor, " iterations"]:
+    r"""How strongly the rewards of each iteration weigh in :math:`\hat\pi_T`, :math:`c_{T,i}`.
+
+    Args:
+        iterations: T >= 0.
+        alpha: Momentum, in [0, 1); 0 gives ones.
+
+    Returns:
+        In [1, 1/(1-alpha)), the first iteration's the largest.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    check_count("iterations", iterations, least=0)
+    check_alpha(alpha)
+    remaining = torch.arange(iterations, 0, -1, dtype=torch.float64)
+    return (1 - alpha**remaining) / (1 - alpha)
+
+
+def apo_tilt(iterations: int, *, alpha: float) -> float:
+    r"""Total weight of a constant reward after T iterations, :math:`W_T = \sum_i c_{T,i}`.
+
+    .. math::
+        W_T = \frac{T}{1-\alpha} - \frac{\alpha (1-\alpha^T)}{(1-\alpha)^2}
+
+    The extrapolated :math:`\pi_T` has weight :math:`W_{T+1} - 1`.
+
+    Args:
+        iterations: T >= 0.
+        alpha: Momentum, in [0, 1); 0 gives T.
+
+    Returns:
+        >= T, in units of r / beta.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    return float(apo_coefficients(iterations, alpha=alpha).sum())
+
+
+def tilt_bound(best: float, tilt: float) -> float:
+    r"""A bound on the sub-optimality of :math:`\pi \propto ref \cdot \exp(tilt \cdot r)` that holds for all rewards.
+
+    .. math::
+        \max r - E_\pi[r] \le W_0\big(\tfrac{1-p}{e\, p}\big) / tilt
+
+    Source: derived, from the maximum of Z log((1-p)/Z) / (Z+p) over Z. It replaces log((1-p)/p) / tilt in the proof of
+    Theorem 4.4 of [1], which fails for p above 1/(1+e^{1/e}) = 0.409.
+
+    Args:
+        best: p, the reference's probability of the best response, in (0, 1].
+        tilt: W_T / beta, > 0, in units of 1/reward.
+
+    Returns:
+        In the unit of the rewards, >= 0.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    check_positive("tilt", tilt)
+    if not 0 < best <= 1:
+        raise ValueError(f"best must lie in (0, 1], got {best}")
+    return _lambert((1 - best) / (math.e * best)) / tilt
+
+
+def _lambert(x: float) -> float:
+    """W with W e^W = x, for x >= 0."""
+    if x == 0:
+        return 0.0
+    # Newton's method on W + log W = log x, concave in W: from below it climbs to the root without overshooting.
+    w = x / (1 + x) if x < math.e else math.log(x) - math.log(math.log(x))
+    for _ in range(50):
+        w -= w * (w + math.log(w) - math.log(x)) / (1 + w)
+    return w

@@ -1,0 +1,136 @@
+"""What a game's inputs must satisfy: one clear line for the first entry that does not.
+
+Tensors are promoted to float64 on the way through: equilibria are stated to 1e-12.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Real
+from torch import Tensor
+
+TOLERANCE = 1e-6
+"""How far a sum may be from one before it is a mistake and not rounding (float32 policies are within it)."""
+
+
+def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
+    """The same law in float64, its rows divided by their sums to take out rounding.
+
+    Args:
+        name: What the caller calls it.
+        law: Probability of each response.
+
+    Raises:
+        ValueError: an entry is negative or not finite, or a row does not sum to one within 1e-6.
+    """
+    law = law.double()
+    _refuse(name, law, ~((law >= 0) & (law < math.inf)), "probabilities are finite and never negative")
+    total = law.sum(-1, keepdim=True)
+    wrong = (total[..., 0] - 1).abs() > TOLERANCE
+    if wrong.any():
+        index = _first(wrong)
+        raise ValueError(f"{name}{_at(index)} sums to {float(total[(*index, 0)]):.7g}, not 1: normalise it")
+    return law / total
+
+
+def check_preference(name: str, preference: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same preference in float64, made exactly antisymmetric: P + P^T = 1.
+
+    Args:
+        name: What the caller calls it.
+        preference: [..., y, z] = P(y beats z), in [0, 1], with ½ on the diagonal.
+
+    Raises:
+        ValueError: not square, an entry outside [0, 1] or not finite, or P + P^T is not one within 1e-6.
+    """
+    preference = _check_probabilities(name, preference)
+    total = preference + preference.mT
+    wrong = (total - 1).abs() > TOLERANCE
+    if wrong.any():
+        *batch, y, z = index = _first(wrong)
+        raise ValueError(
+            f"{name}{_at(index)} + {name}{_at([*batch, z, y])} is {float(total[tuple(index)]):.7g}, not 1: "
+            "P(y beats z) + P(z beats y) must be 1, and the diagonal ½"
+        )
+    return (preference + (1 - preference.mT)) / 2
+
+
+def check_dominance(name: str, dominance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same dominance in float64.
+
+    Args:
+        name: What the caller calls it.
+        dominance: [..., y, z] = P(y is at least as good as z), in [0, 1]; a preference is one too.
+
+    Raises:
+        ValueError: not square, an entry outside [0, 1] or not finite, or D + D^T is below one.
+    """
+    dominance = _check_probabilities(name, dominance)
+    wrong = dominance + dominance.mT < 1 - TOLERANCE
+    if wrong.any():
+        *batch, y, z = index = _first(wrong)
+        raise ValueError(
+            f"{name}{_at(index)} + {name}{_at([*batch, z, y])} is below 1: one of two responses is at least as good"
+        )
+    return dominance
+
+
+def check_rewards(name: str, rewards: Real[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
+    """The same rewards in float64.
+
+    Args:
+        name: What the caller calls it.
+        rewards: Reward of each response.
+
+    Raises:
+        ValueError: a reward is not finite.
+    """
+    rewards = rewards.double()
+    _refuse(name, rewards, ~rewards.isfinite(), "rewards are finite")
+    return rewards
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse what is not a finite number above zero."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be > 0 and finite, got {value}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse what is not a finite number from zero up."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be >= 0 and finite, got {value}")
+
+
+def check_count(name: str, value: int | float, *, least: int) -> None:
+    """Refuse what is not a whole number from ``least`` up."""
+    if not (least <= value < math.inf and value == int(value)):
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value}")
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse an extrapolation outside [0, 1)."""
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha must lie in [0, 1), got {alpha}")
+
+
+def _check_probabilities(name: str, matrix: Tensor) -> Tensor:
+    if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"{name} has shape {list(matrix.shape)}, not [..., Y, Y]: one row and column per response")
+    matrix = matrix.double()
+    _refuse(name, matrix, ~((matrix >= 0) & (matrix <= 1)), "every entry is a probability in [0, 1]")
+    return matrix
+
+
+def _refuse(name: str, values: Tensor, wrong: Bool[Tensor, "*shape"], rule: str) -> None:
+    if wrong.any():
+        index = _first(wrong)
+        raise ValueError(f"{name}{_at(index)} is {float(values[tuple(index)]):.7g}: {rule}")
+
+
+def _first(wrong: Bool[Tensor, "*shape"]) -> list[int]:
+    return [int(i) for i in torch.nonzero(wrong)[0]]
+
+
+def _at(index: list[int]) -> str:
+    return f"[{', '.join(map(str, index))}]" if index else ""

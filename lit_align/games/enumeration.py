@@ -1,0 +1,55 @@
+"""The sampler that draws nothing: every response there is, with its probability as its weight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.sampling import Sampler
+from lit_align.sampling.sampler import Report
+from lit_align.types import Prompts, Responses, masked_sum
+
+
+@dataclass(frozen=True)
+class Enumeration(Sampler):
+    """Exact expectations in the place of samples: a group is every response, weighted by its probability.
+
+    A loss that weighs its group then is the population's. Where the sources name several laws, the group has every
+    response once for each. ``group_size`` does not matter.
+    """
+
+    def sample(
+        self,
+        policy: Any,
+        prompts: Prompts,
+        *,
+        seed: int,
+        iteration: int,
+        sources: Sequence[str] | None = None,
+        report: Report | None = None,
+    ) -> Responses:
+        """All responses; asked for sources of its own, an evaluation draws as ever."""
+        if sources is not None:
+            return super().sample(policy, prompts, seed=seed, iteration=iteration, sources=sources, report=report)
+        laws = dict.fromkeys(self.slots)
+        parts = [policy.enumerate(prompts, self.decoding, source) for source in laws]
+        whole = Responses(
+            prompts=prompts,
+            ids=torch.cat([part.ids for part in parts], dim=1),
+            mask=torch.cat([part.mask for part in parts], dim=1),
+            truncated=torch.cat([part.truncated for part in parts], dim=1),
+            sample_logps=torch.cat([part.sample_logps for part in parts], dim=1),
+        )
+        if report is not None:
+            report(len(prompts), 0)
+        names = tuple(source for source, part in zip(laws, parts, strict=True) for _ in range(part.group_size))
+        return replace(whole, source=names, iteration=iteration, seed=seed)
+
+    def weights(self, responses: Responses) -> Float[Tensor, "batch group"] | None:
+        """Probability of each response under its source."""
+        if len(responses.source) == 1:
+            return None  # drawn, for an evaluation
+        return masked_sum(responses.sample_logps, responses.mask).exp()

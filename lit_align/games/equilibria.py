@@ -1,0 +1,167 @@
+r"""The equilibrium of the regularised win-rate game, and the iterates that approach it.
+
+[1] T. Yang et al., "Faster WIND", AISTATS 2025, arXiv:2410.20727.
+
+The game :math:`P(\pi \succ \pi') - \beta KL(\pi \| ref) + \beta KL(\pi' \| ref)` has exactly one equilibrium for each
+:math:`\beta > 0`,
+
+.. math::
+    \pi^*(y) \propto \pi_{ref}(y) \exp(w_{\pi^*}(y) / \beta).
+
+Newton's method reaches it for every preference. With :math:`z = \log(\pi/\pi_{ref})` and the skew part
+:math:`S = P - \tfrac12`, the equation is :math:`z - S\pi/\beta = 0` up to a constant, its derivative is
+:math:`I - S(D - \pi\pi^T)/\beta` with :math:`D = diag(\pi)`. The eigenvalues of :math:`S(D - \pi\pi^T)` are those of a
+skew matrix, imaginary: the derivative is regular everywhere, every residual has a direction that shrinks it, and
+halving the step until it does so converges from any start (derived).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.games.checks import (
+    check_count,
+    check_distribution,
+    check_not_negative,
+    check_positive,
+    check_preference,
+)
+from lit_align.games.folding import Folding
+from lit_align.games.mixtures import geometric_mixture
+
+Law = Float[Tensor, "*#batch Y"]
+Preference = Float[Tensor, "*#batch Y Y"]
+
+ENTRIES = 2**22
+"""Matrix entries that Newton's method holds at a time, 32 MiB of float64."""
+STEPS = 1000
+"""Newton steps before giving up; tens are usual at beta = 0.01."""
+HALVINGS = 40
+
+
+def wind_equilibrium(reference: Law, preference: Preference, *, beta: float) -> Law:
+    r"""The equilibrium of WIND, :math:`\pi^* \propto \pi_{ref} \exp(w_{\pi^*}/\beta)`.
+
+    Args:
+        reference: pi_ref.
+        preference: [..., y, z] = P(y beats z), intransitive or not.
+        beta: KL strength, > 0; larger stays closer to the reference, towards 0 it is a Nash equilibrium.
+
+    Returns:
+        Probabilities; applying the equation to them changes none by more than 1e-13 (1e-16/beta for beta < 1e-3, where
+        rounding in the exponent is the limit). 0 where the reference is 0.
+
+    Raises:
+        ValueError: an argument is not what it should be.
+        RuntimeError: Newton's method did not converge, which only a beta far below 1e-3 should bring about.
+    """
+    check_positive("beta", beta)
+    reference = check_distribution("reference", reference)
+    skew = check_preference("preference", preference) - 0.5
+    folding = Folding.of(reference, skew)
+    laws, matrices = folding.rows(reference), folding.matrices(skew)
+    rows = laws.reshape(-1, laws.shape[-1])
+    matrix_of = torch.arange(len(matrices)).repeat_interleave(laws.shape[1])
+    chunk = max(1, ENTRIES // laws.shape[-1] ** 2)
+    parts = [
+        _newton(law.log(), matrices[index], beta)
+        for law, index in zip(rows.split(chunk), matrix_of.split(chunk), strict=True)
+    ]
+    return folding.unfold(torch.cat(parts).reshape(laws.shape))
+
+
+def wind_iterates(
+    reference: Law,
+    preference: Preference,
+    *,
+    beta: float,
+    eta: float,
+    iterations: int,
+    start: Law | None = None,
+) -> Law:
+    """The policy after many exact steps of WIND: `wind_step` repeated, with the arguments checked once.
+
+    Args:
+        reference: pi_ref.
+        preference: [..., y, z] = P(y beats z).
+        beta: KL strength towards the reference, >= 0.
+        eta: Step size, > 0; at most 4 beta for a rate that holds for every preference.
+        iterations: Steps, >= 0.
+        start: pi_0; may have leading dimensions that the others lack, at little cost. None is the reference.
+
+    Returns:
+        The last iterate.
+
+    Raises:
+        ValueError: an argument is not what it should be.
+    """
+    check_not_negative("beta", beta)
+    check_positive("eta", eta)
+    check_count("iterations", iterations, least=0)
+    reference = check_distribution("reference", reference)
+    start = reference if start is None else check_distribution("start", start)
+    if beta > 0:
+        geometric_mixture((1.0, start), (beta, reference))  # refuses supports that do not meet
+    skew = check_preference("preference", preference) - 0.5
+    policy, reference = torch.broadcast_tensors(start, reference)
+    folding = Folding.of(policy, skew)
+    matrices, policy = folding.matrices(skew), folding.rows(policy)
+    keep, scale = 1 / (1 + beta * eta), eta / (1 + beta * eta)
+    pull = (1 - keep) * folding.rows(reference).log() if beta else torch.zeros_like(policy)
+    logits = policy.log()
+    for _ in range(iterations):
+        # w - ½ = S pi, and rows times S^T is minus rows times S.
+        logits.baddbmm_(policy, matrices, beta=keep, alpha=-scale).add_(pull)
+        policy = logits.softmax(-1)
+    return folding.unfold(policy)
+
+
+def _newton(log_reference: Tensor, skew: Tensor, beta: float) -> Tensor:
+    """Equilibria of a batch of rows, each with its own matrix; rows that have converged cost nothing more."""
+    tolerance = max(1e-13, 1e-16 / beta)
+    solution = torch.empty_like(log_reference)
+    active = torch.arange(len(solution))
+    logratio = torch.zeros_like(log_reference)
+    for _ in range(STEPS):
+        policy, residual = _residual(log_reference, skew, logratio, beta)
+        solution[active] = policy
+        image = (log_reference + logratio - residual).softmax(-1)
+        running = (policy - image).abs().amax(-1) > tolerance
+        if not running.any():
+            return solution
+        if not running.all():
+            active, log_reference, skew = active[running], log_reference[running], skew[running]
+            logratio, policy, residual = logratio[running], policy[running], residual[running]
+        # S(D - pi pi^T) / beta, without forming the bracket.
+        flow = skew * policy.unsqueeze(-2) / beta
+        flow = flow - flow.sum(-1, keepdim=True) * policy.unsqueeze(-2)
+        derivative = torch.eye(policy.shape[-1], dtype=policy.dtype) - flow
+        direction = torch.linalg.solve(derivative, residual)
+        logratio = _descend(log_reference, skew, logratio, direction, residual, beta)
+    raise RuntimeError(f"{len(active)} equilibria have not converged at beta = {beta}: give a larger beta")
+
+
+def _descend(
+    log_reference: Tensor, skew: Tensor, logratio: Tensor, direction: Tensor, residual: Tensor, beta: float
+) -> Tensor:
+    """The full Newton step, halved in each row until its residual shrinks."""
+    step = torch.ones_like(residual[..., :1])
+    before = _size(residual)
+    for _ in range(HALVINGS):
+        after = _size(_residual(log_reference, skew, logratio - step * direction, beta)[1])
+        stuck = after > (1 - 1e-4 * step) * before
+        if not stuck.any():
+            break
+        step = torch.where(stuck, step / 2, step)
+    return logratio - step * direction
+
+
+def _residual(log_reference: Tensor, skew: Tensor, logratio: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The policy of a log-ratio, and how far that log-ratio is from the one the policy asks for."""
+    policy = (log_reference + logratio).softmax(-1)
+    return policy, logratio - (skew @ policy.unsqueeze(-1)).squeeze(-1) / beta
+
+
+def _size(residual: Tensor) -> Tensor:
+    # Only differences between responses count: a constant is normalised away.
+    return (residual - residual.mean(-1, keepdim=True)).square().sum(-1, keepdim=True).sqrt()

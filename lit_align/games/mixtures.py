@@ -1,0 +1,34 @@
+"""Geometric mixtures of laws: the form of every exact step, computed in logarithms so that nothing overflows."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def geometric_mixture(
+    *factors: tuple[float, Float[Tensor, "*#batch Y"]], tilt: Float[Tensor, "*#batch Y"] | None = None
+) -> Float[Tensor, "*#batch Y"]:
+    r"""A product of powers of laws, tilted and normalised.
+
+    .. math::
+        \pi(y) \propto \exp(tilt(y)) \prod_i p_i(y)^{c_i}
+
+    Args:
+        factors: Pairs (c_i, p_i) of a power >= 0 and a law; a power of 0 leaves its law out, zeros included.
+        tilt: Added to the log-probabilities, nats, below +inf; None is 0.
+
+    Returns:
+        Probabilities; 0 wherever a law of positive power is 0.
+
+    Raises:
+        ValueError: no response has positive probability under all of the laws.
+    """
+    logits = torch.zeros((), dtype=torch.float64) if tilt is None else tilt
+    for power, law in factors:
+        if power:
+            logits = logits + power * law.log()
+    empty = torch.isneginf(logits.amax(-1))
+    if empty.any():
+        row = torch.nonzero(empty)[0].tolist()
+        raise ValueError(f"row {row} has no response of positive probability under every law: their supports must meet")
+    return logits.softmax(-1)

@@ -1,0 +1,84 @@
+r"""The law of the best of n draws, relative to the law they were drawn from.
+
+[1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622.
+
+With :math:`F(y) = P[r(y') \le r(y)]` and :math:`F^-(y) = P[r(y') < r(y)]` for :math:`y' \sim \pi`, the best of n
+independent draws (ties broken at random) has the law
+
+.. math::
+    \pi^{(n)}(y) = \pi(y) \sum_{i=1}^n F(y)^{n-i} F^-(y)^{i-1},
+
+which is :math:`F^n - F^{-n}` where no other response has the reward of y.
+"""
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+
+def cumulative(
+    weights: Float[Tensor, "*#batch Y"], rewards: Real[Tensor, "*#batch Y"]
+) -> tuple[Float[Tensor, "*#batch Y"], Float[Tensor, "*#batch Y"]]:
+    r"""How much of a law lies at or below, and strictly below, the reward of each response.
+
+    Args:
+        weights: Probability of each response, >= 0, rows sum to one.
+        rewards: Reward of each response, any finite unit; only their order matters, and equal rewards are ties.
+
+    Returns:
+        ``(at_most, below)``: F and F^-, in [0, 1] up to rounding, ``below <= at_most``; in the dtype of the weights.
+    """
+    shape = torch.broadcast_shapes(weights.shape, rewards.shape)
+    ordered, order = rewards.expand(shape).contiguous().sort(-1)
+    mass = weights.expand(shape).gather(-1, order).cumsum(-1)
+    mass = torch.nn.functional.pad(mass, (1, 0))
+    values = rewards.expand(shape).contiguous()
+    at_most = mass.gather(-1, torch.searchsorted(ordered, values, right=True))
+    return at_most, mass.gather(-1, torch.searchsorted(ordered, values))
+
+
+def best_of_n_ratio(
+    at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int
+) -> Float[Tensor, "*shape"]:
+    r"""The law of the best of n divided by the law of one draw.
+
+    .. math::
+        \frac{\pi^{(n)}}{\pi} = \sum_{i=1}^n F^{n-i} (F^-)^{i-1} = F^{n-1}\, \frac{1 - q^n}{1 - q}, \quad q = F^-/F
+
+    Source: eq. (4) of [1], summed.
+
+    Args:
+        at_most: F, in [0, 1].
+        below: F^-, in [0, F].
+        n: Draws, >= 1; more favour the best responses more.
+
+    Returns:
+        A density ratio in [0, n], without a loop over n; finite for responses of probability zero too.
+    """
+    return at_most.pow(n - 1) * _geometric_sum(at_most, below, n)
+
+
+def log_best_of_n_ratio(
+    at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int
+) -> Float[Tensor, "*shape"]:
+    r"""Logarithm of :func:`best_of_n_ratio`, nats, where the ratio itself would underflow.
+
+    Args:
+        at_most: F, in [0, 1].
+        below: F^-, in [0, F].
+        n: Draws, >= 1.
+
+    Returns:
+        In [-inf, log n]; -inf only where F = 0 and n > 1.
+    """
+    # xlogy: 0 log 0 = 0, the best of one draw is the draw.
+    return torch.xlogy(n - 1, at_most) + _geometric_sum(at_most, below, n).log()
+
+
+def _geometric_sum(at_most: Tensor, below: Tensor, n: int) -> Tensor:
+    """1 + q + … + q^{n-1} with q = below / at_most, in [1, n]."""
+    # expm1 and log1p: exact where q is within rounding of 1. With at_most = 0, q = 1 by convention.
+    gap = torch.where(at_most > 0, (at_most - below) / at_most, 0)
+    decay = -torch.log1p(-gap)
+    total = torch.expm1(-n * decay) / torch.expm1(-decay)
+    return torch.where(decay > 0, total, n)

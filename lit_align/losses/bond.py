@@ -1,0 +1,164 @@
+r"""Best-of-n distillation (BOND): towards the law of the best of n responses, without drawing n at test time.
+
+[1] P. G. Sessa, R. Dadashi, L. Hussenot, J. Ferret, N. Vieillard, et al., "BOND: Aligning LLMs with Best-of-N
+    Distillation", ICLR 2025, arXiv:2407.14622.
+
+The best of n responses to a prompt, ties broken at random, has the law
+
+.. math::
+    \pi^{(n)}(y) = \pi(y) \, \frac{F(y)^n - F^-(y)^n}{F(y) - F^-(y)}, \quad
+    F(y) = P_{y' \sim \pi}[r(y') \le r(y)], \; F^-(y) = P_{y' \sim \pi}[r(y') < r(y)].
+
+It is distilled by the Jeffreys divergence :math:`(1-\beta)\,\mathrm{KL}(\pi^{(n)} \| \pi_\theta) +
+\beta\,\mathrm{KL}(\pi_\theta \| \pi^{(n)})` (:func:`jeffreys`): the forward part needs expectations under the best-of-n
+law (:func:`best_of_n_weights`), the backward part its density (:func:`quantiles`, then :func:`bond_rewards`). The law
+drawn from is called the anchor: the reference, or the previous iterate.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.losses.best_of_n import log_best_of_n_ratio
+from lit_align.losses.groups import Group, group_mean
+
+
+def best_of_n_weights(rewards: Group, n: int) -> Group:
+    r"""Weights that turn K samples of a law into an unbiased estimate of expectations under its best-of-n law.
+
+    .. math::
+        m_i = \frac{C(a_i, n) - C(b_i, n)}{(a_i - b_i)\, C(K, n)}, \quad
+        a_i = \#\{j : r_j \le r_i\}, \; b_i = \#\{j : r_j < r_i\}
+
+    Source: derived, the U-statistic: the mean over all n-subsets of the best one's value. Without ties the j-th
+    smallest reward is the best of C(j-1, n-1) subsets; ties share their subsets equally.
+
+    Args:
+        rewards: Rewards of i.i.d. responses; only their order counts.
+        n: Of best-of-n, 1 to K; 1 weighs all responses equally, K puts all the weight on the best.
+
+    Returns:
+        Weight of each response, >= 0, rows sum to one.
+
+    Raises:
+        ValueError: n < 1, or n is larger than the group.
+    """
+    size = rewards.shape[-1]
+    if not 1 <= n <= size:
+        raise ValueError(f"n must be between 1 and the group size {size}, got {n}")
+    # Quotients of exact integers: binomial coefficients overflow floats long before their ratios do.
+    subsets = torch.tensor([math.comb(k, n) / math.comb(size, n) for k in range(size + 1)], dtype=torch.float64)
+    ranks = torch.arange(size + 1)
+    shares = (subsets - subsets[:, None]) / (ranks - ranks[:, None]).clamp(min=1)
+    ordered, values = rewards.sort(dim=-1).values, rewards.contiguous()
+    at_most = torch.searchsorted(ordered, values, right=True)
+    below = torch.searchsorted(ordered, values)
+    return shares.to(rewards)[below, at_most]
+
+
+def quantiles(
+    rewards: Float[Tensor, "batch samples"],
+    anchor_rewards: Float[Tensor, "batch anchors"],
+    weights: Float[Tensor, "batch anchors"] | None = None,
+) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch samples"]]:
+    r"""Where each response stands among the anchor's: F and F^-.
+
+    .. math::
+        \hat F = \frac{\#\{j : r'_j \le r\} + 1}{k + 1}, \quad \hat F^- = \frac{\#\{j : r'_j < r\}}{k + 1}
+
+    Source: the Monte-Carlo quantiles of [1]; the response is counted among the k samples, so that no logarithm is
+    infinite (derived: [1] does not say).
+
+    Args:
+        rewards: Rewards of the responses to be placed.
+        anchor_rewards: Rewards of the anchor's responses to the same prompt, not among the former.
+        weights: Probability of each of the anchor's responses when all are enumerated, rows sum to one: F and F^- are
+            then exact, and 0 where nothing lies below. None means samples.
+
+    Returns:
+        F in (0, 1] and F^- in [0, 1), at most F.
+    """
+    placed, drawn = rewards.unsqueeze(-1), anchor_rewards.unsqueeze(-2)
+    at_most, below = (drawn <= placed).to(rewards.dtype), (drawn < placed).to(rewards.dtype)
+    if weights is not None:
+        return (at_most * weights.unsqueeze(-2)).sum(-1), (below * weights.unsqueeze(-2)).sum(-1)
+    samples = anchor_rewards.shape[-1]
+    return (at_most.sum(-1) + 1) / (samples + 1), below.sum(-1) / (samples + 1)
+
+
+def bond_rewards(
+    at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], *, n: int, law: Literal["exact", "approximate"]
+) -> Float[Tensor, "*shape"]:
+    r"""Log of the best-of-n law over the law drawn from: the reward whose best policy at KL strength 1 is best-of-n.
+
+    .. math::
+        \log\frac{\pi^{(n)}(y)}{\pi(y)} = (n-1)\log F + \log\sum_{i=1}^n \Big(\frac{F^-}{F}\Big)^{i-1}
+            = (n-1)\, r_{BOND}(y)
+
+    Source: r_BOND of [1], times n - 1. [1] drops the second term in practice: for many responses of small probability
+    it is nearly constant, log n.
+
+    Args:
+        at_most: F in (0, 1]; larger is better.
+        below: F^- in [0, F].
+        n: Of best-of-n, >= 1.
+        law: ``exact``, or ``approximate``: (n-1) log F, the log ratio up to a term in [0, log n].
+
+    Returns:
+        Reward of each response in nats; at most log n (``exact``) or 0 (``approximate``); minus infinity at F = 0.
+
+    Raises:
+        ValueError: n < 1, or no such ``law``.
+    """
+    if n < 1:
+        raise ValueError(f"n must be >= 1, got {n}")
+    if law not in ("exact", "approximate"):
+        raise ValueError(f"law must be 'exact' or 'approximate', got {law!r}")
+    if law == "exact":
+        return log_best_of_n_ratio(at_most, below, n)
+    return torch.xlogy(n - 1, at_most)
+
+
+def jeffreys(
+    anchor_sample_logps: Float[Tensor, "batch anchors"],
+    forward_weights: Float[Tensor, "batch anchors"],
+    policy_sample_logps: Group,
+    advantages: Group,
+    *,
+    beta: float,
+    weights: Group | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Surrogate whose gradient is that of the Jeffreys divergence to a target law.
+
+    .. math::
+        L = -(1-\beta) \sum_j m_j \log\pi_\theta(y'_j) - \beta \sum_i \mu_i\, \mathrm{sg}[A_i] \log\pi_\theta(y_i)
+
+    Source: the objective of [1]. With q the target and :math:`A = \log q - \log\pi_\theta` up to a constant,
+    :math:`\nabla \sum_y \pi(\log\pi - \log q) = -\sum_y \nabla\pi\,A + \sum_y \pi\nabla\log\pi` and the last sum is 0:
+    minimising lowers both divergences, and the minimiser is q.
+
+    Args:
+        anchor_sample_logps: log pi_theta of the *anchor's* responses, sequence sums, nats; carries the gradient.
+        forward_weights: Weight of each under the target, such as :func:`best_of_n_weights`; rows sum to one.
+        policy_sample_logps: log pi_theta of responses drawn from pi_theta itself, sequence sums, nats; gradient.
+        advantages: Of the latter, nats: :func:`bond_rewards` - (log pi_theta - log pi_anchor), less a baseline that
+            does not depend on the sample.
+        beta: In [0, 1]: 0 is imitation of the target's responses, 1 is KL-regularised policy gradient.
+        weights: pi_theta(y|x) of each policy sample when all are enumerated, rows sum to one, taken as constants; None
+            means samples, 1/K each.
+
+    Returns:
+        Surrogate of each prompt. Only the GRADIENT is meaningful, the value is not.
+
+    Raises:
+        ValueError: ``beta`` is outside [0, 1].
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be in [0, 1], got {beta}")
+    forward = -group_mean(anchor_sample_logps, forward_weights)
+    mu = None if weights is None else weights.detach()
+    backward = -group_mean(advantages.detach() * policy_sample_logps, mu)
+    return (1 - beta) * forward + beta * backward

@@ -1,0 +1,49 @@
+r"""Identity preference optimisation (IPO): the squared loss of a margin with a finite target.
+
+[1] M. G. Azar, M. Rowland, B. Piot, D. Guo, D. Calandriello, M. Valko, R. Munos, "A General Theoretical Paradigm to
+    Understand Learning from Human Preferences", AISTATS 2024, arXiv:2310.12036.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.losses.margins import Pair, expected_over_label, margin
+
+
+def ipo(
+    policy_chosen_logps: Pair,
+    policy_rejected_logps: Pair,
+    reference_chosen_logps: Pair,
+    reference_rejected_logps: Pair,
+    *,
+    tau: float,
+    preference: Float[Tensor, "*batch"] | float = 1.0,
+) -> Pair:
+    r"""Squared distance of the margin, a token *sum*, from 1/(2 tau).
+
+    .. math::
+        L = \left(h - \frac{1}{2\tau}\right)^2
+
+    Source: the sampled loss of [1]; sums of token log-probs, as in [1], where some libraries divide by the length. h is
+    the margin of :mod:`lit_align.losses.margins`. When both responses are drawn from mu and labelled by the preference
+    P, the population minimiser is :math:`\pi_{ref}\exp(P(y \succ \mu)/\tau)/Z`, that of
+    :math:`P(\pi \succ \mu) - \tau\,\mathrm{KL}(\pi\|\pi_{ref})`; the law of the pairs matters, unlike for DPO.
+
+    Args:
+        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
+        policy_rejected_logps: The same of the rejected response.
+        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
+        reference_rejected_logps: The same of the rejected response.
+        tau: KL strength, > 0, win rate per nat; larger keeps the policy closer to the reference.
+        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
+
+    Returns:
+        Loss of each pair in nats squared, >= 0; 1/(2 tau)^2 where the policy is the reference.
+
+    Raises:
+        ValueError: ``tau`` is not positive, or a number ``preference`` is outside [0, 1].
+    """
+    if not tau > 0:
+        raise ValueError(f"tau must be > 0, got {tau}")
+    h = margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return expected_over_label(lambda x: (x - 1 / (2 * tau)) ** 2, h, preference)

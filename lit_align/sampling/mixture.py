@@ -1,0 +1,47 @@
+"""The geometric mixture of two policies, token by token: the opponent of Nash-MD.
+
+[1] R. Munos et al., "Nash Learning from Human Feedback", ICML 2024, arXiv:2312.00886.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lit_align.sampling.generate import NextToken
+
+
+@dataclass
+class Mixture:
+    r"""A `NextToken` whose law is :math:`\propto \pi^{1-c} \pi_{ref}^{c}` at every *token*.
+
+    The mixture of [1] is one of whole responses, and has no such factorisation: this is the usual approximation of it,
+    exact for responses of one token.
+
+    Attributes:
+        policy: One side.
+        reference: The other.
+        weight: c in [0, 1]; 0 is the policy, 1 the reference.
+    """
+
+    policy: NextToken
+    reference: NextToken
+    weight: float
+
+    def prefill(
+        self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
+    ) -> Float[Tensor, "batch vocab"]:
+        """Read the prompts in both."""
+        return self._mixed(self.policy.prefill(ids, mask, group_size), self.reference.prefill(ids, mask, group_size))
+
+    def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+        """Append a token in both."""
+        return self._mixed(self.policy.step(tokens), self.reference.step(tokens))
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep the rows in both."""
+        self.policy.keep(rows)
+        self.reference.keep(rows)
+
+    def _mixed(self, policy: Tensor, reference: Tensor) -> Tensor:
+        return (1 - self.weight) * policy.log_softmax(-1) + self.weight * reference.log_softmax(-1)
