@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, policy_and
-from lit_align.algorithms.sppo import Offset, Opponents, sppo_pair_losses
+from lit_align.algorithms.sppo import Offset, Opponents, sppo_losses
 from lit_align.anchors import Extrapolated
 from lit_align.judges import Judge
 from lit_align.losses import dpo, ipo
@@ -76,10 +76,14 @@ class AcceleratedPO(PairwiseModule):
         """This iteration's."""
         return self.betas[min(int(self.iteration), len(self.betas) - 1)]
 
-    def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch terms"], Float[Tensor, "batch terms"]]:
         """The objective against the extrapolated iterate."""
         if self.objective == "sppo":
-            return sppo_pair_losses(rollouts, pairs, beta=self.beta, offset=self.offset, opponents=self.opponents)
+            return sppo_losses(rollouts, self.pairing, beta=self.beta, offset=self.offset, opponents=self.opponents)
+        return super().loss(rollouts)
+
+    def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
+        """DPO or IPO against the extrapolated iterate."""
         logps = policy_and(rollouts.anchor_logps, rollouts, pairs)
         if self.objective == "ipo":
             return ipo(*logps, tau=self.beta, preference=pairs.preference)

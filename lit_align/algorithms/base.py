@@ -87,7 +87,6 @@ class AlignmentModule(EvaluatedModule):
         self.judge = judge
         self.sampler = sampler
         self.anchor = anchor or Previous()
-        self.anchor.check(policy)
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.schedule: Schedule = schedule
@@ -261,6 +260,7 @@ class AlignmentModule(EvaluatedModule):
         """Keep the rows of the table and the anchor with the weights."""
         checkpoint["history"] = self.history
         checkpoint["anchor"] = self.anchor.state_dict()
+        checkpoint["folded"] = self.policy.folded()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the table; refuse the weights of another model."""
@@ -269,6 +269,7 @@ class AlignmentModule(EvaluatedModule):
             raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
         self.history = checkpoint["history"]
         self.anchor.load_state_dict(checkpoint["anchor"])
+        self.policy.fold(checkpoint["folded"])
 
     def _log_collected(self, rollouts: Rollouts) -> None:
         responses = rollouts.responses

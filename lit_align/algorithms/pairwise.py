@@ -30,10 +30,9 @@ class PairwiseModule(AlignmentModule):
     """
 
     def __init__(self, policy: Policy, judge: Judge, pairing: Pairing = "best_worst", **kwargs: Any) -> None:
-        if pairing not in PAIRINGS:
-            raise ValueError(f"model.pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
+        check_pairing(pairing)
         super().__init__(policy, judge, **kwargs)
-        self.pairing = pairing
+        self.pairing: Pairing = pairing
 
     @abstractmethod
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
@@ -43,6 +42,12 @@ class PairwiseModule(AlignmentModule):
         """Losses of the pairs, and the weights the pairing gives them."""
         pairs = PAIRINGS[self.pairing](rollouts)
         return self.pair_losses(rollouts, pairs), pairs.weights
+
+
+def check_pairing(pairing: str) -> None:
+    """Refuse the name of a pairing that there is not."""
+    if pairing not in PAIRINGS:
+        raise ValueError(f"model.pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
 
 
 def policy_and(

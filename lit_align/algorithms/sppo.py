@@ -6,13 +6,15 @@
 
 from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.pairings import Pairs, gather
-from lit_align.algorithms.pairwise import PairwiseModule, policy_and
+from lit_align.algorithms.base import AlignmentModule
+from lit_align.algorithms.pairings import PAIRINGS, gather
+from lit_align.algorithms.pairwise import Pairing, check_pairing, policy_and
 from lit_align.judges import Judge
-from lit_align.losses import sppo, sppo_offset
+from lit_align.losses import sppo, sppo_offset, sppo_regression
 from lit_align.models import Policy
 from lit_align.types import Rollouts
 
@@ -20,7 +22,7 @@ Offset = Literal["half", "partition"]
 Opponents = Literal["others", "group"]
 
 
-class SPPO(PairwiseModule):
+class SPPO(AlignmentModule):
     r"""Self-play by multiplicative weights: :math:`\pi_{t+1} \propto \pi_t \exp(P(y \succ \pi_t)/\beta)` [1].
 
     Args:
@@ -31,11 +33,12 @@ class SPPO(PairwiseModule):
             ``partition``: the log-partition estimated from the group, right when responses are enumerated.
         opponents: Whom a response's win rate is against: the ``others`` of its group, which is unbiased with a constant
             offset, or the whole ``group`` with itself at ½, as the authors' code has it.
-        kwargs: As for :class:`~lit_align.algorithms.pairwise.PairwiseModule`; ``pairing`` is ``best_worst`` by default,
-            the recipe of [1], a heuristic: the theory regresses every response (``all``).
+        pairing: Whose log-ratios are regressed: those of the ``best_worst`` of each group, the recipe of [1], a
+            heuristic; of ``random`` pairs; or of ``all`` responses, as in the theory.
+        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
 
     Raises:
-        ValueError: beta <= 0.
+        ValueError: beta <= 0, or there is no such pairing.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
@@ -47,32 +50,47 @@ class SPPO(PairwiseModule):
         beta: float = 1e-3,
         offset: Offset = "half",
         opponents: Opponents = "others",
+        pairing: Pairing = "best_worst",
         **kwargs: Any,
     ) -> None:
         if beta <= 0:
             raise ValueError(f"model.beta must be > 0, got {beta}")
+        check_pairing(pairing)
         super().__init__(policy, judge, **kwargs)
         self.beta = beta
         self.offset: Offset = offset
         self.opponents: Opponents = opponents
+        self.pairing: Pairing = pairing
 
-    def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """Squared errors of the two log-ratios."""
-        return sppo_pair_losses(rollouts, pairs, beta=self.beta, offset=self.offset, opponents=self.opponents)
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch terms"], Float[Tensor, "batch terms"]]:
+        """Squared errors of log-ratios, of the two responses of every pair or of all."""
+        return sppo_losses(rollouts, self.pairing, beta=self.beta, offset=self.offset, opponents=self.opponents)
 
 
-def sppo_pair_losses(
-    rollouts: Rollouts, pairs: Pairs, *, beta: float, offset: Offset, opponents: Opponents
-) -> Float[Tensor, "batch pairs"]:
-    """The loss of :class:`SPPO` on pairs; arguments as there."""
+def sppo_losses(
+    rollouts: Rollouts, pairing: Pairing, *, beta: float, offset: Offset, opponents: Opponents
+) -> tuple[Float[Tensor, "batch terms"], Float[Tensor, "batch terms"]]:
+    """The loss of :class:`SPPO` and its weights; arguments as there. ``all`` is one term, the mean over responses."""
     win_rates = rollouts.win_rates if opponents == "group" else rollouts.win_rates_against_others
-    constant: Tensor | float = 0.5
+    constant = torch.full_like(win_rates[:, 0], 0.5)
     if offset == "partition":
-        constant = sppo_offset(win_rates, beta=beta, weights=rollouts.weights)[:, None].expand_as(pairs.weights)
-    return sppo(
+        constant = sppo_offset(win_rates, beta=beta, weights=rollouts.weights)
+    if pairing == "all":
+        size = rollouts.compared.shape[-1]
+        met = (rollouts.compared.sum(-1) > 1).to(win_rates.dtype)
+        share = met / size if rollouts.weights is None else met * rollouts.weights
+        total = share.sum(-1, keepdim=True)
+        share = share / total.masked_fill(total == 0, 1.0)
+        values = sppo_regression(
+            rollouts.policy_logps, rollouts.anchor_logps, win_rates, beta=beta, offset=constant, weights=share
+        )
+        return values[:, None], total
+    pairs = PAIRINGS[pairing](rollouts)
+    values = sppo(
         *policy_and(rollouts.anchor_logps, rollouts, pairs),
         beta=beta,
         chosen_win_rates=gather(win_rates, pairs.first),
         rejected_win_rates=gather(win_rates, pairs.second),
-        offset=constant,
+        offset=constant[:, None].expand_as(pairs.weights),
     )
+    return values, pairs.weights

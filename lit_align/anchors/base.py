@@ -22,9 +22,6 @@ class Anchor(ABC):
     is_policy = False
     """Whether the policy *is* pi_t as an iteration's first step begins, so that every log-ratio to the anchor is 0."""
 
-    def check(self, policy: Policy) -> None:  # noqa: B027  (most anchors suit every policy)
-        """Refuse a policy that this rule does not suit, before any weights load."""
-
     @abstractmethod
     def begin(self, policy: Policy, iteration: int) -> None:
         """Move to this iteration's anchor, before anything is sampled; a second call for it does nothing."""

@@ -4,6 +4,7 @@
     arXiv:2410.06293, Algorithm 1 and eq. (3.6).
 """
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 
 from lit_align.anchors.base import Anchor, Snapshot, trainable
 from lit_align.models import Policy
+from lit_align.models.folded import Factors, combine
+
+log = logging.getLogger(__name__)
 
 
 class Extrapolated(Anchor):
@@ -19,46 +23,43 @@ class Extrapolated(Anchor):
     The momentum is taken between *iterates*, never from the last extrapolated point, and :math:`\hat\theta_{-1} =
     \hat\theta_0`. The policy itself moves: it samples from pi_t, starts from it, and is compared with it. In
     softmax-linear policies this is eq. (3.6) of [1] exactly, :math:`\pi_t \propto \hat\pi_t (\hat\pi_t /
-    \hat\pi_{t-1})^\alpha`; elsewhere it differs by the square of the step. One copy of the trainable weights is kept.
+    \hat\pi_{t-1})^\alpha`; elsewhere it differs by the square of the step.
+
+    theta are the weights of the *network*. Low-rank adapters hold factors of an update, and adding factors does not add
+    their products: there the momentum goes into a second, frozen update beside the trainable one, whose shapes and
+    optimiser stay as they are. It is exact, and its rank grows by that of the adapters with every iteration, unless
+    ``rank`` says otherwise. One copy of the trainable weights, or of the update, is kept.
 
     Args:
         alpha: Momentum in [0, 1); 0 is the previous iterate. Larger converges faster and amplifies noise.
+        rank: Largest rank of the frozen update; what that leaves out, relative to the whole, is logged. None keeps all.
 
     Raises:
-        ValueError: ``alpha`` is outside [0, 1).
+        ValueError: ``alpha`` is outside [0, 1), or ``rank`` < 1.
     """
 
     is_policy = True
 
-    def __init__(self, alpha: float = 0.3) -> None:
+    def __init__(self, alpha: float = 0.3, rank: int | None = None) -> None:
         if not 0 <= alpha < 1:
             raise ValueError(f"anchor.alpha must lie in [0, 1), got {alpha}")
+        if rank is not None and rank < 1:
+            raise ValueError(f"anchor.rank must be >= 1, got {rank}")
         self.alpha = alpha
+        self.rank = rank
         self._iterate = Snapshot()  # the last iterate, before it was moved
+        self._update: dict[str, Factors] = {}  # the same of a policy of adapters: the whole of its update
         self._moved = -1
-
-    def check(self, policy: Policy) -> None:
-        """Adding to the factors of a LoRA adapter does not add to their product.
-
-        Raises:
-            ValueError: The policy's trainable weights are such factors.
-        """
-        if not policy.additive:
-            raise ValueError(
-                "the Extrapolated anchor adds weights, and adding LoRA factors does not add their product: train full "
-                "weights (model.policy.lora: null)"
-            )
 
     @torch.no_grad()
     def begin(self, policy: Policy, iteration: int) -> None:
         """Move the policy on, and remember where it was."""
         if iteration == self._moved:
             return
-        older = self._iterate.on(policy) if self._moved >= 0 else {}
-        self._iterate.take(policy)
-        for name, parameter in trainable(policy):
-            if name in older:
-                parameter.add_(parameter - older[name], alpha=self.alpha)
+        if policy.additive:
+            self._move_weights(policy)
+        else:
+            self._move_update(policy)
         self._moved = iteration
 
     def applied(self, policy: Policy) -> AbstractContextManager[str]:
@@ -68,8 +69,45 @@ class Extrapolated(Anchor):
 
     def state_dict(self) -> dict[str, Any]:
         """The last iterate and when the policy moved."""
-        return {"weights": self._iterate.weights, "moved": self._moved}
+        return {"weights": self._iterate.weights, "update": self._update, "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up an iterate."""
-        self._iterate.weights, self._moved = state["weights"], state["moved"]
+        self._iterate.weights, self._update, self._moved = state["weights"], state["update"], state["moved"]
+
+    def _move_weights(self, policy: Policy) -> None:
+        older = self._iterate.on(policy) if self._moved >= 0 else {}
+        self._iterate.take(policy)
+        for name, parameter in trainable(policy):
+            if name in older:
+                parameter.add_(parameter - older[name], alpha=self.alpha)
+
+    def _move_update(self, policy: Policy) -> None:
+        """New frozen update = frozen + alpha (frozen + trainable - the whole update of the iterate before)."""
+        trained, frozen = policy.factors(), policy.folded()
+        whole = {name: [(1.0, trained[name]), *([(1.0, frozen[name])] if frozen else [])] for name in trained}
+        if self._update:
+            older = {name: (b.to(trained[name][0]), a.to(trained[name][0])) for name, (b, a) in self._update.items()}
+            moved = {
+                name: combine(
+                    [
+                        *([(1.0, frozen[name])] if frozen else []),
+                        *((self.alpha * coefficient, pair) for coefficient, pair in terms),
+                        (-self.alpha, older[name]),
+                    ],
+                    self.rank,
+                )
+                for name, terms in whole.items()
+            }
+            policy.fold({name: pair for name, (pair, _) in moved.items()})
+            self._say([error for _, error in moved.values()])
+        self._update = {name: combine(terms)[0] for name, terms in whole.items()}
+
+    def _say(self, errors: list[float]) -> None:
+        if self.rank is not None:
+            log.warning(
+                "momentum kept to rank %d: %.2g of its norm left out on average, %.2g at most",
+                self.rank,
+                sum(errors) / len(errors),
+                max(errors),
+            )

@@ -126,7 +126,7 @@ def _lambert(x: float) -> float:
     if x == 0:
         return 0.0
     # Newton's method on W + log W = log x, concave in W: from below it climbs to the root without overshooting.
-    w = x / (1 + x) if x < math.e else math.log(x) - math.log(math.log(x))
+    w = x / (1 + x)
     for _ in range(50):
         w -= w * (w + math.log(w) - math.log(x)) / (1 + w)
     return w

@@ -148,7 +148,7 @@ def log_win_rate_equilibrium(
     folding = Folding.of(reference, dominance)
     log_reference, matrices = folding.rows(reference).log(), folding.matrices(dominance)
     solution = log_reference.exp()
-    active = torch.arange(len(solution))
+    active = torch.arange(len(solution), device=solution.device)
     # The log-ratio to the reference, not the log-probability: it is finite where the reference is 0.
     logratio = torch.zeros_like(solution)
     for _ in range(0, iterations, BLOCK):

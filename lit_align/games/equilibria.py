@@ -61,7 +61,7 @@ def wind_equilibrium(reference: Law, preference: Preference, *, beta: float) -> 
     folding = Folding.of(reference, skew)
     laws, matrices = folding.rows(reference), folding.matrices(skew)
     rows = laws.reshape(-1, laws.shape[-1])
-    matrix_of = torch.arange(len(matrices)).repeat_interleave(laws.shape[1])
+    matrix_of = torch.arange(len(matrices), device=skew.device).repeat_interleave(laws.shape[1])
     chunk = max(1, ENTRIES // laws.shape[-1] ** 2)
     parts = [
         _newton(law.log(), matrices[index], beta)
@@ -120,7 +120,7 @@ def _newton(log_reference: Tensor, skew: Tensor, beta: float) -> Tensor:
     """Equilibria of a batch of rows, each with its own matrix; rows that have converged cost nothing more."""
     tolerance = max(1e-13, 1e-16 / beta)
     solution = torch.empty_like(log_reference)
-    active = torch.arange(len(solution))
+    active = torch.arange(len(solution), device=solution.device)
     logratio = torch.zeros_like(log_reference)
     for _ in range(STEPS):
         policy, residual = _residual(log_reference, skew, logratio, beta)
@@ -135,7 +135,7 @@ def _newton(log_reference: Tensor, skew: Tensor, beta: float) -> Tensor:
         # S(D - pi pi^T) / beta, without forming the bracket.
         flow = skew * policy.unsqueeze(-2) / beta
         flow = flow - flow.sum(-1, keepdim=True) * policy.unsqueeze(-2)
-        derivative = torch.eye(policy.shape[-1], dtype=policy.dtype) - flow
+        derivative = torch.eye(policy.shape[-1], dtype=policy.dtype, device=policy.device) - flow
         direction = torch.linalg.solve(derivative, residual)
         logratio = _descend(log_reference, skew, logratio, direction, residual, beta)
     raise RuntimeError(f"{len(active)} equilibria have not converged at beta = {beta}: give a larger beta")
@@ -146,10 +146,10 @@ def _descend(
 ) -> Tensor:
     """The full Newton step, halved in each row until its residual shrinks."""
     step = torch.ones_like(residual[..., :1])
-    before = _size(residual)
+    before = residual.norm(dim=-1, keepdim=True)
     for _ in range(HALVINGS):
-        after = _size(_residual(log_reference, skew, logratio - step * direction, beta)[1])
-        stuck = after > (1 - 1e-4 * step) * before
+        _, after = _residual(log_reference, skew, logratio - step * direction, beta)
+        stuck = after.norm(dim=-1, keepdim=True) > (1 - 1e-4 * step) * before
         if not stuck.any():
             break
         step = torch.where(stuck, step / 2, step)
@@ -160,8 +160,3 @@ def _residual(log_reference: Tensor, skew: Tensor, logratio: Tensor, beta: float
     """The policy of a log-ratio, and how far that log-ratio is from the one the policy asks for."""
     policy = (log_reference + logratio).softmax(-1)
     return policy, logratio - (skew @ policy.unsqueeze(-1)).squeeze(-1) / beta
-
-
-def _size(residual: Tensor) -> Tensor:
-    # Only differences between responses count: a constant is normalised away.
-    return (residual - residual.mean(-1, keepdim=True)).square().sum(-1, keepdim=True).sqrt()

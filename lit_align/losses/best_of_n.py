@@ -77,8 +77,7 @@ def log_best_of_n_ratio(
 
 def _geometric_sum(at_most: Tensor, below: Tensor, n: int) -> Tensor:
     """1 + q + … + q^{n-1} with q = below / at_most, in [1, n]."""
-    # expm1 and log1p: exact where q is within rounding of 1. With at_most = 0, q = 1 by convention.
-    gap = torch.where(at_most > 0, (at_most - below) / at_most, 0)
-    decay = -torch.log1p(-gap)
+    # expm1: exact where q is within rounding of 1. 0 / 0 is nan, and counts as q = 1.
+    decay = (at_most / below).log()
     total = torch.expm1(-n * decay) / torch.expm1(-decay)
     return torch.where(decay > 0, total, n)

@@ -53,8 +53,8 @@ def sppo(
         beta: Inverse step size, > 0, win rate per nat; larger moves less far in one iteration.
         chosen_win_rates: P(chosen beats pi_t) in [0, 1].
         rejected_win_rates: P(rejected beats pi_t) in [0, 1].
-        offset: c in units of win rate, of each pair, or of each prompt for its row of pairs: :func:`sppo_offset`, or the
-            heuristic ½ of [1], which biases the step (see the module's docstring); larger lowers all log-probs.
+        offset: c in units of win rate, of each pair, or of each prompt for its row of pairs: :func:`sppo_offset`, or
+            the heuristic ½ of [1], which biases the step (see the module's docstring); larger lowers all log-probs.
 
     Returns:
         Loss of each pair in nats squared, >= 0.

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Group = Float[Tensor, "batch group"]
+from lit_align.losses.groups import Group, group_mean
 
 
 def implied_win_rates(
@@ -98,7 +98,7 @@ def wind_squared(
     implied = implied_win_rates(
         policy_logps, anchor_logps, reference_logps, win_rates, beta=beta, eta=eta, weights=weights
     )
-    return _group_mean((implied - win_rates) ** 2, weights)
+    return group_mean((implied - win_rates) ** 2, weights)
 
 
 def wind_kl(
@@ -133,7 +133,7 @@ def wind_kl(
     )
     wins = win_rates.clamp(delta, 1 - delta)
     loss = -wins * _log(implied, delta) - (1 - wins) * _log(1 - implied, delta)
-    return _group_mean(loss, weights)
+    return group_mean(loss, weights)
 
 
 def wind_nce(
@@ -166,11 +166,7 @@ def wind_nce(
     )
     wins = win_rates.clamp(delta, 1 - delta)
     loss = _tangent(lambda p: _nce(p, wins), lambda p: _nce_slope(p, wins), implied, delta)
-    return _group_mean(loss, weights)
-
-
-def _group_mean(values: Group, weights: Group | None) -> Float[Tensor, " batch"]:
-    return values.mean(-1) if weights is None else (values * weights).sum(-1)
+    return group_mean(loss, weights)
 
 
 def _log(p: Group, delta: float) -> Group:

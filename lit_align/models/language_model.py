@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lit_align.data.templates import encode
 from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
+from lit_align.models.folded import Factors, attach, factors_of
 from lit_align.models.packed import packed_token_logps
 from lit_align.models.policy import Policy
 from lit_align.sampling import Decoding, Mixture, NextToken, generate
@@ -92,6 +93,7 @@ class LanguageModel(Policy):
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.model: Any = None
         self.frozen: Any = None
+        self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -129,6 +131,7 @@ class LanguageModel(Policy):
                     layer.support_avx512bf16_for_cpu = False
         if self.lora is not None:
             model = self._with_adapters(model, self.lora)
+            self._adapted = attach(model)
         else:
             self.frozen = copy.deepcopy(model).requires_grad_(False).eval()
         self.model = model
@@ -209,6 +212,19 @@ class LanguageModel(Policy):
         ends = {configured} if isinstance(configured, int) else set(configured or ())
         return torch.tensor(sorted(ends or {self.tokenizer.eos_token_id}), device=self.device)
 
+    def factors(self) -> dict[str, Factors]:
+        """The trainable update of every adapted layer."""
+        return {name: factors_of(layer) for name, layer in self._adapted.items()}
+
+    def fold(self, update: dict[str, Factors]) -> None:
+        """Add a frozen update to the adapted layers, in the place of the one before; the reference has none of it."""
+        for name, layer in self._adapted.items():
+            layer.folded = tuple(factor.to(self.device) for factor in update[name]) if update else None
+
+    def folded(self) -> dict[str, Factors]:
+        """The frozen update."""
+        return {name: layer.folded for name, layer in self._adapted.items() if layer.folded is not None}
+
     def export(self, folder: Path) -> None:
         """Write the policy as a plain Hugging Face model with its tokenizer.
 
@@ -263,6 +279,10 @@ class LanguageModel(Policy):
         merged = self._with_adapters(self._base(), self.lora)
         adapters = {name: value.cpu() for name, value in get_peft_model_state_dict(self.model).items()}
         set_peft_model_state_dict(merged, adapters)
+        with torch.no_grad():
+            for name, (first, second) in self.folded().items():
+                weight = merged.get_submodule(name).base_layer.weight
+                weight += (first.cpu() @ second.cpu()).to(weight.dtype)
         return merged.merge_and_unload()
 
     def _nf4(self) -> Any:

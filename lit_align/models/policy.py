@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lit_align.models.folded import Factors
 from lit_align.sampling import Decoding
 from lit_align.types import Prompts, Record, Responses
 
@@ -18,7 +19,8 @@ class Policy(nn.Module, ABC):
     """What the policy computes in."""
 
     additive: bool = True
-    """Whether adding to the trainable weights adds the same to the network's; not so for the factors of an adapter."""
+    """Whether adding to the trainable weights adds the same to the network's. A policy of which that is not so, such as
+    one of low-rank adapters, has ``factors`` and ``fold``."""
 
     context_length: int
     """Longest prompt and response together, in tokens."""
@@ -60,6 +62,19 @@ class Policy(nn.Module, ABC):
 
         The policy's carry a gradient where gradients are on; the reference's never do.
         """
+
+    def factors(self) -> dict[str, Factors]:
+        """The trainable update of every adapted layer, as low-rank factors; none where training is of full weights."""
+        return {}
+
+    def fold(self, update: dict[str, Factors]) -> None:
+        """Add a frozen update to the adapted layers, in the place of the one before."""
+        if update:
+            raise ValueError(f"{type(self).__name__} has no adapters to fold an update into")
+
+    def folded(self) -> dict[str, Factors]:
+        """The frozen update: what a checkpoint holds beside the trainable weights."""
+        return {}
 
     @abstractmethod
     def text(self, responses: Responses) -> list[list[str]]:

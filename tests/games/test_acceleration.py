@@ -211,6 +211,7 @@ def test_extrapolation_is_linear_in_the_log_odds(new, previous, alpha):
 def test_extrapolation_without_momentum_or_without_movement_changes_nothing_and_keeps_zeros():
     new, previous = vector(0.2, 0.8, 0), vector(0.5, 0.25, 0.25)
     torch.testing.assert_close(extrapolate(new, previous, alpha=0.0), new)
+    torch.testing.assert_close(extrapolate(previous, new, alpha=0.0), previous)
     torch.testing.assert_close(extrapolate(new, new, alpha=0.5), new)
     assert extrapolate(new, previous, alpha=0.5)[2] == 0
     assert extrapolate(new, previous.expand(3, 3), alpha=0.0).shape == (3, 3)

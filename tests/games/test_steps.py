@@ -58,13 +58,8 @@ def test_T4_the_step_is_the_argmax_of_its_proximal_objective(kind, beta, eta):
 
 
 def test_nash_mirror_descent_is_the_argmax_of_its_proximal_objective():
-    anchor, reference, preference, eta, tau = (
-        random_laws(5),
-        random_laws(5, seed=1),
-        random_preferences("skew", 5),
-        0.8,
-        0.3,
-    )
+    anchor, reference, preference = random_laws(5), random_laws(5, seed=1), random_preferences("skew", 5)
+    eta, tau = 0.8, 0.3
     mixture = anchor ** (1 - eta * tau) * reference ** (eta * tau)
     mixture = mixture / mixture.sum()
     step = nash_md_step(anchor, reference, preference, eta=eta, tau=tau)
