@@ -25,6 +25,7 @@ _HOME = {
     "MovingAverage": "anchors",
     "NashMD": "algorithms",
     "PairwiseFunction": "judges",
+    "ONPO": "algorithms",
     "Policy": "models",
     "Previous": "anchors",
     "PromptPool": "data.prompt_pool",

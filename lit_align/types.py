@@ -144,6 +144,7 @@ class Rollouts(_Batch):
         policy_token_logps: log pi_theta per token, nats, float32, with gradient; attached in the training step.
         window_weight: Loss weight of the optimiser step this minibatch is part of, divided by the number of
             minibatches in it: what makes accumulation equal to one large batch.
+        phase: Which of an algorithm's fits on the same rollouts this minibatch is part of, from 0.
     """
 
     responses: Responses
@@ -157,6 +158,7 @@ class Rollouts(_Batch):
     baselines: Float[Tensor, " batch"] | None = None
     policy_token_logps: Float[Tensor, "batch group length"] | None = None
     window_weight: float | None = field(default=None)
+    phase: int = 0
 
     def __len__(self) -> int:
         return len(self.responses)

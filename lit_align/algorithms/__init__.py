@@ -9,6 +9,7 @@ from lit_align.algorithms.exact_evaluator import ExactEvaluator
 from lit_align.algorithms.inpo import INPO
 from lit_align.algorithms.jbond import JBOND
 from lit_align.algorithms.nash_md import NashMD
+from lit_align.algorithms.onpo import ONPO
 from lit_align.algorithms.sppo import SPPO
 from lit_align.algorithms.wind import WIND
 
@@ -16,6 +17,7 @@ __all__ = [
     "DPO",
     "INPO",
     "JBOND",
+    "ONPO",
     "SPPO",
     "WIND",
     "AcceleratedPO",

@@ -60,6 +60,9 @@ class AlignmentModule(EvaluatedModule):
 
     min_group_size: ClassVar[int] = 2
 
+    phases: ClassVar[int] = 1
+    """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
+
     roles: ClassVar[tuple[Slot, ...]] = ()
     """Who has to be among the sources of the sampler; none means that the policy draws every slot."""
 
@@ -100,7 +103,7 @@ class AlignmentModule(EvaluatedModule):
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self._rollouts: tuple[int, Rollouts] | None = None
-        self._last_batch = -1
+        self._last_batch, self._phase = -1, 0
 
     @abstractmethod
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
@@ -211,13 +214,24 @@ class AlignmentModule(EvaluatedModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the optimiser's state if asked to, and log what was collected."""
-        self._last_batch = -1
+        self._last_batch, self._phase = -1, 0
         if self.reset_optimizer:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
         assert self._rollouts is not None
         self._log_collected(self._rollouts[1])
         self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True)
+
+    def begin_phase(self, phase: int) -> None:
+        """Another fit begins, its optimiser afresh."""
+        self._phase = phase
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+
+    def on_train_batch_start(self, batch: Rollouts, batch_idx: int) -> None:
+        """Another phase may begin with this minibatch."""
+        if batch.phase != self._phase:
+            self.begin_phase(batch.phase)
 
     def training_step(self, batch: Rollouts, batch_idx: int) -> Tensor:
         """The minibatch's share of the step's loss: sum of weighted losses over the step's total weight."""

@@ -25,6 +25,7 @@ class Buffer(Dataset[Rollouts]):
         window: Minibatches in one optimiser step (``accumulate_grad_batches``).
         seed: Of the order.
         mean_over_ranks: Averages a tensor over devices.
+        phases: Fits on the same rollouts, one after the other, each of so many passes.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Buffer(Dataset[Rollouts]):
         window: int = 1,
         seed: int = 0,
         mean_over_ranks: Callable[[Tensor], Tensor] | None = None,
+        phases: int = 1,
     ) -> None:
         self.rollouts = rollouts
+        self.phases = phases
         generator = torch.Generator().manual_seed(seed)
-        order = torch.cat([torch.randperm(len(rollouts), generator=generator) for _ in range(passes)])
+        order = torch.cat([torch.randperm(len(rollouts), generator=generator) for _ in range(passes * phases)])
         self.batches = order.split(batch_size)
         totals = torch.stack([weights[torch.cat(step)].sum() for step in _chunks(self.batches, window)])
         if mean_over_ranks is not None:
@@ -58,7 +61,8 @@ class Buffer(Dataset[Rollouts]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         rows = self.rollouts.select(self.batches[index].tolist())
-        return replace(rows.trim(), window_weight=self.window_weights[index])
+        phase = index * self.phases // len(self)
+        return replace(rows.trim(), window_weight=self.window_weights[index], phase=phase)
 
 
 def _chunks(items: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:

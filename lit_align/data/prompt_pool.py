@@ -119,7 +119,7 @@ class PromptPool(L.LightningDataModule):
         """Optimiser steps in one iteration."""
         trainer: Any = self.trainer
         step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        return int(self.prompts_per_iteration * self.passes // step)
+        return int(self.prompts_per_iteration * self.passes * trainer.lightning_module.phases // step)
 
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
         """The prompts that this rank answers in an iteration."""
@@ -145,6 +145,7 @@ class PromptPool(L.LightningDataModule):
             window=trainer.accumulate_grad_batches,
             seed=mixed_seed(run_seed(), iteration),
             mean_over_ranks=partial(trainer.strategy.reduce, reduce_op="mean"),
+            phases=module.phases,
         )
         return DataLoader(buffer, batch_size=None, shuffle=False)
 
