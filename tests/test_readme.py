@@ -22,7 +22,7 @@ def test_every_relative_link_leads_somewhere():
 
 
 def test_the_python_example_names_what_exists_and_passes_arguments_that_exist():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = next(block for block in python_blocks() if "LanguageModel" in block)
     tree = ast.parse(code)
     (imported,) = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = {alias.name: getattr(lit_align, alias.name) for alias in imported.names}
@@ -31,6 +31,19 @@ def test_the_python_example_names_what_exists_and_passes_arguments_that_exist():
     for call in calls:
         keywords = {keyword.arg: None for keyword in call.keywords}
         inspect.signature(names[call.func.id]).bind(*call.args, **keywords)
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_lab_example_runs_and_does_what_it_says():
+    names = {}
+    exec(next(block for block in python_blocks() if "play(" in block), names)
+    assert names["played"].laws.shape == (31, 80, 10)
+    distance = names["distance"]
+    far = distance[:-1] > 1e-5  # beyond, the solver's own error shows
+    assert (distance[1:][far] <= distance[:-1][far] / 1.16 * 1.001).all()
 
 
 def commands():
@@ -43,8 +56,8 @@ def commands():
 def test_every_command_parses(arguments, monkeypatch, tmp_path):
     (tmp_path / "my_rewards.py").write_text("def brevity(prompts, responses, records): return [0.0] * len(prompts)\n")
     monkeypatch.chdir(tmp_path)
-    configs = str(ROOT / "configs")
-    arguments = [configs if argument in ("configs/", "runs/RUN") else argument for argument in arguments]
+    arguments = ["configs/" if argument == "runs/RUN" else argument for argument in arguments]
+    arguments = [str(ROOT / argument) if argument.startswith("configs/") else argument for argument in arguments]
     seen = {}
 
     def stop(self):
@@ -58,4 +71,4 @@ def test_every_command_parses(arguments, monkeypatch, tmp_path):
 
 
 def test_the_commands_are_all_found():
-    assert len(commands()) == 5
+    assert len(commands()) == 6

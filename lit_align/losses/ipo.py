@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.losses.margins import Pair, expected_over_label, margin
+from lit_align.losses.means import Lengths, mean_margin
 
 
 def ipo(
@@ -43,7 +44,58 @@ def ipo(
     Raises:
         ValueError: ``tau`` is not positive, or a number ``preference`` is outside [0, 1].
     """
+    h = margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return _to_target(h, tau, preference)
+
+
+def ipo_mean(
+    policy_chosen_logps: Pair,
+    policy_rejected_logps: Pair,
+    reference_chosen_logps: Pair,
+    reference_rejected_logps: Pair,
+    *,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+    tau: float,
+    preference: Float[Tensor, "*batch"] | float = 1.0,
+) -> Pair:
+    r"""Squared distance of the margin per token, a difference of token *means*, from 1/(2 tau).
+
+    .. math::
+        L = \left(M - \frac{1}{2\tau}\right)^2, \quad M = \frac{u(y_w)}{|y_w|} - \frac{u(y_l)}{|y_l|}
+
+    Source: the reading of TRL, whose authors report to have confirmed it with those of [1]. Between responses of one
+    length n it is the loss of sums with n tau in the place of tau, divided by n^2; between others it has no closed-form
+    minimiser over responses.
+
+    Args:
+        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
+        policy_rejected_logps: The same of the rejected response.
+        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
+        reference_rejected_logps: The same of the rejected response.
+        chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
+        rejected_lengths: The same of the rejected response.
+        tau: KL strength, > 0, win rate per nat and token; larger keeps the policy closer to the reference.
+        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
+
+    Returns:
+        Loss of each pair in (nats per token) squared, >= 0; 1/(2 tau)^2 where the policy is the reference.
+
+    Raises:
+        ValueError: ``tau`` is not positive, or a number ``preference`` is outside [0, 1].
+    """
+    h = mean_margin(
+        policy_chosen_logps,
+        policy_rejected_logps,
+        reference_chosen_logps,
+        reference_rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    return _to_target(h, tau, preference)
+
+
+def _to_target(margins: Pair, tau: float, preference: Float[Tensor, "*batch"] | float) -> Pair:
     if not tau > 0:
         raise ValueError(f"tau must be > 0, got {tau}")
-    h = margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
-    return expected_over_label(lambda x: (x - 1 / (2 * tau)) ** 2, h, preference)
+    return expected_over_label(lambda x: (x - 1 / (2 * tau)) ** 2, margins, preference)

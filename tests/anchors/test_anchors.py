@@ -268,11 +268,10 @@ def test_A10_elsewhere_the_difference_is_of_second_order_in_the_step():
         found = some.distribution().detach()
         return float((found.log() - extrapolate(new, previous, alpha=alpha).log()).abs().max())
 
-    errors = [error(0.08 / 2**halvings) for halvings in range(5)]
-    ratios = [errors[i] / errors[i + 1] for i in range(4)]
+    errors = [error(0.02 / 2**halvings) for halvings in range(4)]
+    ratios = [errors[i] / errors[i + 1] for i in range(3)]
     assert errors[0] > 1e-4
-    assert ratios[-1] == pytest.approx(4, rel=0.05)
-    assert ratios == pytest.approx([4] * 4, rel=0.25)
+    assert ratios == pytest.approx([4] * 3, rel=0.02)
 
 
 def test_with_adapters_the_momentum_is_that_of_the_networks_weights(tiny_model):
@@ -349,19 +348,19 @@ def test_a_continued_run_ends_where_the_uninterrupted_one_does(tiny_model, pools
         return build(tiny_model, pools | {"heldout": None}, tmp_path / folder, lora=lora, wind=wind, **options)
 
     whole = prepared("whole", max_epochs=3).fit()
-    stopped = prepared("stopped", max_epochs=2).fit()
-    continued = prepared("stopped", max_epochs=3, run=stopped.folder)
-    continued.fit(ckpt_path=stopped.folder / "checkpoints" / "last.ckpt")
+    stopped = prepared("stopped", max_epochs=1).fit()
+    last = stopped.folder / "checkpoints" / "last.ckpt"
+    ignorant = prepared("ignorant", max_epochs=3)
+    ignorant.module.anchor.load_state_dict = lambda state: None
+    ignorant.fit(ckpt_path=last)
+    differences = [float((whole.weights[name] - value).abs().max()) for name, value in ignorant.weights.items()]
+    assert max(differences) > 1e-4  # the anchor's state matters
+
+    continued = prepared("stopped", max_epochs=3, run=stopped.folder).fit(ckpt_path=last)
     assert_same_weights(whole.weights, continued.weights)
     for iteration in range(3):
         assert whole.table(iteration).equals(continued.table(iteration), check_metadata=True)
     assert (whole.folder / "metrics.csv").read_bytes() == (continued.folder / "metrics.csv").read_bytes()
-
-    ignorant = prepared("ignorant", max_epochs=3)
-    ignorant.module.anchor.load_state_dict = lambda state: None
-    ignorant.fit(ckpt_path=stopped.folder / "checkpoints" / "iteration-0002.ckpt")
-    differences = [float((whole.weights[name] - value).abs().max()) for name, value in ignorant.weights.items()]
-    assert max(differences) > 1e-4  # the anchor's state matters
 
 
 def test_A11_what_is_evaluated_saved_and_exported_is_the_iterate_before_extrapolation(

@@ -27,9 +27,9 @@ def sgd(rate):
     return partial(torch.optim.SGD, lr=rate)
 
 
-def random_game(kind, *, contexts=3, responses=5, seed=0, copies=1):
-    """A game with a reference far from uniform; each copy is the same game."""
-    reference = random_laws(contexts, responses, seed=seed + 100)
+def random_game(kind, *, contexts=3, responses=5, seed=0, copies=1, spread=1.0):
+    """A game whose reference is the further from uniform the larger its spread; each copy is the same game."""
+    reference = random_laws(contexts, responses, seed=seed + 100, spread=spread)
     rewards = None
     if kind == "skew":
         wins = random_skew((contexts,), responses, generator=generator(seed))
@@ -109,6 +109,14 @@ def gradient(module, rollouts, chances=None):
     losses, _ = row_losses(module, rollouts)
     total = losses.sum() if chances is None else chances @ losses
     return torch.autograd.grad(total, module.policy.logits)[0]
+
+
+def every_two(module, rollouts, chances):
+    """Every group next to every other: the first of the two, with the baseline that the second gives it."""
+    two = torch.cartesian_prod(torch.arange(len(chances)), torch.arange(len(chances)))
+    baselines = torch.stack([module.prepare(rollouts.select(rows)).baselines[0] for rows in two.tolist()])
+    first = rollouts.select(two[:, 0].tolist())
+    return replace(first, baselines=baselines), chances[two].prod(-1)
 
 
 def minimised(module, objective):

@@ -17,6 +17,7 @@ from tests.laws.instances import (
     distance,
     divergence,
     every_group,
+    every_two,
     gradient,
     gradient_of,
     judged,
@@ -74,31 +75,31 @@ def test_the_enumerated_gradient_is_that_of_the_mixed_jeffreys_divergence(law, b
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("law", LAWS)
 def test_T1_each_time_the_anchor_moves_the_policy_becomes_its_best_of_n_and_two_moves_are_best_of_n_squared(law, beta):
-    game, every = random_game("bradley_terry", contexts=2, responses=3, seed=2), 30
+    game, every = random_game("bradley_terry", contexts=2, responses=3, spread=0.3), 40
     module = on(
         game, IterativeBOND, n=2, beta=beta, law=law, anchor=Previous(every=every), optimizer=sgd(2 * 4.0)
     )
     laws = play(module, iterations=2 * every).laws
     once = target_of(game, game.reference, 2, law)
-    torch.testing.assert_close(laws[every], once, atol=1e-3, rtol=0)
-    torch.testing.assert_close(laws[2 * every], target_of(game, once, 2, law), atol=5e-3, rtol=0)
+    torch.testing.assert_close(laws[every], once, atol=1e-4, rtol=0)
+    torch.testing.assert_close(laws[2 * every], target_of(game, once, 2, law), atol=1e-3, rtol=0)
     if law == "exact":
         best = game.rewards.argmax(-1, keepdim=True)
         missing = (1 - game.reference.gather(-1, best)) ** 4  # T2: 1 - pi_t(y*) = (1 - pi_0(y*))^(n^t)
-        torch.testing.assert_close(1 - laws[2 * every].gather(-1, best), missing, atol=5e-3, rtol=0)
+        torch.testing.assert_close(1 - laws[2 * every].gather(-1, best), missing, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_the_backward_divergence_with_mixing_reaches_the_mixing_step(law):
-    game, every = random_game("bradley_terry", contexts=2, responses=4, seed=2), 40
+    game, every = random_game("bradley_terry", contexts=2, responses=4, spread=0.3), 50
     options = {"anchor": Previous(every=every), "optimizer": sgd(2 * 4.0)}
     laws = play(on(game, IterativeBOND, n=2, beta=1.0, law=law, **MIXING, **options), iterations=2 * every).laws
     source = {"rewards": game.rewards} if law == "exact" else {"dominance": dominance(game.rewards)}
     expected = game.reference
     for done in (every, 2 * every):
         expected = bond_step(expected, game.reference, n=2, **source, **MIXING)
-        torch.testing.assert_close(laws[done], expected, atol=1e-3, rtol=0)
-    assert distance(expected, game.reference) > 2e-2
+        torch.testing.assert_close(laws[done], expected, atol=1e-4, rtol=0)
+    assert distance(expected, game.reference) > 5e-2
 
 
 def from_draws(size, beta, *, pi, anchor, n=2, **options):
@@ -153,21 +154,6 @@ def test_mixing_adds_its_two_divergences_to_the_gradient_of_draws():
 def test_baselines_from_the_other_prompts_leave_the_mean_gradient_alone():
     pi, anchor = random_laws(1, 3), random_laws(1, 3, seed=1)
     _, module, rollouts, chances = from_draws(2, 0.5, pi=pi, anchor=anchor)
-    expected = gradient(module, rollouts, chances)
-    pairs = torch.cartesian_prod(torch.arange(len(chances)), torch.arange(len(chances)))
-    advantages = module._advantages(rollouts).mean(-1)
-    mean, moved = torch.zeros_like(expected), 0.0
-    for first in range(len(chances)):  # the first prompt's group; the second's goes through all of them
-        both = [module.prepare(rollouts.select([first, second])).baselines for second in range(len(chances))]
-        baseline = torch.stack(both)
-        torch.testing.assert_close(baseline[:, 0], advantages)
-        moved += float(chances[first] * (chances @ baseline[:, 0].abs()))
-        one = rollouts.select([first])
-        average = module.prepare(rollouts.select([first, 0]))
-        del average
-        from dataclasses import replace
-
-        mean += chances[first] * gradient(module, replace(one, baselines=(chances @ baseline[:, :1])))
-    del pairs
-    assert moved > 1e-1
-    torch.testing.assert_close(mean, expected)
+    based, chance_of_two = every_two(module, rollouts, chances)
+    assert based.baselines.abs().max() > 0.1
+    torch.testing.assert_close(gradient(module, based, chance_of_two), gradient(module, rollouts, chances))

@@ -1,0 +1,144 @@
+"""Every method on the quickstart's model, judge and prompts: one row a method and seed, kept as soon as it is there.
+
+    python benchmarks/compare.py --set methods            # each method once, at the budget of configs/algorithms/
+    python benchmarks/compare.py --set tuning --set finals --set momentum     # three seeds, after a grid
+
+A run that is in the results already is not run again: stop it at any time and go on later. The table goes to
+standard output, the numbers to ``benchmarks/results.json``. Seconds are those of one machine and compare rows with one
+another, nothing else.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parent / "configs" / "algorithms"
+STAGES = ("sample", "judge", "score", "train")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with its overrides; ``name`` is what the table calls it."""
+
+    name: str
+    config: str
+    options: dict[str, str] = field(default_factory=dict, hash=False)
+    seeds: tuple[int, ...] = (0,)
+
+    def arguments(self, seed: int) -> list[str]:
+        pairs = [("seed_everything", str(seed)), *self.options.items()]
+        return ["fit", "-c", str(CONFIGS / f"{self.config}.yaml"), *(f"--{name}={value}" for name, value in pairs)]
+
+    def key(self, seed: int) -> str:
+        options = " ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
+        return f"{self.config} {options} seed={seed}".replace("  ", " ")
+
+
+def methods() -> list[Row]:
+    return [Row(path.stem, path.stem) for path in sorted(CONFIGS.glob("*.yaml")) if "offline" not in path.stem]
+
+
+def momentum() -> list[Row]:
+    return [
+        Row(f"accelerated_dpo alpha={alpha}", "accelerated_dpo", {"model.alpha": str(alpha)}, (0, 1, 2))
+        for alpha in (0.0, 0.3, 0.6)
+    ]
+
+
+def tuning() -> list[Row]:
+    """The grid of every method, fixed beforehand: one learning rate below and one above the config's, on seed 9."""
+    rates = {"lr/2": "7.5e-4", "lr": "1.5e-3", "lr*2": "3e-3"}
+    return [
+        Row(f"{name} {label}", name, {"model.optimizer.lr": rate}, (9,))
+        for name in ("wind", "bond", "jbond", "sppo")
+        for label, rate in rates.items()
+    ]
+
+
+def finals(results: dict[str, dict[str, float]]) -> list[Row]:
+    """Each method at the best rate of its grid, three seeds."""
+    rows = []
+    for name in ("wind", "bond", "jbond", "sppo"):
+        grid = [row for row in tuning() if row.config == name and row.key(9) in results]
+        if len(grid) < 3:
+            raise SystemExit(f"{name}: run --set tuning first")
+        best = max(grid, key=lambda row: results[row.key(9)]["win_rate"])
+        rows.append(Row(f"{name} (tuned)", name, best.options, (0, 1, 2)))
+    return rows
+
+
+def run(row: Row, seed: int, cache: Path) -> dict[str, float]:
+    """One run; the initial policy's held-out responses are the same in all runs of a seed, and drawn once."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "run"
+        (folder / "evaluation").mkdir(parents=True)
+        initial, kept = folder / "evaluation" / "heldout-0000-rank0.parquet", cache / f"initial-{seed}.parquet"
+        if kept.exists():
+            shutil.copy(kept, initial)
+        quiet = [
+            "--trainer.enable_progress_bar=false",
+            "--trainer.logger=false",
+            "--trainer.enable_checkpointing=false",
+        ]
+        command = [sys.executable, "-m", "lit_align", *row.arguments(seed), f"--trainer.run={folder}", *quiet]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        shutil.copy(initial, kept)
+        return summary(folder)
+
+
+def summary(folder: Path) -> dict[str, float]:
+    rows = [
+        {name: float(value) for name, value in row.items() if value}
+        for row in csv.DictReader((folder / "metrics.csv").open())
+    ]
+    timings = list(csv.DictReader((folder / "timings.csv").open()))
+    seconds = sum(float(row.get(f"{stage}_seconds") or 0) for row in timings for stage in STAGES)
+    last = rows[-1]
+    found = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
+    return found | {"responses": last["train/responses"], "iterations": last["iteration"], "seconds": seconds}
+
+
+def table(results: dict[str, dict[str, float]], rows: list[Row]) -> str:
+    lines = [
+        "| method | seed | win rate (95 % interval) | AFINN | KL, nats | distinct-2 | responses | seconds |",
+        "|---|--:|---|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        for seed in row.seeds:
+            if (found := results.get(row.key(seed))) is not None:
+                rate = "{win_rate:.3f} ({win_rate_low:.3f} - {win_rate_high:.3f})".format(**found)
+                rest = "{win_rate_afinn:.3f} | {kl:.2f} | {distinct_2:.3f} | {responses:.0f} | {seconds:.0f}"
+                lines.append(f"| {row.name} | {seed} | {rate} | {rest.format(**found)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", action="append", choices=["methods", "momentum", "tuning", "finals"], required=True)
+    parser.add_argument("--only", help="names of configs, separated by commas")
+    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "lit_align" / "compare")
+    arguments = parser.parse_args()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    sets = {"methods": methods, "momentum": momentum, "tuning": tuning, "finals": lambda: finals(results)}
+    for name in arguments.set:
+        rows = [row for row in sets[name]() if not arguments.only or row.config in arguments.only.split(",")]
+        for row in rows:
+            for seed in row.seeds:
+                if row.key(seed) not in results:
+                    print(row.key(seed), flush=True)
+                    results[row.key(seed)] = run(row, seed, arguments.cache)
+                    arguments.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        print(f"\n### {name}\n\n{table(results, rows)}\n")
+
+
+if __name__ == "__main__":
+    main()
