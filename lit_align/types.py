@@ -86,7 +86,8 @@ class Responses(_Batch):
         truncated: True where a response reached the length limit before it ended.
         sample_logps: Log-probabilities under the *sampling* law (after temperature, top-k, top-p), in nats; a
             diagnostic, never used in a ratio with log-probabilities of a training forward pass.
-        source: Which policy drew each slot of the group: ``policy``, ``anchor``, ``reference`` or ``mixture``.
+        source: Which policy drew each slot of the group: ``policy``, ``anchor``, ``reference`` or ``mixture``; ``data``
+            where none of ours did, and ``sample_logps`` are unknown (nan).
         iteration: The iteration whose policy drew them.
         seed: The seed they were drawn with.
     """
@@ -107,6 +108,11 @@ class Responses(_Batch):
     def group_size(self) -> int:
         """Responses per prompt."""
         return self.ids.shape[1]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether policies of ours drew them all."""
+        return "data" not in self.source
 
     @property
     def lengths(self) -> Int[Tensor, "batch group"]:

@@ -10,6 +10,7 @@ from lit_align.data.sources import checked, read
 from lit_align.data.templates import content_id
 from lit_align.models.language_model import LanguageModel
 from lit_align.trainer import Trainer
+from tests.conftest import write_jsonl
 
 ROOT = Path(__file__).parent.parent / "configs"
 BANDITS = sorted((ROOT / "bandit").glob("*.yaml"))
@@ -58,8 +59,11 @@ def test_a_game_runs_and_says_how_far_it_is_from_the_answer(path, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_config_begins(path, begun, tmp_path):
-    cli = begun(path)
     written = yaml.safe_load(path.read_text())
+    pairs = write_jsonl(
+        tmp_path / "pairs.jsonl", [{"prompt": f"{i}?", "chosen": "a", "rejected": "b"} for i in range(8)]
+    )
+    cli = begun(path, *([] if "train" in written["data"]["init_args"] else ["--data.train", pairs]))
     assert type(cli.model).__name__ == written["model"]["class_path"].rpartition(".")[2]
     assert Path(cli.trainer.default_root_dir).parent == tmp_path
     cli.datamodule.check_divisible()

@@ -1,5 +1,7 @@
 """Prompts, responses, rollouts: win rates, sums that ignore padding, selecting and trimming."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from lit_align.types import Prompts, Responses, Rollouts, masked_sum, pad_left, 
 
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 LENGTHS = [[2, 1], [3, 3], [1, 4]]
+TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps", "current_token_logps")
 
 
 def responses(width=6, extra=2) -> Responses:
@@ -35,6 +38,8 @@ def rollouts() -> Rollouts:
         rewards=torch.randn(3, 2),
         anchor_token_logps=torch.randn(3, 2, 6),
         reference_token_logps=torch.randn(3, 2, 6),
+        current_token_logps=torch.randn(3, 2, 6),
+        baselines=torch.randn(3),
     )
 
 
@@ -72,6 +77,58 @@ def test_weights_weigh_the_opponents():
     assert group(WINS, compared, weights).win_rates[0, 0].item() == pytest.approx(first)
 
 
+def test_slots_are_those_that_a_source_drew():
+    some = group(WINS)
+    some = replace(some, responses=replace(some.responses, source=("anchor", "policy", "anchor")))
+    assert [some.slots(name) for name in ("policy", "anchor", "reference")] == [[1], [0, 2], []]
+
+
+def test_win_rates_against_others_leave_the_response_itself_out():
+    expected = torch.tensor([[1.8 / 2, 0.3 / 2, 0.9 / 2]])
+    some = group(WINS)
+    torch.testing.assert_close(some.win_rates_against_others, expected)
+    torch.testing.assert_close(some.win_rates, (2 * expected + 0.5) / 3)
+
+
+def test_win_rates_against_others_leave_missing_comparisons_out_and_are_a_half_without_any():
+    compared = [[True, False, True], [False, True, False], [True, False, True]]
+    expected = torch.tensor([[0.8, 0.5, 0.2]])
+    torch.testing.assert_close(group(WINS, compared).win_rates_against_others, expected)
+    unknown = [[0.5, float("nan"), 0.8], [float("nan"), 0.5, float("nan")], [0.2, float("nan"), 0.5]]
+    torch.testing.assert_close(group(unknown, compared).win_rates_against_others, expected)
+
+
+def test_where_all_responses_are_enumerated_a_response_is_among_those_it_meets():
+    some = group(WINS, weights=torch.tensor([[0.2, 0.3, 0.5]]))
+    torch.testing.assert_close(some.win_rates_against_others, some.win_rates)
+
+
+def test_win_rates_between_slots_are_means_over_the_second():
+    rates, met = group(WINS).win_rates_between([1], [0, 2])
+    torch.testing.assert_close(rates, torch.tensor([[0.3 / 2]]))
+    rates, met = group(WINS).win_rates_between([2, 0], [1])
+    torch.testing.assert_close(rates, torch.tensor([[0.7, 1.0]]))
+    assert met.tolist() == [[True, True]]
+
+
+def test_win_rates_between_slots_leave_missing_comparisons_out():
+    compared = [[True, False, False], [False, True, True], [False, True, True]]
+    rates, met = group(WINS, compared).win_rates_between([0, 1], [1, 2])
+    torch.testing.assert_close(rates, torch.tensor([[0.5, 0.8 / 2]]))
+    assert met.tolist() == [[False, True]]
+
+
+def test_win_rates_between_slots_weigh_the_second_by_their_probability():
+    weights = torch.tensor([[1.0, 0.2, 0.8]])  # one of a source, two of another
+    rates, _ = group(WINS, weights=weights).win_rates_between([0], [1, 2])
+    torch.testing.assert_close(rates, torch.tensor([[0.2 * 1.0 + 0.8 * 0.8]]))
+    rates, _ = group(WINS, weights=weights / 3).win_rates_between([0], [1, 2])
+    torch.testing.assert_close(rates, torch.tensor([[0.2 * 1.0 + 0.8 * 0.8]]))
+    compared = [[True, False, True], [False, True, True], [True, True, True]]
+    rates, _ = group(WINS, compared, weights).win_rates_between([0], [1, 2])
+    torch.testing.assert_close(rates, torch.tensor([[0.8]]))
+
+
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e30])
 def test_what_lies_under_the_mask_reaches_neither_sums_nor_gradients(garbage):
     mask = responses().mask
@@ -88,6 +145,7 @@ def test_sequence_log_probs_are_masked_sums_and_missing_ones_are_named():
     some = rollouts()
     torch.testing.assert_close(some.anchor_logps, masked_sum(some.anchor_token_logps, some.responses.mask))
     torch.testing.assert_close(some.reference_logps, masked_sum(some.reference_token_logps, some.responses.mask))
+    torch.testing.assert_close(some.current_logps, masked_sum(some.current_token_logps, some.responses.mask))
     with pytest.raises(RuntimeError, match="no policy log-probs"):
         _ = some.policy_logps
 
@@ -98,7 +156,8 @@ def test_selecting_takes_every_field_of_the_rows_asked_for_in_their_order():
     assert picked.responses.prompts.records == [{"prompt": "p2"}, {"prompt": "p0"}]
     assert picked.responses.prompts.texts == ["p2", "p0"]
     assert picked.responses.prompts.record_id.tolist() == [33, 11]
-    for name in ("wins", "compared", "rewards", "anchor_token_logps", "reference_token_logps"):
+    names = ("wins", "compared", "rewards", "baselines", *TOKEN_LOGPS)
+    for name in names:
         assert torch.equal(getattr(picked, name), getattr(some, name)[[2, 0]])
     for name in ("ids", "mask", "truncated", "sample_logps"):
         assert torch.equal(getattr(picked.responses, name), getattr(some.responses, name)[[2, 0]])
@@ -115,7 +174,7 @@ def test_trimming_removes_shared_padding_only():
     assert trimmed.responses.prompts.mask.sum(1).tolist() == [3, 1, 2]
     assert trimmed.responses.ids.shape == (3, 2, 4)
     assert trimmed.responses.lengths.tolist() == some.responses.lengths.tolist() == LENGTHS
-    for name in ("anchor_token_logps", "reference_token_logps"):
+    for name in TOKEN_LOGPS:
         assert torch.equal(getattr(trimmed, name), getattr(some, name)[..., :4])
     assert torch.equal(trimmed.responses.sample_logps, some.responses.sample_logps[..., :4])
     torch.testing.assert_close(trimmed.anchor_logps, some.anchor_logps)

@@ -54,7 +54,7 @@ class AcceleratedPO(PairwiseModule):
     def __init__(
         self,
         policy: Policy,
-        judge: Judge,
+        judge: Judge | None = None,
         objective: Literal["dpo", "ipo", "sppo"] = "dpo",
         alpha: float = 0.3,
         beta: float | list[float] = 0.1,

@@ -16,18 +16,19 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_align.algorithms.agreement import check_same, full_precision, has_dropout
+from lit_align.algorithms.collected import collected_metrics
 from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluated import TRAINING, EvaluatedModule
 from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
 from lit_align.judges import Judge
 from lit_align.models import Policy
 from lit_align.sampling import Sampler
-from lit_align.sampling.sampler import Slot
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.stages import Stages
-from lit_align.types import Prompts, Record, Responses, Rollouts
+from lit_align.types import Prompts, Record, Rollouts
 
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:
@@ -35,12 +36,12 @@ def adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.0)
 
 
-class AlignmentModule(EvaluatedModule):
+class AlignmentModule(Requirements, EvaluatedModule):
     """Base of all algorithms: wiring, no mathematics. A subclass defines :meth:`loss` and its hyper-parameters.
 
     Args:
         policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
+        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         sampler: How many responses, how long, from which law.
         anchor: How pi_t moves; the previous iterate by default.
         optimizer: Makes the optimiser from the trainable parameters.
@@ -55,23 +56,15 @@ class AlignmentModule(EvaluatedModule):
             its last iteration again.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
-    """What the loss reads: log-probs of ``anchor``, ``reference``, ``current``; ``rewards``. Nothing else is made."""
-
-    min_group_size: ClassVar[int] = 2
-
     phases: ClassVar[int] = 1
     """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
-
-    roles: ClassVar[tuple[Slot, ...]] = ()
-    """Who has to be among the sources of the sampler; none means that the policy draws every slot."""
 
     iteration: Tensor
 
     def __init__(
         self,
         policy: Policy,
-        judge: Judge,
+        judge: Judge | None = None,
         sampler: Sampler = Sampler(),  # noqa: B008  (frozen)
         anchor: Anchor | None = None,
         optimizer: OptimizerCallable = adamw,
@@ -83,9 +76,8 @@ class AlignmentModule(EvaluatedModule):
         keep_rollouts: bool = True,
     ) -> None:
         super().__init__()
-        self._check_slots(sampler)
-        if "rewards" in self.needs and not judge.has_rewards:
-            raise ValueError(f"{type(self).__name__} needs rewards, and the judge {judge.name} only compares")
+        self.check_slots(sampler)
+        self.check_judge(judge)
         self.policy = policy
         self.judge = judge
         self.sampler = sampler
@@ -137,8 +129,13 @@ class AlignmentModule(EvaluatedModule):
         self.stages.prefix = f"iteration {int(self.iteration) + 1}: "
         self.anchor.begin(self.policy, int(self.iteration))
 
-    def collect(self, prompts: Prompts) -> Rollouts:
-        """The on-policy sampling hook: an iteration's responses, judged and scored, drawn from pi_t."""
+    def collect(self, prompts: Prompts, given: Rollouts | None = None) -> Rollouts:
+        """The on-policy sampling hook: an iteration's responses, judged and scored, drawn from pi_t.
+
+        Args:
+            prompts: The iteration's prompts on this rank.
+            given: Responses to them that are compared already, to be scored alone.
+        """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
             path = self.run_folder / "rollouts" / f"iteration-{iteration:04d}-rank{self.global_rank}.parquet"
@@ -149,6 +146,7 @@ class AlignmentModule(EvaluatedModule):
                     self._scores(),
                     seed=mixed_seed(run_seed(), TRAINING),
                     iteration=iteration,
+                    given=given,
                 )
             if iteration == 0:
                 anchor, reference = rollouts.anchor_token_logps, rollouts.reference_token_logps
@@ -177,7 +175,7 @@ class AlignmentModule(EvaluatedModule):
 
     def setup(self, stage: str) -> None:
         """Check the judges before any weights load."""
-        for judge in (self.judge, *self.evaluator.judges.values()):
+        for judge in self._judges:
             judge.check()
 
     # ------------------------------------------------------------------ optimise
@@ -185,7 +183,7 @@ class AlignmentModule(EvaluatedModule):
     def configure_model(self) -> None:
         """Load the weights, on the device they will stay on."""
         self.policy.load(self.trainer.strategy.root_device)
-        for judge in (self.judge, *self.evaluator.judges.values()):
+        for judge in self._judges:
             judge.to(self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> Any:
@@ -286,35 +284,16 @@ class AlignmentModule(EvaluatedModule):
         self.policy.fold(checkpoint["folded"])
 
     def _log_collected(self, rollouts: Rollouts) -> None:
-        responses = rollouts.responses
-        weights = torch.ones_like(rollouts.wins[..., 0]) if rollouts.weights is None else rollouts.weights
-        columns = {"length": responses.lengths, "truncated": responses.truncated}
-        if rollouts.rewards is not None:
-            columns["reward"] = rollouts.rewards
-        values = {name: (column * weights).sum() / weights.sum() for name, column in columns.items()}
-        if rollouts.weights is None:
-            values["responses"] = torch.tensor(float(self._drawn_so_far(responses)))
-        if rollouts.anchor_token_logps is not None and self.sampler.decoding.is_policy:
-            # What the sampler drew from against what a scoring pass says: kernels and dtypes, or a bug.
-            gap = (responses.sample_logps - rollouts.anchor_token_logps).abs()[responses.mask].max()
-            values["sampling_gap"] = gap
+        values = collected_metrics(rollouts, is_policy=self.sampler.decoding.is_policy)
+        if rollouts.weights is None and rollouts.responses.drawn:
+            drawn = rollouts.responses.truncated.numel() * int(self.trainer.world_size)
+            values["responses"] = torch.tensor(float(drawn * (int(self.iteration) + 1)))
         self.log_dict({f"train/{n}": v for n, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
 
-    def _drawn_so_far(self, responses: Responses) -> int:
-        return (int(self.iteration) + 1) * len(responses) * responses.group_size * int(self.trainer.world_size)
+    @property
+    def _judges(self) -> list[Judge]:
+        return [judge for judge in (self.judge, *self.evaluator.judges.values()) if judge is not None]
 
     @property
     def _exact(self) -> bool:
         return full_precision(self.trainer.precision, self.policy.dtype)
-
-    def _check_slots(self, sampler: Sampler) -> None:
-        if sampler.group_size < self.min_group_size:
-            raise ValueError(
-                f"model.sampler.group_size is {sampler.group_size}: {type(self).__name__} compares the responses to a "
-                f"prompt with one another and needs at least {self.min_group_size}"
-            )
-        if self.roles and set(sampler.sources) != set(self.roles):
-            raise ValueError(
-                f"{type(self).__name__} needs responses of {' and '.join(dict.fromkeys(self.roles))}: set "
-                f"model.sampler.sources, such as [{', '.join(self.roles)}]"
-            )

@@ -28,14 +28,14 @@ class Collector:
 
     Attributes:
         policy: Draws the responses.
-        judge: Compares them.
+        judge: Compares them; without one they stay uncompared.
         sampler: How many, how long, from which law, and who draws.
         anchor: Draws the slots that are its own.
         stages: Clock and progress bars.
     """
 
     policy: Policy
-    judge: Judge
+    judge: Judge | None
     sampler: Sampler
     anchor: Anchor
     stages: Stages
@@ -49,6 +49,7 @@ class Collector:
         seed: int,
         iteration: int,
         sources: Sequence[str] | None = None,
+        given: Rollouts | None = None,
     ) -> Rollouts:
         """Rollouts of these prompts, from ``path`` as far as they are there.
 
@@ -59,6 +60,7 @@ class Collector:
             seed: Of the responses.
             iteration: Key of the random numbers.
             sources: Who draws each slot of a group, instead of the sampler's own.
+            given: Responses that are there and compared, so that nothing is sampled or judged.
 
         Raises:
             ValueError: The file holds rollouts of other prompts.
@@ -68,11 +70,12 @@ class Collector:
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
         if responses is None:
-            responses = self._sample(prompts, seed, iteration, sources).trim()
+            drawn = self._sample(prompts, seed, iteration, sources) if given is None else given.responses
+            responses = drawn.trim()
             self._save(path, responses, responses)
         rollouts = found if isinstance(found, Rollouts) else None
         if rollouts is None:
-            rollouts = self._judge(responses)
+            rollouts = self._judge(responses) if given is None else replace(given, responses=responses)
             self._save(path, rollouts, responses)
         missing = {name: score for name, score in scores.items() if getattr(rollouts, f"{name}_token_logps") is None}
         if missing:
@@ -105,6 +108,9 @@ class Collector:
             return self.sampler.sample(self, prompts, seed=seed, iteration=iteration, sources=sources, report=advance)
 
     def _judge(self, responses: Responses) -> Rollouts:
+        if self.judge is None:
+            alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
+            return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
         with self.stages.stage("judge", len(responses)) as advance:
             verdict = self.judge.verdict(responses.prompts, self.policy.text(responses), advance)
         return Rollouts(
@@ -114,7 +120,10 @@ class Collector:
     def _score(self, name: str, score: Score, responses: Responses) -> Float[Tensor, "batch group length"]:
         with self.stages.stage("score", len(responses), f"score ({name})") as advance:
             parts: list[Tensor] = []
-            batches = self.sampler.micro_batches(responses.prompts, responses.group_size)
+            # Responses that were given may be longer than any that is drawn.
+            longest = max(self.sampler.max_new_tokens, responses.ids.shape[-1])
+            sampler = replace(self.sampler, max_new_tokens=longest)
+            batches = sampler.micro_batches(responses.prompts, responses.group_size)
             for rows in batches:
                 part = responses.select(rows)
                 parts.append(score(part).cpu())

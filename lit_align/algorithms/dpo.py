@@ -3,6 +3,8 @@
 [1] R. Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", NeurIPS 2023,
     arXiv:2305.18290.
 [2] H. Dong et al., "RLHF Workflow: From Reward Modeling to Online RLHF", TMLR 2024, arXiv:2405.07863.
+[3] S. Ray Chowdhury, A. Kini, N. Natarajan, "Provably Robust DPO: Aligning Language Models with Noisy Feedback",
+    ICML 2024, arXiv:2403.00409.
 """
 
 from typing import Any, ClassVar
@@ -13,7 +15,7 @@ from torch import Tensor
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, policy_and
 from lit_align.judges import Judge
-from lit_align.losses import dpo
+from lit_align.losses import dpo, robust_dpo
 from lit_align.models import Policy
 from lit_align.types import Rollouts
 
@@ -40,7 +42,9 @@ class DPO(PairwiseModule):
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
 
-    def __init__(self, policy: Policy, judge: Judge, beta: float = 0.1, eps: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self, policy: Policy, judge: Judge | None = None, beta: float = 0.1, eps: float = 0.0, **kwargs: Any
+    ) -> None:
         if beta <= 0:
             raise ValueError(f"model.beta must be > 0, got {beta}")
         if not 0 <= eps < 0.5:
@@ -53,3 +57,18 @@ class DPO(PairwiseModule):
         """DPO against the anchor."""
         logps = policy_and(rollouts.anchor_logps, rollouts, pairs)
         return dpo(*logps, beta=self.beta, preference=pairs.preference, eps=self.eps)
+
+
+class RobustDPO(DPO):
+    r"""DPO whose loss is unbiased when labels are flipped with probability eps [3]; with eps = 0 it is DPO.
+
+    Where DPO's eps smooths the label, this one undoes the flips, and so pushes a pair that was seen with one label only
+    without end.
+
+    Args: as for :class:`DPO`; ``eps`` is the probability in [0, ½) that a label was flipped.
+    """
+
+    def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
+        """Robust DPO against the anchor."""
+        logps = policy_and(rollouts.anchor_logps, rollouts, pairs)
+        return robust_dpo(*logps, beta=self.beta, preference=pairs.preference, eps=self.eps)

@@ -74,8 +74,7 @@ class HeldOutEvaluator(Evaluator):
             iteration: Iterations completed; 0 is the initial policy.
             seed: Of the responses; not the training one.
         """
-        stages, judge = collector.stages, collector.judge
-        with stages.stage("evaluate", len(prompts)) as advance:
+        with collector.stages.stage("evaluate", len(prompts)) as advance:
             quiet = replace(collector, stages=Relay(advance))
             policy = collector.policy
             scores: dict[str, Score] = {
@@ -97,10 +96,9 @@ class HeldOutEvaluator(Evaluator):
             self._compare("", collector, own, initial)
             if iteration > 1 and path_of(iteration - 1).exists():
                 previous = load_rollouts(path_of(iteration - 1))
-                if isinstance(previous, Rollouts):
-                    self.measures.update_against(
-                        "_previous", judge, _with_text(policy, own), _with_text(policy, previous)
-                    )
+                if isinstance(previous, Rollouts) and collector.judge is not None:
+                    both = _with_text(policy, own), _with_text(policy, previous)
+                    self.measures.update_against("_previous", collector.judge, *both)
 
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
@@ -108,7 +106,9 @@ class HeldOutEvaluator(Evaluator):
 
     def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts) -> None:
         policy = collector.policy
-        self.measures.update_against(suffix, collector.judge, _with_text(policy, own), _with_text(policy, other))
+        if collector.judge is not None:
+            both = _with_text(policy, own), _with_text(policy, other)
+            self.measures.update_against(suffix, collector.judge, *both)
         for name, judge in self.judges.items():
             blind = _with_text(policy, without_rewards(own)), _with_text(policy, without_rewards(other))
             self.measures.update_against(f"{suffix}_{name}", judge, *blind)

@@ -4,7 +4,7 @@
     Learning", ICLR 2025, arXiv:2407.00617.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -38,6 +38,8 @@ class INPO(PairwiseModule):
     Raises:
         ValueError: Not eta > tau >= 0.
     """
+
+    takes_pairs: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class ONPO(PairwiseModule):
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
     phases: ClassVar[int] = 2
+    takes_pairs: ClassVar[bool] = False
     anchor: Optimistic
 
     def __init__(

@@ -1,7 +1,7 @@
 """What all pair methods share: a pairing says which pairs, a loss says how much each costs."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,7 +20,7 @@ class PairwiseModule(AlignmentModule):
 
     Args:
         policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
+        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         pairing: ``best_worst`` of each group, ``random`` disjoint pairs, or ``all`` of them; enumerated responses need
             ``all``.
         kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
@@ -29,10 +29,20 @@ class PairwiseModule(AlignmentModule):
         ValueError: There is no such pairing.
     """
 
-    def __init__(self, policy: Policy, judge: Judge, pairing: Pairing = "best_worst", **kwargs: Any) -> None:
+    takes_pairs: ClassVar[bool] = True
+
+    def __init__(
+        self, policy: Policy, judge: Judge | None = None, pairing: Pairing = "best_worst", **kwargs: Any
+    ) -> None:
         check_pairing(pairing)
         super().__init__(policy, judge, **kwargs)
         self.pairing: Pairing = pairing
+
+    def check_pairs(self, soft: bool) -> None:
+        """Labelled pairs will do, unless a label in doubt would be taken for certain."""
+        super().check_pairs(soft)
+        if soft and self.pairing == "best_worst":
+            raise ValueError("model.pairing: best_worst takes every label for certain; set it to all, to weigh them")
 
     @abstractmethod
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:

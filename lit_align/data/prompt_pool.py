@@ -1,7 +1,7 @@
 """The data module of on-policy runs: a pool of prompts, streamed to one iteration after another."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -14,7 +14,7 @@ from lit_align.data.buffer import Buffer
 from lit_align.data.sources import Source, checked, read
 from lit_align.data.templates import content_id
 from lit_align.sampling.uniforms import mixed_seed, run_seed
-from lit_align.types import Prompts, Record
+from lit_align.types import Prompts, Record, Rollouts
 
 Encode = Callable[[list[Record]], Prompts]
 
@@ -77,6 +77,7 @@ class PromptPool(L.LightningDataModule):
         """Read and check everything that can be checked before any weights load."""
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         if stage == "fit":
+            self.check_module(module)
             self.check_divisible()
             self.prepare(module.encode, "train", "heldout")
         else:
@@ -97,10 +98,14 @@ class PromptPool(L.LightningDataModule):
             if source is not None and name != "train" and name not in self._sets:
                 rows = list(checked(read(source, self.columns), f"data.{name}"))
                 rows = rows[: self.heldout_limit] if name == "heldout" else rows
-                _ids(rows, f"data.{name}")
+                check_distinct(rows, f"data.{name}")
                 self._sets[name] = encode(rows)
         if "train" in names and self._pool is None:
             self._pool = self._read_train()
+
+    def check_module(self, module: Any) -> None:
+        """Refuse an algorithm that cannot learn from prompts."""
+        module.check_samples()
 
     def check_divisible(self) -> None:
         """An iteration must be a whole number of optimiser steps, or the last one would be mis-scaled."""
@@ -136,7 +141,7 @@ class PromptPool(L.LightningDataModule):
         module = trainer.lightning_module
         module.begin()
         iteration = int(module.iteration)
-        rollouts = module.collect(self.prompts(iteration, trainer.global_rank, trainer.world_size))
+        rollouts = self.collect(module, self.prompts(iteration, trainer.global_rank, trainer.world_size))
         buffer = Buffer(
             rollouts,
             module.loss_weights(rollouts),
@@ -148,6 +153,11 @@ class PromptPool(L.LightningDataModule):
             phases=module.phases,
         )
         return DataLoader(buffer, batch_size=None, shuffle=False)
+
+    def collect(self, module: Any, prompts: Prompts) -> Rollouts:
+        """An iteration's rollouts: the module samples and judges."""
+        rollouts: Rollouts = module.collect(prompts)
+        return rollouts
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """This rank's held-out prompts, as one batch."""
@@ -172,24 +182,35 @@ class PromptPool(L.LightningDataModule):
     def _read_train(self) -> Any:
         source = self.sources["train"]
         assert source is not None
-        pool = read(source, self.columns, self.streaming)
+        pool = self.open(source)
         if self.streaming:
             return pool
-        ids = _ids(checked(pool, "data.train"), "data.train")
+        heldout = {content_id(record) for record in self._heldout_records()}
+        check_distinct(self.checked(pool), "data.train", self.key, heldout)
         if len(pool) < self.prompts_per_iteration:
             raise ValueError(
                 f"data.train has {len(pool)} prompts, fewer than data.prompts_per_iteration "
                 f"({self.prompts_per_iteration})"
             )
-        for record in self._heldout_records():
-            if content_id(record) in ids:
-                raise ValueError(
-                    f"data.heldout: {_shown(record)} is in data.train too (row {ids[content_id(record)]}); a win rate "
-                    "on prompts that were trained on means nothing: remove it from one of them"
-                )
-        for start in range(0, len(pool), 1000):  # refuses a prompt longer than the context
-            self._encode(list(checked(pool.select(range(start, min(start + 1000, len(pool)))), "data.train")))
+        for start in range(0, len(pool), 1000):
+            self.check_lengths(list(self.checked(pool.select(range(start, min(start + 1000, len(pool)))))))
         return pool
+
+    def open(self, source: str | Source) -> Any:
+        """The rows to train on."""
+        return read(source, self.columns, self.streaming)
+
+    def checked(self, rows: Iterable[Record]) -> Iterator[Record]:
+        """Rows to train on, as records; a row without what it must have is refused."""
+        return checked(rows, "data.train")
+
+    def key(self, record: Record) -> int:
+        """What no two rows to train on may share."""
+        return content_id(record)
+
+    def check_lengths(self, records: list[Record]) -> None:
+        """Refuse what does not fit the model's context."""
+        self._encode(records)
 
     def _heldout_records(self) -> list[Record]:
         return self._sets["heldout"].records if "heldout" in self._sets else []
@@ -200,7 +221,7 @@ class PromptPool(L.LightningDataModule):
         for position in range(start, start + self.prompts_per_iteration):
             epoch, place = divmod(position, size)
             dealt.append((epoch, _permutation(size, run_seed(), epoch)[place]))
-        rows = checked((self._pool[row] for _, row in dealt), "data.train")
+        rows = self.checked(self._pool[row] for _, row in dealt)
         return [(record, epoch) for record, (epoch, _) in zip(rows, dealt, strict=True)]
 
     def _deal_stream(self, start: int) -> list[tuple[Record, int]]:
@@ -215,7 +236,7 @@ class PromptPool(L.LightningDataModule):
         for epoch in itertools.count():
             shuffled.set_epoch(epoch)
             empty = True
-            for record in checked(shuffled, "data.train"):
+            for record in self.checked(shuffled):
                 if content_id(record) in heldout:
                     raise ValueError(f"data.heldout: {_shown(record)} is in data.train too: remove it from one of them")
                 empty = False
@@ -224,20 +245,35 @@ class PromptPool(L.LightningDataModule):
                 raise ValueError("data.train has no rows")
 
 
-def _ids(rows: Any, origin: str) -> dict[int, int]:
-    """Content id -> row number.
+def check_distinct(
+    rows: Iterable[Record],
+    origin: str,
+    key: Callable[[Record], int] = content_id,
+    heldout: Collection[int] = (),
+) -> None:
+    """Refuse duplicates.
+
+    Args:
+        rows: Read once, in order.
+        origin: Whose rows they are, for messages.
+        key: What no two of them may share.
+        heldout: Content ids of held-out prompts.
 
     Raises:
-        ValueError: There are no rows, or two ask the same.
+        ValueError: There are no rows, two are the same, or one asks what is held out.
     """
     found: dict[int, int] = {}
     for number, record in enumerate(rows):
-        first = found.setdefault(content_id(record), number)
+        if content_id(record) in heldout:
+            raise ValueError(
+                f"data.heldout: {_shown(record)} is in {origin} too (row {number}); a win rate on prompts that were "
+                "trained on means nothing: remove it from one of them"
+            )
+        first = found.setdefault(key(record), number)
         if first != number:
             raise ValueError(f"{origin}: rows {first} and {number} both ask {_shown(record)}; remove one")
     if not found:
         raise ValueError(f"{origin} has no prompts")
-    return found
 
 
 @lru_cache(maxsize=2)

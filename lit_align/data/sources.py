@@ -32,13 +32,19 @@ class Source:
     revision: str | None = None
 
 
-def read(source: str | Source, columns: dict[str, str] | None = None, streaming: bool = False) -> Any:
+def read(
+    source: str | Source,
+    columns: dict[str, str] | None = None,
+    streaming: bool = False,
+    asks: tuple[str, ...] = ("prompt", "messages"),
+) -> Any:
     """A `datasets` dataset whose rows have a ``prompt`` or a ``messages`` column.
 
     Args:
         source: Where from; a string is the path alone.
         columns: Our name -> the data's name, such as ``{"prompt": "question"}``.
         streaming: Read row by row, for pools larger than memory.
+        asks: Columns any of which holds what is asked.
 
     Raises:
         FileNotFoundError: There is no such file or shipped pool.
@@ -50,7 +56,7 @@ def read(source: str | Source, columns: dict[str, str] | None = None, streaming:
         if theirs not in _columns(dataset):
             raise ValueError(f"data.columns: {source.path} has no column {theirs!r}, only {sorted(_columns(dataset))}")
         dataset = dataset.rename_column(theirs, ours) if ours != theirs else dataset
-    if not {"prompt", "messages"} & set(_columns(dataset)):
+    if not set(asks) & set(_columns(dataset)):
         raise ValueError(
             f"{source.path} has neither a `prompt` nor a `messages` column, only {sorted(_columns(dataset))}: "
             "name it with data.columns, such as {prompt: question}"

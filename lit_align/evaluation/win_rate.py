@@ -36,17 +36,20 @@ class WinRate(Metric):
         """Add comparisons.
 
         Args:
-            wins: P(policy beats opponent), in [0, 1].
+            wins: P(policy beats opponent), in [0, 1]; nan where the comparison is missing, which is left out.
             prompts: Id of the prompt of each; comparisons with the same id are resampled together.
         """
         assert isinstance(self.wins, list)
         assert isinstance(self.prompts, list)
-        self.wins.append(wins.to(self.device))
-        self.prompts.append(prompts.to(self.device))
+        known = ~wins.isnan()
+        self.wins.append(wins[known].to(self.device))
+        self.prompts.append(prompts.to(wins.device)[known].to(self.device))
 
     def compute(self) -> Float[Tensor, "3"]:
-        """The rate and the ends of its interval."""
+        """The rate and the ends of its interval; nan where every comparison is missing."""
         wins, prompts = dim_zero_cat(self.wins).cpu().double(), dim_zero_cat(self.prompts).cpu()
+        if not len(wins):
+            return torch.full((3,), torch.nan)
         _, cluster = prompts.unique(return_inverse=True)
         clusters = int(cluster.max()) + 1
         total = torch.zeros(clusters, dtype=torch.float64).index_add(0, cluster, wins)

@@ -1,6 +1,8 @@
 """Judges: what makes one response better than another."""
 
 from lit_align.judges.base import Judge, JudgeError, Verdict
+from lit_align.judges.llm_judge import LLMJudge
+from lit_align.judges.pair_rm import PairRM
 from lit_align.judges.pairwise import PairwiseFunction
 from lit_align.judges.reward import RewardFunction, RewardJudge, wins_from_rewards
 from lit_align.judges.reward_model import RewardModel
@@ -9,6 +11,8 @@ from lit_align.judges.sentiment import Sentiment
 __all__ = [
     "Judge",
     "JudgeError",
+    "LLMJudge",
+    "PairRM",
     "PairwiseFunction",
     "RewardFunction",
     "RewardJudge",

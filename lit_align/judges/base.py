@@ -26,7 +26,8 @@ class Verdict:
     """What a judge says of groups of responses.
 
     Attributes:
-        wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)``, ½ on the diagonal, ``wins + wins^T = 1``.
+        wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)``, ½ on the diagonal and where a comparison is missing,
+            ``wins + wins^T = 1``.
         compared: False where a comparison is missing.
         rewards: Scalar rewards, where the judge has them.
     """
@@ -56,7 +57,7 @@ class Judge(ABC):
 
     @abstractmethod
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second), one number in [0, 1] a comparison.
+        """P(first beats second), one number in [0, 1] a comparison; nan where the comparison is missing.
 
         Args:
             prompts: What the user asked.
@@ -75,6 +76,7 @@ class Judge(ABC):
         """
         size = len(texts[0])
         wins = torch.full((len(texts), size, size), 0.5)
+        compared = torch.ones_like(wins, dtype=torch.bool)
         pairs = list(combinations(range(size), 2))
         for start in range(0, len(texts), self.prompts_at_once):
             rows = range(start, min(start + self.prompts_at_once, len(texts)))
@@ -86,10 +88,13 @@ class Judge(ABC):
                 [prompts.records[b] for b, _, _ in asked],
             )
             for (b, i, j), p in zip(asked, probabilities, strict=True):
-                wins[b, i, j], wins[b, j, i] = p, 1 - p
+                if math.isnan(p):
+                    compared[b, i, j] = compared[b, j, i] = False
+                else:
+                    wins[b, i, j], wins[b, j, i] = p, 1 - p
             if report is not None:
                 report(len(rows))
-        return Verdict(wins, torch.ones_like(wins, dtype=torch.bool), None)
+        return Verdict(wins, compared, None)
 
     def beats(
         self,
@@ -99,7 +104,10 @@ class Judge(ABC):
         first_rewards: Float[Tensor, " batch"] | None = None,
         second_rewards: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """P(first beats second) for one pair a prompt; rewards already known are not computed again."""
+        """P(first beats second) for one pair a prompt, nan where the comparison is missing.
+
+        Rewards already known are not computed again.
+        """
         del first_rewards, second_rewards
         return torch.tensor(self.compare(prompts.texts, first, second, prompts.records))
 

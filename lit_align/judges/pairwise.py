@@ -1,8 +1,14 @@
 """Judges that look at two responses at once, in both orders."""
 
+from collections.abc import Callable
+from typing import Any
+
 from lit_align.judges.base import Judge, call_judge
 from lit_align.judges.reward import import_function
 from lit_align.types import Record
+
+Ask = Callable[[list[str], list[str], list[str], list[Record]], list[float]]
+"""P(first beats second) in the order given: what a judge with a taste for a place says."""
 
 
 class PairwiseFunction(Judge):
@@ -29,12 +35,35 @@ class PairwiseFunction(Judge):
 
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), averaged over the two orders."""
-        probabilities = [0.5] * len(prompts)
-        asked = [i for i in range(len(prompts)) if first[i] != second[i]]
-        if not asked:
-            return probabilities
-        x, a, b, r = ([column[i] for i in asked] for column in (prompts, first, second, records))
-        both = call_judge(self.name, self._function, (x + x, a + b, b + a, r + r), low=0.0, high=1.0)
-        for i, forward, backward in zip(asked, both[: len(asked)], both[len(asked) :], strict=True):
-            probabilities[i] = (forward + 1 - backward) / 2
+
+        def ask(*columns: list[Any]) -> list[float]:
+            return call_judge(self.name, self._function, columns, low=0.0, high=1.0)
+
+        return in_both_orders(ask, prompts, first, second, records)
+
+
+def in_both_orders(
+    ask: Ask, prompts: list[str], first: list[str], second: list[str], records: list[Record]
+) -> list[float]:
+    """P(first beats second), the mean of what is said of (first, second) and of (second, first).
+
+    Args:
+        ask: Called once with both orders of every pair of different responses; identical ones are ties.
+        prompts: What the user asked.
+        first: One response to each prompt.
+        second: Another.
+        records: The rows of the user's data.
+
+    Returns:
+        Probabilities; nan where either order is: half an answer would have the taste for a place in it.
+    """
+    probabilities = [0.5] * len(prompts)
+    asked = [i for i in range(len(prompts)) if first[i] != second[i]]
+    if not asked:
         return probabilities
+    x, a, b = ([column[i] for i in asked] for column in (prompts, first, second))
+    r = [records[i] for i in asked]
+    both = ask(x + x, a + b, b + a, r + r)
+    for i, forward, backward in zip(asked, both[: len(asked)], both[len(asked) :], strict=True):
+        probabilities[i] = (forward + 1 - backward) / 2
+    return probabilities

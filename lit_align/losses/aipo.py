@@ -35,7 +35,8 @@ def aipo(
         \quad s_\pi = \log\pi(y_w) - \log\pi(y_l)
 
     Source: eqs. (6), (10), (11) of [1]. Sums in the margin, the mean in the NLL. Where the reference agrees with the
-    label (s_ref > 0) the loss asks for more, where it disagrees for less.
+    label (s_ref > 0) the loss asks for more, where it disagrees for less: under Bradley-Terry preferences of a reward r
+    and with lambda = 0 the population minimiser is :math:`\pi_{ref}^{1+\alpha} \exp(r/\beta) / Z` (derived).
 
     Args:
         policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.

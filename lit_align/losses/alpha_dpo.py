@@ -1,7 +1,7 @@
 r"""alpha-DPO: SimPO whose target margin grows with how far the policy has already told a pair apart.
 
-[1] J. Wu, X. Wang, Z. Yang, J. Wu, J. Gao, B. Ding, X. Wang, X. He, "alpha-DPO: Adaptive Reward Margin is What Direct
-    Preference Optimization Needs", ICML 2025, arXiv:2410.10148.
+[1] J. Wu et al., "alpha-DPO: Adaptive Reward Margin is What Direct Preference Optimization Needs", 2024,
+    arXiv:2410.10148.
 
 The margin of the log-ratios comes from an implicit reference :math:`\hat\pi_{ref} \propto U (\pi_\theta /
 \pi_{ref})^\alpha`, through which no gradient flows.

@@ -65,8 +65,8 @@ def ipo_mean(
         L = \left(M - \frac{1}{2\tau}\right)^2, \quad M = \frac{u(y_w)}{|y_w|} - \frac{u(y_l)}{|y_l|}
 
     Source: the reading of TRL, whose authors report to have confirmed it with those of [1]. Between responses of one
-    length n it is the loss of sums with n tau in the place of tau, divided by n^2; between others it has no closed-form
-    minimiser over responses.
+    length n it is the loss of sums with tau / n in the place of tau, divided by n^2; else its minimiser has no closed
+    form.
 
     Args:
         policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
@@ -75,7 +75,7 @@ def ipo_mean(
         reference_rejected_logps: The same of the rejected response.
         chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
         rejected_lengths: The same of the rejected response.
-        tau: KL strength, > 0, win rate per nat and token; larger keeps the policy closer to the reference.
+        tau: KL strength, > 0, tokens per nat; larger keeps the policy closer to the reference.
         preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
 
     Returns:

@@ -1,6 +1,6 @@
 r"""MinorDPO: a rejected response is pushed down only while the policy finds it likelier than the reference does.
 
-[1] S. Xie, H. Chen, F. Yu, Z. Sun, X. Wu, "Minor DPO reject penalty to increase training robustness", 2024,
+[1] S. Xie et al., "Minor DPO reject penalty to increase training robustness", 2024,
     arXiv:2408.09834.
 """
 
@@ -38,7 +38,7 @@ def minor_dpo(
         preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
 
     Returns:
-        Loss of each pair, >= 0, at most that of DPO; log 2 where the policy is the reference.
+        Loss of each pair, >= 0, at least that of DPO; log 2 where the policy is the reference.
 
     Raises:
         ValueError: ``beta`` is not positive, or a number ``preference`` is outside [0, 1].

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lit_align.data.templates import encode
+from lit_align.data.templates import encode, encode_responses
 from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
@@ -146,6 +146,10 @@ class LanguageModel(Policy):
     def encode(self, records: list[Record]) -> Prompts:
         """Records as prompts: chat template applied, tokenised once."""
         return encode(self.tokenizer, records, self.system)
+
+    def encode_responses(self, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
+        """Written responses as tokens: the text, then the token that ends a turn; tokenised once."""
+        return encode_responses(self.tokenizer, prompts, texts, max_tokens)
 
     def text(self, responses: Responses) -> list[list[str]]:
         """The responses as text, special tokens removed: what judges read."""

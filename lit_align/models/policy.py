@@ -29,6 +29,20 @@ class Policy(nn.Module, ABC):
     def encode(self, records: list[Record]) -> Prompts:
         """Records as prompts; needs no weights."""
 
+    def encode_responses(self, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
+        """Written responses as tokens, as the policy itself would have drawn them; needs no weights.
+
+        Args:
+            prompts: What they answer.
+            texts: K responses to each prompt.
+            max_tokens: Longest response, end-of-sequence included; a longer one is cut and marked truncated.
+
+        Raises:
+            ValueError: The policy does not read text.
+        """
+        del prompts, texts, max_tokens
+        raise ValueError(f"{type(self).__name__} does not read text: written responses need a LanguageModel")
+
     @abstractmethod
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights. A second call does nothing."""

@@ -105,3 +105,11 @@ def test_the_rollouts_are_left_as_they_are():
     Buffer(whole, torch.ones(12), batch_size=4)[0]
     assert whole == before
     assert whole.window_weight is None
+
+
+def test_phases_follow_one_another_each_with_every_prompt_in_each_of_its_passes():
+    buffer = buffer_of(phases=2, passes=2, batch_size=4, window=3)
+    phases = [batch.phase for batch in buffer]  # type: ignore[attr-defined]
+    assert phases == [0] * 6 + [1] * 6
+    for start in range(0, 48, 12):
+        assert sorted(order(buffer)[start : start + 12]) == list(range(12))

@@ -54,7 +54,22 @@ def everything() -> Rollouts:
         weights=torch.rand(2, 3),
         anchor_token_logps=logps[0],
         reference_token_logps=logps[1],
+        current_token_logps=logps[1] / 3,
     )
+
+
+def doubles() -> Rollouts:
+    """Everything in float64, with digits that float32 does not have."""
+    some = everything()
+    names = ("rewards", "weights", "anchor_token_logps", "reference_token_logps", "current_token_logps", "wins")
+    fine = {name: getattr(some, name).double() * (1 + 2**-40) for name in names}
+    drawn = replace(some.responses, sample_logps=some.responses.sample_logps.double() / 3)
+    return replace(some, responses=drawn, **fine)
+
+
+def mixed() -> Rollouts:
+    """Drawn in float32, scored in float64, as an enumerable policy does."""
+    return replace(doubles(), responses=responses())
 
 
 def assert_same(one, other):
@@ -70,7 +85,7 @@ def assert_same(one, other):
             assert a == b, item.name
 
 
-@pytest.mark.parametrize("make", [responses, rollouts, everything])
+@pytest.mark.parametrize("make", [responses, rollouts, everything, doubles, mixed])
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path, make):
     saved = make()
     save_rollouts(tmp_path / "new" / "it.parquet", saved, TEXTS)

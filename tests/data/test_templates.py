@@ -3,7 +3,7 @@
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from lit_align.data.templates import content_id, encode, render
+from lit_align.data.templates import content_id, encode, encode_responses, end_of_turn, render
 from tests.conftest import make_tokenizer
 
 CHAT = [{"role": "system", "content": "very nice"}, {"role": "user", "content": "the cat"}]
@@ -90,3 +90,47 @@ def test_any_change_of_what_is_asked_changes_the_content_id():
     asked: list[dict] = [{"prompt": p} for p in ("the cat", "the Cat", "the cat ", "the cats", "cat the")]
     asked += [{"messages": m} for m in (CHAT, CHAT[1:], CHAT[::-1], other_role)]
     assert len({content_id(record) for record in asked}) == len(asked)
+
+
+def with_template(template: str):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+TURNS = "{% for m in messages %}<|start|>{{ m['role'] }} {{ m['content'] }}{END}{% endfor %}"
+ANSWER = "{% if add_generation_prompt %}<|start|>assistant {% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "token"),
+    [
+        (TURNS.replace("{END}", "<|stop|>") + ANSWER, "<|stop|>"),
+        (TURNS.replace("{END}", " ") + ANSWER, "<|end|>"),  # a template that marks no end
+        (TURNS.replace("{END}", "<|stop|>") + "{% if add_generation_prompt %}<|start|>user {% endif %}", "<|end|>"),
+        (None, "<|end|>"),
+    ],
+)
+def test_a_turn_ends_with_the_templates_special_token_or_the_end_of_sequence(template, token):
+    tokenizer = with_template(template)
+    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids(token)
+    prompts = encode(tokenizer, [{"prompt": "the cat"}])
+    responses = encode_responses(tokenizer, prompts, [["good", "not bad"]], max_tokens=8)
+    rows = [row[kept].tolist() for row, kept in zip(responses.ids[0], responses.mask[0], strict=True)]
+    assert [tokenizer.convert_ids_to_tokens(row) for row in rows] == [["good", token], ["not", "bad", token]]
+
+
+def test_a_tokenizer_without_any_end_is_refused():
+    tokenizer = make_tokenizer(chat=False)
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        end_of_turn(tokenizer)
+
+
+def test_no_special_token_opens_a_written_response():
+    tokenizer = with_bos(chat=False)
+    prompts = encode(tokenizer, [{"prompt": "the cat"}])
+    responses = encode_responses(tokenizer, prompts, [["good"]], max_tokens=8)
+    assert tokenizer.convert_ids_to_tokens(responses.ids[0, 0].tolist()) == ["good", "<|end|>"]
+    assert not responses.drawn
+    assert responses.sample_logps.isnan().all()

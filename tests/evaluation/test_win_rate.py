@@ -102,3 +102,13 @@ def test_updates_in_parts_are_one_update():
 def test_a_confidence_outside_0_and_1_is_refused(confidence):
     with pytest.raises(ValueError, match=r"confidence must lie in \(0, 1\)"):
         WinRate(confidence)
+
+
+def test_a_missing_comparison_has_no_part_in_a_win_rate():
+    whole, partial = WinRate(), WinRate()
+    whole.update(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1, 2, 4]))
+    partial.update(torch.tensor([1.0, 0.0, torch.nan, 1.0]), torch.tensor([1, 2, 3, 4]))
+    torch.testing.assert_close(partial.compute(), whole.compute())
+    nothing = WinRate()
+    nothing.update(torch.tensor([torch.nan]), torch.tensor([1]))
+    assert nothing.compute().isnan().all()

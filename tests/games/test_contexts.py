@@ -43,11 +43,11 @@ def test_fewer_prompts_an_iteration_go_round_all_contexts():
     assert some.batch_size == 2
 
 
-@pytest.mark.parametrize(("options", "steps"), [({}, 1), ({"batch_size": 2}, 3), ({"batch_size": 3, "passes": 4}, 8)])
-def test_a_batch_is_the_whole_iteration_unless_told_otherwise(options, steps):
+@pytest.mark.parametrize(("options", "size"), [({}, 6), ({"batch_size": 2}, 2), ({"prompts_per_iteration": 3}, 3)])
+def test_a_batch_is_the_whole_iteration_unless_told_otherwise(options, size):
     some = pool(**options)
     some.check_divisible()
-    assert some.steps_per_iteration == steps
+    assert some.batch_size == size
 
 
 def test_a_batch_that_does_not_divide_the_iteration_is_refused():

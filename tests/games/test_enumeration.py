@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from lit_align.algorithms import WIND
 from lit_align.algorithms.collector import Collector
 from lit_align.anchors import MovingAverage, Previous
 from lit_align.games.enumeration import Enumeration
 from lit_align.games.judge import GameJudge
+from lit_align.lab import play
 from lit_align.models.language_model import LanguageModel
 from lit_align.stages import Stages
 from tests.conftest import prompts_of
@@ -101,9 +103,35 @@ def test_a_law_that_is_not_the_policys_is_enumerated_as_it_is_or_refused(options
     torch.testing.assert_close(rollouts.weights, law, rtol=0, atol=1e-6)
 
 
+def test_several_sources_are_one_law_of_equal_parts():
+    """The limit of drawing as many responses from each: a step for the win rates against their average."""
+    beta, eta = 0.3, 0.8
+    policy = tabular()
+    reference, start = policy.game.reference, policy.distribution().detach()
+
+    def optimizer(parameters):
+        return torch.optim.LBFGS(
+            parameters, max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+        )
+
+    module = WIND(
+        policy,
+        GameJudge(policy.game),
+        beta=beta,
+        eta=eta,
+        sampler=Enumeration(sources=("policy", "reference")),
+        optimizer=optimizer,
+    )
+    module.iteration += 1  # the policy is not the reference, as it would be in iteration 0
+    step = play(module, iterations=1).laws[-1]
+    rates = torch.einsum("xyz,xz->xy", policy.game.preference, (start + reference) / 2)
+    expected = (start.log() + beta * eta * reference.log() + eta * rates) / (1 + beta * eta)
+    torch.testing.assert_close(step, expected.softmax(-1), rtol=0, atol=1e-6)
+
+
 def test_a_language_model_is_refused_in_one_line(tiny_model):
     model = LanguageModel(tiny_model)
     prompts = model.encode(prompts_of(2))
-    with pytest.raises(ValueError, match="LanguageModel has too many responses to enumerate.*Sampler") as error:
+    with pytest.raises(ValueError, match=r"LanguageModel has too many responses to enumerate.*Sampler") as error:
         Enumeration().sample(model, prompts, seed=0, iteration=0)
     assert "\n" not in str(error.value)

@@ -102,7 +102,7 @@ def test_what_is_no_game_is_refused_in_one_line():
         ((law * 1.1, preference), {}, r"reference\[0\] sums to 1\.1"),
         ((law, unequal), {}, r"preference\[2, 0, 1\] \+ preference\[2, 1, 0\] is .*, not 1"),
         ((law, preference), {"rewards": random_rewards(4, 3).log()}, r"rewards\[.*\] is nan"),
-        ((law, preference), {"copies": 3}, r"copies \(3\) must divide the number of contexts \(4\)"),
+        ((law, preference), {"copies": 3}, r"copies \(3\) must .*divide the number of contexts \(4\)"),
     ]
     for arguments, options, message in refused:
         with pytest.raises(ValueError, match=message) as error:
@@ -114,9 +114,3 @@ def test_what_is_no_game_is_refused_in_one_line():
 def test_a_number_of_copies_below_one_is_refused_in_one_line(copies):
     with pytest.raises(ValueError, match=rf"copies.*{copies}"):
         Game(random_laws(4, 3), random_preferences("skew", 4, 3), copies=copies)
-
-
-@pytest.mark.parametrize("shape", [(3, 3, 2), (4, 2, 2)])
-def test_features_of_other_contexts_or_responses_are_refused(shape):
-    with pytest.raises(Exception, match="features"):
-        Game(random_laws(4, 3), random_preferences("skew", 4, 3), features=torch.zeros(shape, dtype=torch.float64))

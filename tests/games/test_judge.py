@@ -154,10 +154,3 @@ def test_noise_on_rewards_that_a_game_does_not_have_is_refused_in_one_line():
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(ValueError, match=r"judge\.temperature must be > 0, got"):
         GameJudge(game(), "rewards", temperature)
-
-
-def test_a_response_that_the_game_does_not_have_is_refused():
-    some = game()
-    for text in ("6", "-1"):
-        with pytest.raises((ValueError, IndexError)):
-            GameJudge(some).verdict(asked(some), [["0", text]] * 3)

@@ -24,9 +24,7 @@ def mixed(policy, weight):
 def test_the_tree_has_every_sequence_once_ended_or_cut_at_the_length(symbols, length, count):
     tokens, mask, _ = sequences(symbols, length)
     found = [tuple(row[kept].tolist()) for row, kept in zip(tokens, mask, strict=True)]
-    ended = [
-        (*word, symbols) for size in range(length) for word in itertools.product(range(symbols), repeat=size)
-    ]
+    ended = [(*word, symbols) for size in range(length) for word in itertools.product(range(symbols), repeat=size)]
     cut = list(itertools.product(range(symbols), repeat=length))
     assert sorted(found) == sorted(ended + cut)
     assert len(found) == len(set(found)) == count
@@ -48,17 +46,17 @@ def test_children_lead_along_every_sequence_to_a_leaf():
 
 def test_the_log_probs_of_tokens_are_the_ratios_of_the_mass_below_them():
     policy = tree()
-    law, whole = policy.game.reference, everything(policy, "reference")
-    for context, row in itertools.product(range(2), (0, 5, 20, 39)):
-        tokens = whole.ids[context, row][whole.mask[context, row]].tolist()
-        for position in range(len(tokens)):
-            def below(prefix):
-                starts = [y[: len(prefix)] == prefix for y in words]
-                return law[context, torch.tensor(starts)].sum()
+    whole = everything(policy, "reference")
+    words = [ids[kept].tolist() for ids, kept in zip(whole.ids[0], whole.mask[0], strict=True)]
 
-            words = [ids[kept].tolist() for ids, kept in zip(whole.ids[context], whole.mask[context], strict=True)]
-            expected = (below(tokens[: position + 1]) / below(tokens[:position])).log()
-            torch.testing.assert_close(whole.sample_logps[context, row, position], expected)
+    def below(context, prefix):
+        starts = torch.tensor([word[: len(prefix)] == prefix for word in words])
+        return policy.game.reference[context, starts].sum()
+
+    for context, row in itertools.product(range(2), (0, 5, 20, 39)):
+        for position in range(len(words[row])):
+            expected = below(context, words[row][: position + 1]) / below(context, words[row][:position])
+            torch.testing.assert_close(whole.sample_logps[context, row, position].exp(), expected)
 
 
 def test_responses_are_cut_exactly_where_they_have_no_end():
@@ -107,7 +105,7 @@ def test_mixing_tokens_is_mixing_responses_where_they_have_one_token_and_not_in_
     torch.testing.assert_close(by_token, by_response)
     by_token, by_response = mixed(tree(), weight)
     torch.testing.assert_close(by_token.sum(-1), torch.ones(2, dtype=torch.float64))
-    assert ((by_token - by_response).abs().sum(-1) / 2 > 5e-3).all()
+    assert ((by_token - by_response).abs().sum(-1) / 2 > 2e-3).all()
 
 
 def test_mixing_tokens_is_mixing_the_law_at_every_node():
@@ -118,7 +116,9 @@ def test_mixing_tokens_is_mixing_the_law_at_every_node():
     root = {tuple(y[:1]): lp for y, lp in zip(whole.ids[1].tolist(), whole.sample_logps[1, :, 0].exp(), strict=True)}
     assert [float(root[(token,)]) for token in range(4)] == pytest.approx(expected[1, 0].tolist())
     node = int(sequences(3, 3)[2][0, 2])
-    second = {y[1]: lp for y, lp in zip(whole.ids[1].tolist(), whole.sample_logps[1, :, 1].exp(), strict=True) if y[0] == 2}
+    second = {
+        y[1]: lp for y, lp in zip(whole.ids[1].tolist(), whole.sample_logps[1, :, 1].exp(), strict=True) if y[0] == 2
+    }
     assert [float(second[token]) for token in range(4)] == pytest.approx(expected[1, node].tolist())
 
 

@@ -132,3 +132,18 @@ def test_judging_in_batches_changes_nothing_and_reports_every_prompt():
 def test_beats_asks_about_one_pair_a_prompt():
     wins = Longer().beats(many_prompts(2), ["aaaa", "a"], ["a", "a"])
     torch.testing.assert_close(wins, torch.sigmoid(torch.tensor([3.0, 0.0])))
+
+
+class Unsure(Judge):
+    """Has an opinion unless it sees "b"."""
+
+    def compare(self, prompts, first, second, records):
+        return [math.nan if "b" in pair else 0.8 for pair in zip(first, second, strict=True)]
+
+
+def test_a_comparison_that_is_nan_is_missing_and_not_a_tie():
+    verdict = Unsure().verdict(many_prompts(2), [["a", "b", "c"], ["a", "d", "c"]])
+    assert verdict.compared[0].tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    assert verdict.compared[1].all()
+    torch.testing.assert_close(verdict.wins[0], torch.tensor([[0.5, 0.5, 0.8], [0.5, 0.5, 0.5], [0.2, 0.5, 0.5]]))
+    assert Unsure().beats(many_prompts(2), ["a", "a"], ["c", "b"]).isnan().tolist() == [False, True]

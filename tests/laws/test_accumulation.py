@@ -10,7 +10,6 @@ from lit_align.algorithms import DPO, INPO, JBOND, SPPO, WIND, AcceleratedPO, It
 from lit_align.anchors import MovingAverage, Previous
 from lit_align.games.contexts import Contexts
 from lit_align.games.judge import GameJudge
-from lit_align.lab import _quiet
 from lit_align.sampling import Sampler
 from tests.laws.instances import distance, on, random_game, sgd
 
@@ -43,7 +42,7 @@ def trained(name, *, batch_size, accumulate):
     judge = GameJudge(game, noise="none" if "sampler" not in options() else "comparisons")
     module = on(game, algorithm, judge=judge, optimizer=sgd(1.0), **options())
     module.keep_rollouts = False
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder:
         L.seed_everything(0, verbose=False)
         trainer = L.Trainer(
             default_root_dir=folder,
@@ -62,6 +61,7 @@ def trained(name, *, batch_size, accumulate):
     return module.policy.distribution().detach()
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on loaders
 @pytest.mark.parametrize("name", MODULES)
 def test_accumulated_minibatches_are_one_large_batch(name):
     large = trained(name, batch_size=8, accumulate=1)

@@ -76,17 +76,17 @@ def test_the_enumerated_gradient_is_that_of_the_mixed_jeffreys_divergence(law, b
 @pytest.mark.parametrize("law", LAWS)
 def test_T1_each_time_the_anchor_moves_the_policy_becomes_its_best_of_n_and_two_moves_are_best_of_n_squared(law, beta):
     game, every = random_game("bradley_terry", contexts=2, responses=3, spread=0.3), 40
-    module = on(
-        game, IterativeBOND, n=2, beta=beta, law=law, anchor=Previous(every=every), optimizer=sgd(2 * 4.0)
-    )
+    module = on(game, IterativeBOND, n=2, beta=beta, law=law, anchor=Previous(every=every), optimizer=sgd(2 * 4.0))
     laws = play(module, iterations=2 * every).laws
     once = target_of(game, game.reference, 2, law)
     torch.testing.assert_close(laws[every], once, atol=1e-4, rtol=0)
-    torch.testing.assert_close(laws[2 * every], target_of(game, once, 2, law), atol=1e-3, rtol=0)
+    twice = target_of(game, once, 2, law)
+    assert distance(once, twice) > 0.1
+    torch.testing.assert_close(laws[2 * every], twice, atol=3e-3, rtol=0)
     if law == "exact":
         best = game.rewards.argmax(-1, keepdim=True)
         missing = (1 - game.reference.gather(-1, best)) ** 4  # T2: 1 - pi_t(y*) = (1 - pi_0(y*))^(n^t)
-        torch.testing.assert_close(1 - laws[2 * every].gather(-1, best), missing, atol=1e-3, rtol=0)
+        torch.testing.assert_close(1 - laws[2 * every].gather(-1, best), missing, atol=3e-3, rtol=0)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -120,6 +120,10 @@ def test_the_forward_gradient_of_draws_is_unbiased_at_every_number_of_anchor_dra
     torch.testing.assert_close(gradient(module, rollouts, chances), expected)
 
 
+def backward_gradient(pi, target):
+    return gradient_of(lambda law: divergence(law, target).sum(), pi)
+
+
 def test_the_backward_gradient_of_draws_is_biased_by_quantiles_that_add_one_and_less_with_more_anchor_draws():
     pi, anchor = random_laws(1, 3), random_laws(1, 3, seed=1)
     errors = []
@@ -133,8 +137,8 @@ def test_the_backward_gradient_of_draws_is_biased_by_quantiles_that_add_one_and_
             for k in range(size + 1)
         )
         distilled = geometric_mixture((1.0, anchor), tilt=log_quantile)
-        torch.testing.assert_close(mean, gradient_of(lambda pi, q=distilled: divergence(pi, q).sum(), pi))
-        truth = gradient_of(lambda pi, q=target_of(game, anchor, 2, "approximate"): divergence(pi, q).sum(), pi)
+        torch.testing.assert_close(mean, backward_gradient(pi, distilled))
+        truth = backward_gradient(pi, target_of(game, anchor, 2, "approximate"))
         errors.append(float((mean - truth).abs().max()))
     assert errors[0] > errors[1] > errors[2] > 1e-3
 

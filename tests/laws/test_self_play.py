@@ -21,7 +21,6 @@ from tests.laws.instances import (
     judged,
     minimised,
     on,
-    place,
     random_game,
     row_losses,
     sgd,
@@ -30,7 +29,6 @@ from tests.laws.instances import (
 BETA, ETA = 0.3, 1.2
 AS_WIND = {"eta": BETA + 1 / ETA, "tau": BETA, "pairing": "all"}
 TAU = 0.3
-
 
 
 @pytest.mark.parametrize("kind", ["skew", "bradley_terry"])
@@ -60,8 +58,6 @@ def test_iterations_of_sppo_are_multiplicative_weights():
     laws = play(on(game, SPPO, beta=1.0, offset="partition", pairing="all"), iterations=6).laws
     expected = wind_iterates(game.reference, game.preference, beta=0.0, eta=1.0, iterations=6)
     torch.testing.assert_close(laws[-1], expected, atol=1e-6, rtol=0)
-
-
 
 
 @pytest.mark.parametrize("kind", ["skew", "bradley_terry"])
@@ -95,8 +91,6 @@ def test_T8_single_comparisons_are_right_only_of_pairs_drawn_from_the_anchor(mu)
     found = minimised(module, lambda: row_losses(module, rollouts)[0].sum())
     error = distance(found, wind_step(start, game.reference, game.preference, beta=BETA, eta=ETA))
     assert error < 1e-6 if mu == "anchor" else error > 1e-2
-
-
 
 
 def mixture_of(law, reference, weight):

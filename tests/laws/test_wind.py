@@ -123,7 +123,9 @@ def test_T12_groups_with_the_self_comparison_have_the_exact_step_as_minimiser_an
         place(module.policy, start)
         return minimised(
             module,
-            lambda: chances @ module.loss(replace(rollouts, policy_token_logps=module.policy.logps(rollouts.responses)))[0],
+            lambda: (
+                chances @ module.loss(replace(rollouts, policy_token_logps=module.policy.logps(rollouts.responses)))[0]
+            ),
         )
 
     exact = wind_step(start, game.reference, game.preference, **STEP)

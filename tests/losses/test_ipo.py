@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_align.losses import ipo
+from lit_align.losses import ipo, ipo_mean
 from tests.losses.enumeration import intransitive, minimiser, over_pairs, simplex, tilted, total_variation
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -105,3 +105,16 @@ def test_the_population_minimiser_is_the_reference_tilted_by_the_win_rate_agains
 def test_arguments_out_of_range_are_refused_by_name(options, named):
     with pytest.raises(ValueError, match=named):
         ipo(*pairs(), **options)
+
+
+def test_the_mean_variant_divides_each_log_ratio_by_its_own_length():
+    rows = [torch.tensor([x]) for x in (-10.0, -12.0, -11.0, -11.5)]  # log-ratios 1 and -½
+    lengths = {"chosen_lengths": torch.tensor([4]), "rejected_lengths": torch.tensor([2])}
+    assert ipo_mean(*rows, **lengths, tau=0.1).item() == pytest.approx((1 / 4 + 1 / 4 - 5) ** 2)
+    assert ipo_mean(*rows, **lengths, tau=0.1, preference=0.0).item() == pytest.approx((-1 / 4 - 1 / 4 - 5) ** 2)
+
+
+def test_between_responses_of_one_length_the_mean_variant_is_ipo_with_tau_over_the_length():
+    rows, lengths = pairs(), torch.full((5,), 3)
+    value = ipo_mean(*rows, chosen_lengths=lengths, rejected_lengths=lengths, tau=TAU, preference=0.7)
+    torch.testing.assert_close(value, ipo(*rows, tau=TAU / 3, preference=0.7) / 9)

@@ -1,0 +1,104 @@
+"""Efficient exact optimisation, from rewards of a group and from pairs.
+
+[1] H. Ji et al., "Towards Efficient Exact Optimization of Language Model Alignment", ICML 2024, arXiv:2402.00856.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.algorithms.base import AlignmentModule
+from lit_align.algorithms.pairings import Pairs
+from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
+from lit_align.judges import Judge
+from lit_align.losses import exo, exo_pairwise
+from lit_align.models import Policy
+from lit_align.types import Rollouts
+
+
+class EXO(AlignmentModule):
+    r"""The law of implicit rewards within a group is pulled to that of rewards, by the reverse KL divergence [1].
+
+    .. math::
+        \pi = \pi_{ref} \exp(r / (\beta_\pi \beta_r)) / Z
+
+    is what an exact iteration ends at, whoever drew the responses. [1] draws them from the reference, once: that is
+    ``sampler.sources: [reference, ...]``; the policy draws them otherwise.
+
+    Args:
+        policy: What is aligned, with its reference.
+        judge: Gives rewards.
+        beta_policy: Power of the density ratio, > 0; larger moves less far.
+        beta_reward: Temperature of the rewards, > 0, in their unit; larger moves less far.
+        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+
+    Raises:
+        ValueError: A beta <= 0, or the judge has no rewards.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "rewards"})
+
+    def __init__(
+        self, policy: Policy, judge: Judge, beta_policy: float = 0.1, beta_reward: float = 0.1, **kwargs: Any
+    ) -> None:
+        for name, value in (("beta_policy", beta_policy), ("beta_reward", beta_reward)):
+            if value <= 0:
+                raise ValueError(f"model.{name} must be > 0, got {value}")
+        super().__init__(policy, judge, **kwargs)
+        self.beta_policy = beta_policy
+        self.beta_reward = beta_reward
+
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The divergence of each group."""
+        assert rollouts.rewards is not None  # it needs them
+        values = exo(
+            rollouts.policy_logps,
+            rollouts.reference_logps,
+            rollouts.rewards.to(rollouts.policy_logps.dtype),
+            beta_policy=self.beta_policy,
+            beta_reward=self.beta_reward,
+            weights=rollouts.weights,
+        )
+        return values, torch.ones_like(values)
+
+
+class EXOPairwise(PairwiseModule):
+    r"""EXO of pairs: the implied preference is pulled to the smoothed label, by the reverse KL divergence [1].
+
+    Args:
+        policy: What is aligned, with its reference.
+        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
+        beta: Power of the density ratio, > 0; larger keeps the policy closer to the reference. [1] uses 0.1 and 0.5.
+        eps: Share of labels taken to be wrong, in (0, ½): the margin that is asked for is log((1 - eps) / eps) / beta.
+        pairing: ``random`` pairs of independent responses by default, as in the data sets of [1].
+        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+
+    Raises:
+        ValueError: beta <= 0, or eps outside (0, ½).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+
+    def __init__(
+        self,
+        policy: Policy,
+        judge: Judge | None = None,
+        beta: float = 0.1,
+        eps: float = 1e-3,
+        pairing: Pairing = "random",
+        **kwargs: Any,
+    ) -> None:
+        if beta <= 0:
+            raise ValueError(f"model.beta must be > 0, got {beta}")
+        if not 0 < eps < 0.5:
+            raise ValueError(f"model.eps must lie in (0, 0.5), got {eps}")
+        super().__init__(policy, judge, pairing, **kwargs)
+        self.beta = beta
+        self.eps = eps
+
+    def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
+        """EXO of pairs against the reference."""
+        logps = policy_and(rollouts.reference_logps, rollouts, pairs)
+        return exo_pairwise(*logps, beta=self.beta, eps=self.eps, preference=pairs.preference)

@@ -1,0 +1,380 @@
+"""A chat endpoint as judge, against a real server: what fails is missing, what was answered is never asked again."""
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from lit_align.data.templates import encode
+from lit_align.judges import JudgeError, LLMJudge
+from lit_align.judges.answer_cache import AnswerCache
+from tests.conftest import make_tokenizer
+
+KEY = "sk-very-secret"
+TEMPLATE = "{prompt}|{first}|{second}"
+ROWS = [{"prompt": "the cat"}, {"prompt": "the dog"}, {"prompt": "rain"}]
+
+
+def longer(question: str) -> str:
+    """Judges fairly: the longer answer."""
+    _, first, second = question.split("|")
+    return "A" if len(first) > len(second) else "B" if len(second) > len(first) else "tie"
+
+
+@dataclass
+class Server:
+    """Replies with ``reply(question)``: text, or (status, body), or seconds to sleep before saying ``A``."""
+
+    reply: Callable = longer
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    requests: list[tuple[str, dict, dict]] = field(default_factory=list)
+    url: str = ""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            question = payload["messages"][0]["content"]
+            state.asked.append(question)
+            state.requests.append((self.path, dict(self.headers), payload))
+            reply = state.reply(question)
+            if isinstance(reply, float):
+                time.sleep(reply)
+                reply = "A"
+            status, body = reply if isinstance(reply, tuple) else (200, said(reply))
+            try:
+                self.send_response(status)
+                for name, value in state.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+            except OSError:
+                pass  # the judge has hung up
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    state.url = f"http://127.0.0.1:{http.server_port}/v1"
+    yield state
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def said(text) -> bytes:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+
+
+def judge_of(server: Server, **options) -> LLMJudge:
+    return LLMJudge("the-judge", server.url, **({"template": TEMPLATE, "backoff": 0.001, "max_retries": 2} | options))
+
+
+def compare(judge: LLMJudge, first=("aaa", "b", "c"), second=("a", "bb", "d"), rows=ROWS) -> list[float]:
+    rows = rows[: len(first)]
+    return judge.compare([row.get("prompt", "") for row in rows], list(first), list(second), rows)
+
+
+def failing(times: int, failure) -> Callable:
+    """Every question fails so many times, then gets a fair answer."""
+    left: dict[str, int] = {}
+
+    def reply(question):
+        left[question] = left.get(question, times) - 1
+        return failure if left[question] >= 0 else longer(question)
+
+    return reply
+
+
+def test_a_is_1_b_is_0_and_a_tie_is_one_half(server):
+    assert compare(judge_of(server)) == [1.0, 0.0, 0.5]
+
+
+def test_each_pair_is_asked_once_in_each_order(server):
+    compare(judge_of(server))
+    both = {"the cat|aaa|a", "the cat|a|aaa", "the dog|b|bb", "the dog|bb|b", "rain|c|d", "rain|d|c"}
+    assert sorted(server.asked) == sorted(both)
+
+
+def test_a_taste_for_the_first_place_cancels_out_unless_one_order_is_asked(server):
+    server.reply = lambda question: "A"
+    assert compare(judge_of(server)) == [0.5, 0.5, 0.5]
+    server.asked.clear()
+    assert compare(judge_of(server, both_orders=False)) == [1.0, 1.0, 1.0]
+    assert sorted(server.asked) == ["rain|c|d", "the cat|aaa|a", "the dog|b|bb"]
+
+
+@pytest.mark.parametrize("both_orders", [True, False])
+def test_identical_responses_are_ties_and_are_not_asked_about(server, both_orders):
+    assert compare(judge_of(server, both_orders=both_orders), ["a", "b"], ["a", "b"]) == [0.5, 0.5]
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("failure", [(500, b""), (503, b"busy"), (429, b"slow down")], ids=lambda failure: failure[0])
+def test_a_server_that_fails_and_recovers_is_asked_again(server, failure):
+    server.reply = failing(2, failure)
+    assert compare(judge_of(server)) == [1.0, 0.0, 0.5]
+    assert len(server.asked) == 6 * 3
+
+
+def test_the_wait_doubles_and_what_the_server_asks_for_comes_first(server, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("lit_align.judges.chat.time.sleep", waits.append)
+    server.reply = failing(3, (503, b""))
+    options = {"both_orders": False, "max_retries": 3, "backoff": 0.5}
+    assert compare(judge_of(server, **options), ["aa"], ["a"]) == [1.0]
+    assert waits == [0.5, 1.0, 2.0]
+    waits.clear()
+    server.headers, server.reply = {"Retry-After": "7"}, failing(1, (429, b""))
+    assert compare(judge_of(server, **options), ["aa"], ["a"]) == [1.0]
+    assert waits == [7.0]
+
+
+def is_missing(values: list[float], row: int) -> bool:
+    return math.isnan(values[row]) and not any(math.isnan(p) for i, p in enumerate(values) if i != row)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [(500, b"broken"), (400, b"too long"), (200, b"no json"), (200, b"{}"), "A or B", "", None, "I like A", "AB"],
+    ids=repr,
+)
+def test_what_fails_or_is_malformed_is_missing_and_never_a_tie(server, failure):
+    server.reply = lambda question: failure if question == "the dog|bb|b" else longer(question)
+    values = compare(judge_of(server))
+    assert is_missing(values, 1)
+    assert (values[0], values[2]) == (1.0, 0.5)
+
+
+def test_only_what_may_succeed_later_is_asked_again(server):
+    for failure, times in (((500, b""), 3), ((400, b""), 1), ("nonsense", 1)):
+        server.asked.clear()
+        server.reply = lambda question, failure=failure: failure if "dog" in question else longer(question)
+        compare(judge_of(server))
+        assert server.asked.count("the dog|b|bb") == times
+
+
+def test_a_question_that_takes_too_long_is_asked_again_and_then_missing(server):
+    server.reply = lambda question: 0.4 if "dog" in question else longer(question)
+    values = compare(judge_of(server, timeout=0.1, max_retries=1))
+    assert is_missing(values, 1)
+    assert server.asked.count("the dog|b|bb") == 2
+
+
+def test_a_verdict_marks_what_is_missing_as_not_compared(server):
+    server.reply = lambda question: (500, b"") if "bb" in question and "aaa" in question else longer(question)
+    prompts = encode(make_tokenizer(), ROWS[:2])
+    verdict = judge_of(server).verdict(prompts, [["a", "bb", "aaa"], ["bb", "a", "cccc"]])
+    assert verdict.compared.tolist() == [
+        [[True, True, True], [True, True, False], [True, False, True]],
+        [[True] * 3] * 3,
+    ]
+    assert verdict.wins[0].tolist() == [[0.5, 0.0, 0.0], [1.0, 0.5, 0.5], [1.0, 0.5, 0.5]]
+    assert verdict.wins[1].tolist() == [[0.5, 1.0, 0.0], [0.0, 0.5, 0.0], [1.0, 1.0, 0.5]]
+
+
+def test_missing_answers_are_counted_in_the_log(server, caplog):
+    server.reply = lambda question: "hm" if "dog" in question else longer(question)
+    with caplog.at_level(logging.WARNING):
+        compare(judge_of(server))
+    assert "judge the-judge: 2 of 6 answers are missing (a reply that does not end in A, B or tie: 'hm')" in caplog.text
+
+
+@pytest.mark.parametrize("reply", ["A", " a\n", "**A**", "[[A]]", "A.", "Both are short.\nVerdict follows.\nA"])
+def test_the_last_line_is_the_verdict(server, reply):
+    server.reply = lambda question: reply
+    assert compare(judge_of(server, both_orders=False), ["a"], ["b"]) == [1.0]
+
+
+def test_a_judge_that_answers_nothing_at_all_is_refused(server):
+    server.reply = lambda question: (500, b"no model loaded")
+    with pytest.raises(JudgeError, match=r"the-judge answered none of 6 questions; the last: status 500: no model"):
+        compare(judge_of(server))
+
+
+def test_a_server_that_is_not_there_is_refused(server):
+    judge = LLMJudge("m", "http://127.0.0.1:9", template=TEMPLATE, backoff=0.001, max_retries=1)
+    with pytest.raises(JudgeError, match=r"answered none of 6 questions; the last: URLError"):
+        compare(judge)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refused_key_or_model_ends_the_run_after_one_request_a_thread(server, status):
+    server.reply = lambda question: (status, b"no such thing")
+    with pytest.raises(JudgeError, match=rf"/v1/chat/completions refuses: status {status}"):
+        compare(judge_of(server, concurrency=1))
+    assert len(server.asked) <= 2
+
+
+def test_a_redirect_is_not_followed(server):
+    server.reply, server.headers = (lambda question: (302, b"")), {"Location": f"{server.url}/elsewhere"}
+    with pytest.raises(JudgeError, match="refuses: status 302"):
+        compare(judge_of(server, concurrency=1))
+    assert {path for path, *_ in server.requests} == {"/v1/chat/completions"}
+
+
+def test_the_answer_is_kept_and_never_asked_for_again_even_by_another_process(server, tmp_path):
+    cache = str(tmp_path / "folder" / "answers.jsonl")
+    values = compare(judge_of(server, cache=cache))
+    count = len(server.asked)
+    assert compare(judge_of(server, cache=cache)) == values
+    assert len(server.asked) == count
+    compare(judge_of(server, cache=cache), ["other"], ["a"])
+    assert len(server.asked) == count + 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"temperature": 1.0}, {"temperature": None}, {"template": "{prompt}|{first}|{second} "}]
+)
+def test_another_question_is_another_entry(server, tmp_path, change):
+    cache = str(tmp_path / "answers.jsonl")
+    compare(judge_of(server, cache=cache))
+    count = len(server.asked)
+    compare(judge_of(server, cache=cache, **change))
+    assert len(server.asked) == 2 * count
+
+
+def test_another_model_is_another_entry(server, tmp_path):
+    cache = str(tmp_path / "answers.jsonl")
+    for model in ("one", "two"):
+        compare(LLMJudge(model, server.url, template=TEMPLATE, cache=cache))
+    assert len(server.asked) == 12
+
+
+@pytest.mark.parametrize("failure", [(500, b""), "nonsense"])
+def test_failures_are_not_kept(server, tmp_path, failure):
+    cache = tmp_path / "answers.jsonl"
+    server.reply = lambda question: failure if "dog" in question else longer(question)
+    assert math.isnan(compare(judge_of(server, cache=str(cache)))[1])
+    assert len(cache.read_text().splitlines()) == 4
+    server.reply = longer
+    assert compare(judge_of(server, cache=str(cache))) == [1.0, 0.0, 0.5]
+
+
+def test_a_file_cut_short_loses_its_last_line_alone(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    cache = AnswerCache(path)
+    for key in ("one", "two"):
+        cache.put(key, "A")
+    path.write_text(path.read_text()[:-5])
+    again = AnswerCache(path)
+    assert (again.get("one"), again.get("two")) == ("A", None)
+    again.put("three", "B")
+    last = AnswerCache(path)
+    assert [last.get(key) for key in ("one", "two", "three")] == ["A", None, "B"]
+
+
+def test_the_same_question_is_asked_once_in_a_batch(server):
+    same = [ROWS[0]] * 3
+    assert compare(judge_of(server), ["aaa"] * 3, ["a"] * 3, same) == [1.0, 1.0, 1.0]
+    assert sorted(server.asked) == ["the cat|aaa|a", "the cat|a|aaa"]
+
+
+def test_concurrent_answers_keep_the_order_of_the_questions(server):
+    rows = [{"prompt": str(i)} for i in range(12)]
+    first = ["a" * (1 + i % 3) for i in range(12)]
+    gate = threading.Barrier(4)
+
+    def reply(question):
+        gate.wait(timeout=10)  # passes only if four questions are under way at once
+        time.sleep(0.02 * (int(question.split("|")[0]) % 3))
+        return longer(question)
+
+    server.reply = reply
+    judge = judge_of(server, concurrency=4, both_orders=False)
+    expected = [{1: 0.0, 2: 0.5, 3: 1.0}[len(text)] for text in first]
+    assert compare(judge, first, ["zz"] * 12, rows) == expected
+
+
+def test_the_key_is_in_the_header_and_nowhere_else(server, tmp_path, caplog):
+    cache = tmp_path / "answers.jsonl"
+    server.reply = lambda question: (400, f"bad key {KEY}".encode()) if "dog" in question else longer(question)
+    with caplog.at_level(logging.DEBUG):
+        judge = judge_of(server, cache=str(cache))
+        compare(judge)
+    path, headers, payload = server.requests[0]
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert KEY not in path + json.dumps(payload)
+    assert "bad key ***" in caplog.text
+    server.reply = lambda question: (401, f"bad key {KEY[:8]}***".encode())
+    with pytest.raises(JudgeError) as caught:
+        compare(judge, ["new"], ["other"])
+    held = [
+        caplog.text,
+        cache.read_text(),
+        repr(judge),
+        repr(vars(judge)),
+        str(vars(judge.endpoint)),
+        str(caught.value),
+    ]
+    assert not [text for text in held if KEY[:8] in text]
+    assert "OPENAI_API_KEY" in str(caught.value)
+
+
+def test_a_missing_key_is_refused_before_anything_is_asked(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match=r"judge\.api_key_env: the environment has no OPENAI_API_KEY"):
+        judge_of(server).check()
+    free = judge_of(server, api_key_env=None)
+    free.check()
+    assert compare(free) == [1.0, 0.0, 0.5]
+    assert all("Authorization" not in headers for _, headers, _ in server.requests)
+
+
+def test_the_question_has_model_temperature_and_the_fields_filled_in_once(server):
+    row = {"prompt": "say {second} and {x}"}
+    compare(judge_of(server, both_orders=False), ["{first}{prompt}"], ["two"], [row])
+    ((_, _, payload),) = server.requests
+    assert payload["model"] == "the-judge"
+    assert payload["temperature"] == 0.0
+    assert payload["messages"] == [{"role": "user", "content": "say {second} and {x}|{first}{prompt}|two"}]
+    compare(judge_of(server, both_orders=False, temperature=None), ["1"], ["2"])
+    assert "temperature" not in server.requests[-1][2]
+
+
+def test_the_judge_of_a_chat_reads_all_of_it(server):
+    chat = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "good"}]
+    chat.append({"role": "user", "content": "the dog"})
+    judge_of(server, both_orders=False).compare(["the dog"], ["1"], ["2"], [{"messages": chat}])
+    assert server.asked == ["user: the cat\n\nassistant: good\n\nuser: the dog|1|2"]
+
+
+def test_the_default_template_has_all_it_needs(server):
+    judge = LLMJudge("m", server.url, both_orders=False, max_retries=0)
+    server.reply = lambda question: "A"
+    assert judge.compare(["the cat"], ["FIRST"], ["SECOND"], ROWS[:1]) == [1.0]
+    (question,) = server.asked
+    assert question.index("the cat") < question.index("Answer A") < question.index("FIRST")
+    assert question.index("FIRST") < question.index("Answer B") < question.index("SECOND")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"template": "{prompt} {first}"}, r"judge\.template has no \{second\}"),
+        ({"base_url": "file:///etc"}, r"judge\.base_url must begin with http"),
+        ({"concurrency": 0}, r"judge\.concurrency must be >= 1"),
+        ({"temperature": -1.0}, r"judge\.temperature must be >= 0"),
+        ({"max_retries": -1}, r"judge\.max_retries must be >= 0"),
+        ({"timeout": 0.0}, r"judge\.timeout must be > 0"),
+        ({"backoff": 0.0}, r"judge\.backoff must be > 0"),
+    ],
+)
+def test_an_argument_without_a_meaning_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        LLMJudge(**({"model": "m"} | options))
