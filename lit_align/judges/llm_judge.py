@@ -126,8 +126,7 @@ class LLMJudge(Judge):
 
     def _answers(self, questions: list[str]) -> dict[str, float]:
         """Question -> win of the first, for those that were answered."""
-        unique = list(dict.fromkeys(questions))
-        found = {question: self.cache.get(self._key(question)) for question in unique}
+        found = {question: self.cache.get(self._key(question)) for question in questions}  # each asked once
         new = [question for question, answer in found.items() if answer is None]
         with ThreadPoolExecutor(self.concurrency) as pool:
             replies = list(pool.map(self._ask, new))

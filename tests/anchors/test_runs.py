@@ -13,22 +13,22 @@ from tests.conftest import prompts_of
 from tests.runs import assert_same_weights, build
 
 ANCHORS = {
-    "previous of every second": (lambda: Previous(2), LoRA(rank=4)),
-    "moving average": (lambda: MovingAverage(0.5), LoRA(rank=4)),
-    "extrapolated": (lambda: Extrapolated(0.5), None),
-    "extrapolated, adapters": (lambda: Extrapolated(0.5), LoRA(rank=4)),
+    "previous of every second": (lambda: Previous(2), LoRA(rank=4), 1),
+    "moving average": (lambda: MovingAverage(0.5), LoRA(rank=4), 2),
+    "extrapolated": (lambda: Extrapolated(0.5), None, 2),
+    "extrapolated, adapters": (lambda: Extrapolated(0.5), LoRA(rank=4), 2),
 }
 
 
-@pytest.mark.parametrize(("make", "lora"), ANCHORS.values(), ids=ANCHORS.keys())
-def test_a_continued_run_ends_where_the_uninterrupted_one_does(tiny_model, pools, tmp_path, make, lora):
+@pytest.mark.parametrize(("make", "lora", "stop"), ANCHORS.values(), ids=ANCHORS.keys())
+def test_a_continued_run_ends_where_the_uninterrupted_one_does(tiny_model, pools, tmp_path, make, lora, stop):
     def prepared(folder, **options):
         sources = ("policy", "anchor", "policy", "anchor")
         wind = {"anchor": make(), "sampler": Sampler(sources=sources, max_new_tokens=6)}
         return build(tiny_model, pools | {"heldout": None}, tmp_path / folder, lora=lora, wind=wind, **options)
 
     whole = prepared("whole", max_epochs=3).fit()
-    stopped = prepared("stopped", max_epochs=1).fit()
+    stopped = prepared("stopped", max_epochs=stop).fit()
     last = stopped.folder / "checkpoints" / "last.ckpt"
     ignorant = prepared("ignorant", max_epochs=3)
     ignorant.module.anchor.load_state_dict = lambda state: None

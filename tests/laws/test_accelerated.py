@@ -96,7 +96,7 @@ def test_an_iteration_with_ipo_is_the_multiplicative_weights_step():
 
 
 def test_A7_momentum_reaches_a_dominating_arm_sooner_and_within_the_bound():
-    margin, eta, iterations, responses = 0.1, 1.5, 12, 4
+    margin, eta, iterations, responses = 0.1, 1.5, 8, 4
     wins = random_game("skew", contexts=1, responses=responses).preference[0]
     # The first arm wins against z by what any other does, and a margin more.
     wins[0, 1:] = wins[1:, 1:].amax(0).clamp(min=0.5) + margin
@@ -118,7 +118,7 @@ def test_A7_momentum_reaches_a_dominating_arm_sooner_and_within_the_bound():
 
 def test_A8_where_preferences_are_a_cycle_the_iterates_spiral_out_and_momentum_speeds_that_up():
     reference = torch.tensor([[0.36, 0.33, 0.31]], dtype=torch.float64)
-    game, eta, iterations = Game(reference, rock_paper_scissors()[None]), 0.6, 20
+    game, eta, iterations = Game(reference, rock_paper_scissors()[None]), 0.6, 16
     uniform = torch.full_like(reference, 1 / 3)
     ends = {}
     for alpha in ALPHAS:
@@ -127,7 +127,7 @@ def test_A8_where_preferences_are_a_cycle_the_iterates_spiral_out_and_momentum_s
         before, point = reference, reference
         for done in range(1, iterations + 1):
             iterate = sppo_step(point, game.preference, eta=eta)
-            if done % 10 == 0:
+            if done % 8 == 0:
                 torch.testing.assert_close(laws[done], iterate, atol=1e-5, rtol=0)
             before, point = iterate, extrapolate(iterate, before, alpha=alpha)
         ends[alpha] = float(kl(uniform, laws[-1]))
@@ -154,7 +154,7 @@ class NoisyJudge(GameJudge):
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
 def test_A9_noise_in_the_rewards_adds_up_with_the_coefficients_of_the_iterations(alpha):
     beta, spread, iterations = 4.0, 0.4, 4
-    game = random_game("bradley_terry", contexts=1, responses=3, copies=40)
+    game = random_game("bradley_terry", contexts=1, responses=3, copies=20)
     judge = NoisyJudge(game, spread)
     options = {"alpha": alpha, "beta": beta, "pairing": "all", "optimizer": partial(LBFGS, max_iter=300)}
     laws = play(on(game, AcceleratedPO, judge=judge, **options), iterations=iterations).laws
@@ -166,7 +166,7 @@ def test_A9_noise_in_the_rewards_adds_up_with_the_coefficients_of_the_iterations
     torch.testing.assert_close(error, noise - noise.mean(-1, keepdim=True), atol=1e-4, rtol=0)
     # Centring over three responses keeps two thirds of the variance.
     measured = float((error.square().mean() * 3 / 2).sqrt())
-    assert measured == pytest.approx(spread / beta * float(coefficients.square().sum().sqrt()), rel=0.15)
+    assert measured == pytest.approx(spread / beta * float(coefficients.square().sum().sqrt()), rel=0.2)
 
 
 def test_without_momentum_accelerated_sppo_is_sppo():
