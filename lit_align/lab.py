@@ -100,7 +100,7 @@ class _Record(Callback):
     seconds: list[float] = field(default_factory=list)
     enumerated: bool = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The initial policy."""
         self._bar = tqdm(total=self.iterations, disable=not self.progress, unit="iteration")
         self._start = time.perf_counter()

@@ -284,7 +284,8 @@ class AlignmentModule(Requirements, EvaluatedModule):
         self.policy.fold(checkpoint["folded"])
 
     def _log_collected(self, rollouts: Rollouts) -> None:
-        values = collected_metrics(rollouts, is_policy=self.sampler.decoding.is_policy)
+        is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy
+        values = collected_metrics(rollouts, is_policy=is_policy, anchor_is_policy=anchored)
         if rollouts.weights is None and rollouts.responses.drawn:
             drawn = rollouts.responses.truncated.numel() * int(self.trainer.world_size)
             values["responses"] = torch.tensor(float(drawn * (int(self.iteration) + 1)))

@@ -72,6 +72,7 @@ class EvaluatedModule(L.LightningModule):
                 batch,
                 seed=mixed_seed(run_seed(), EVALUATION),
                 iteration=int(self.iteration),
+                sources=("policy",) * self.sampler.group_size,
                 report=advance,
             )
         rows = zip(batch.records, self.policy.text(responses), strict=True)

@@ -34,7 +34,7 @@ class ExactEvaluator(Evaluator):
         self.names = ("kl", "exploitability", "kl_to_equilibrium", "sub_optimality")
         for name in self.names:
             self.add_module(name, MeanMetric().set_dtype(torch.float64))
-        self._equilibrium: Tensor | None = None
+        self._equilibrium: tuple[Game, Tensor] | None = None
 
     def evaluate(self, collector: Collector, prompts: Prompts, path_of: PathOf, *, iteration: int, seed: int) -> None:
         """Measure the contexts of these prompts."""
@@ -67,9 +67,9 @@ class ExactEvaluator(Evaluator):
         values = {"kl": kl(law, game.reference)}
         values["exploitability"] = exploitability(law, game.preference, reference=game.reference, beta=self.beta)
         if self.beta > 0:
-            if self._equilibrium is None:
-                self._equilibrium = wind_equilibrium(game.reference, game.preference, beta=self.beta)
-            values["kl_to_equilibrium"] = kl(self._equilibrium, law)
+            if self._equilibrium is None or self._equilibrium[0] is not game:
+                self._equilibrium = game, wind_equilibrium(game.reference, game.preference, beta=self.beta)
+            values["kl_to_equilibrium"] = kl(self._equilibrium[1], law)
         if game.rewards is not None:
             values["sub_optimality"] = sub_optimality(law, game.rewards)
         return values

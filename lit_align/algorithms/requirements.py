@@ -16,7 +16,7 @@ class Requirements:
     min_group_size: ClassVar[int] = 2
 
     roles: ClassVar[tuple[Slot, ...]] = ()
-    """Who has to be among the sources of the sampler; none means that the policy draws every slot."""
+    """Who has to be among the sources of the sampler, where the loss tells the slots of a group apart."""
 
     takes_pairs: ClassVar[bool] = False
     """Whether labelled pairs that anybody has drawn will do; not where the law asks for responses of pi_t."""

@@ -69,7 +69,7 @@ class WIND(AlignmentModule):
             rollouts.anchor_logps,
             rollouts.reference_logps,
             rollouts.win_rates,
-            weights=rollouts.weights,
+            weights=None if rollouts.weights is None else rollouts.weights / rollouts.weights.sum(-1, keepdim=True),
         )
         comparisons = rollouts.compared.flatten(1).sum(1) - rollouts.compared.shape[-1]
         return values, (comparisons > 0).to(values.dtype)

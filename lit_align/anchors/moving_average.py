@@ -18,7 +18,8 @@ class MovingAverage(Anchor):
     .. math::
         \theta_a \leftarrow (1 - r) \theta_a + r \theta
 
-    [1] moves it after every optimiser step: use iterations of one step. One copy of the trainable weights is kept.
+    [1] moves it after every optimiser step: use iterations of one step. Of adapters the factors are averaged, as in
+    most code, not their product. One copy of the trainable weights is kept.
 
     Args:
         rate: r in (0, 1]; larger follows faster, 1 is the previous iterate.

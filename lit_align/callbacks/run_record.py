@@ -116,8 +116,7 @@ class RunRecord(Callback):
         for heading in (*columns, *(f"{name} s" for name in stages)):
             table.add_column(heading, justify="right")
         measured = [row for row in history if "val/win_rate" in row] or history
-        shown = measured[:: -(-len(measured) // _ROWS) or 1]
-        for row in shown if shown[-1:] == history[-1:] else [*shown, *history[-1:]]:
+        for row in _spread(measured, history[-1:]):
             cells = [self._cell(row, heading) for heading in columns]
             seconds = [self._seconds(name).get(int(row["iteration"])) for name in stages]
             table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
@@ -149,6 +148,12 @@ class RunRecord(Callback):
                 self.console.print(f"  {name:>6}: ", end="", highlight=False)
                 self.console.print(" ".join(column[row][0].split()), markup=False, highlight=False, soft_wrap=True)
         self.console.print()
+
+
+def _spread(rows: list[dict[str, float]], last: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Evenly spaced rows and the last one."""
+    others = [row for row in rows if row not in last]
+    return [*others[:: -(-len(others) // (_ROWS - 1)) or 1], *last]
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:

@@ -34,6 +34,8 @@ class Enumeration(Sampler):
         """All responses; asked for sources of its own, an evaluation draws as ever."""
         if sources is not None:
             return super().sample(policy, prompts, seed=seed, iteration=iteration, sources=sources, report=report)
+        if not self.decoding.is_policy:
+            raise ValueError("an Enumeration weighs by the policy itself: leave sampler.temperature, top_k and top_p")
         laws = dict.fromkeys(self.slots)
         parts = [policy.enumerate(prompts, self.decoding, source) for source in laws]
         whole = Responses(

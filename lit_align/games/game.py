@@ -48,8 +48,8 @@ class Game:
         if not (self.reference > 0).all():
             index = (self.reference <= 0).nonzero()[0].tolist()
             raise ValueError(f"reference{index} is 0: policies start from it and need all of it to be positive")
-        if len(self.reference) % copies:
-            raise ValueError(f"copies ({copies}) must divide the number of contexts ({len(self.reference)})")
+        if copies < 1 or len(self.reference) % copies:
+            raise ValueError(f"copies ({copies}) must be positive and divide the number of contexts ({self.contexts})")
 
     @property
     def contexts(self) -> int:

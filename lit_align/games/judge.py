@@ -36,7 +36,7 @@ class GameJudge(Judge):
     ) -> None:
         if noise == "rewards" and game.rewards is None:
             raise ValueError("judge.noise: rewards needs a game that has rewards: use comparisons")
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"judge.temperature must be > 0, got {temperature}")
         self.game = game
         self.noise = noise

@@ -76,8 +76,13 @@ class EnumerablePolicy(Policy):
         self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
     ) -> Responses:
         """Draw one response for each row of uniforms from ``policy``, ``reference`` or ``mixture``."""
+        length = self.tokens.shape[1]
+        if uniforms.shape[-1] < length:
+            raise ValueError(
+                f"responses have up to {length} tokens, more than model.sampler.max_new_tokens ({uniforms.shape[-1]})"
+            )
         walk = _Walk(self._law(source, decoding), self.children_of)
-        short = uniforms[..., : self.tokens.shape[1]]
+        short = uniforms[..., :length]
         ids, logps, lengths = generate(walk, prompts.ids, prompts.mask, short, decoding, self.eos)
         mask = torch.arange(ids.shape[-1]) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
@@ -99,7 +104,7 @@ class EnumerablePolicy(Policy):
     def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
         """Log pi(y_t | x, y_<t) of every response token, float64, nats, 0 on padding."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and source == "policy"):
-            table = self.table(source)
+            table = self._checked(source)
         context = responses.prompts.ids[:, -1][:, None, None]
         values = table[context, self._nodes(responses.ids), responses.ids]
         return torch.where(responses.mask, values, torch.zeros_like(values))
@@ -122,9 +127,14 @@ class EnumerablePolicy(Policy):
 
     def _law(self, source: str, decoding: Decoding) -> Float[Tensor, "contexts nodes vocab"]:
         if source != "mixture":
-            return self.table(source)
+            return self._checked(source)
         weight = decoding.mixture
         return ((1 - weight) * self.table("policy") + weight * self.table("reference")).log_softmax(-1)
+
+    def _checked(self, source: str) -> Float[Tensor, "contexts nodes vocab"]:
+        if source not in ("policy", "reference"):
+            raise ValueError(f"unknown source {source!r}: choose policy, reference or (to sample) mixture")
+        return self.table(source)
 
     def _token_logps(self, table: Tensor) -> Float[Tensor, "contexts responses length"]:
         return table[:, self._nodes(self.tokens), self.tokens].masked_fill(~self.mask, 0.0)

@@ -46,17 +46,17 @@ def inpo(
         anchor_chosen_logps: log pi_t of the chosen response, sequence sum, nats.
         anchor_rejected_logps: The same of the rejected response.
         eta: Inverse step size, > tau, win rate per nat; larger moves *less* far from the anchor in one iteration.
-        tau: KL strength towards the reference, > 0, win rate per nat.
+        tau: KL strength towards the reference, >= 0, win rate per nat; 0 leaves the reference out.
         preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
 
     Returns:
         Loss of each pair in nats squared, >= 0; 1/(2 eta)^2 where all three policies are one.
 
     Raises:
-        ValueError: Not 0 < tau < eta, or a number ``preference`` is outside [0, 1].
+        ValueError: Not 0 <= tau < eta, or a number ``preference`` is outside [0, 1].
     """
-    if not tau > 0:
-        raise ValueError(f"tau must be > 0, got {tau}")
+    if not tau >= 0:
+        raise ValueError(f"tau must be >= 0, got {tau}")
     if not eta > tau:
         raise ValueError(f"eta must be > tau, got eta {eta} and tau {tau}")
     to_reference = margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)

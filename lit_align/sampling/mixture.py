@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -44,4 +45,5 @@ class Mixture:
         self.reference.keep(rows)
 
     def _mixed(self, policy: Tensor, reference: Tensor) -> Tensor:
-        return (1 - self.weight) * policy.log_softmax(-1) + self.weight * reference.log_softmax(-1)
+        dtype = torch.promote_types(policy.dtype, torch.float32)  # logits of half precision are mixed in full
+        return ((1 - self.weight) * policy.to(dtype) + self.weight * reference.to(dtype)).log_softmax(-1)

@@ -219,10 +219,10 @@ def minor_dpo(row: Row, rows: list[Row]) -> float:
 
 
 def chi_po(row: Row, rows: list[Row]) -> float:
-    """beta 0.2, R 1."""
+    """beta 0.2, R 0.05, which clips some."""
     z = [math.exp(x - r) for x, r in zip(row.policy, row.reference, strict=True)]
     difference = 0.2 * (z[0] + math.log(z[0]) - z[1] - math.log(z[1]))
-    return row.label(logistic(1.0), max(-2.0, min(2.0, difference)))
+    return row.label(logistic(1.0), max(-0.1, min(0.1, difference)))
 
 
 def exo(row: Row, rows: list[Row]) -> float:
@@ -332,7 +332,7 @@ CASES = [
         refused=BETA | {"alpha": [-0.1], "nll_weight": [-0.1]},
     ),
     Case("MinorDPO", {"beta": 0.2, **PAIRS}, minor_dpo, log_2, refused=BETA),
-    Case("ChiPO", {"beta": 0.2, "r_max": 1.0, **PAIRS}, chi_po, log_2, refused=BETA | {"r_max": [0.0]}),
+    Case("ChiPO", {"beta": 0.2, "r_max": 0.05, **PAIRS}, chi_po, log_2, refused=BETA | {"r_max": [0.0]}),
     Case(
         "RPO",
         {"beta": 0.2, "eta": 0.3, **PAIRS},

@@ -23,7 +23,7 @@ from tests.laws.instances import distance, on, sgd
 ROWS, LENGTH = 3, 4
 POLICIES = ("policy", "anchor", "reference", "current")
 # Hyper-parameters of a run, where those of the formulas would do next to nothing in a few steps, or too much.
-OF_A_RUN = {"XPO": {"alpha": 0.01}, "RPO": {"eta": 0.05}}
+OF_A_RUN = {"ChiPO": {"r_max": 1.0}, "RPO": {"eta": 0.05}, "XPO": {"alpha": 0.01}}
 
 
 def ids(case):

@@ -7,7 +7,7 @@ from lit_align.algorithms import AIPO, EXO, IPO, XPO, AlphaDPO, ChiPO, SimPO
 from lit_align.games.enumeration import Enumeration
 from lit_align.lab import play
 from tests.games.instances import random_laws
-from tests.laws.instances import collected, distance, on, random_game
+from tests.laws.instances import collected, distance, divergence, on, place, random_game, row_losses
 from tests.losses.chi_squared import chi_squared_law
 
 BETA = 0.5
@@ -53,6 +53,34 @@ def test_an_iteration_of_chi_po_is_lambert_s_function_of_the_reward():
 def test_an_iteration_of_exo_tilts_the_reference_by_the_reward_over_both_betas():
     game, _, found = iterated("bradley_terry", EXO, beta_policy=0.8, beta_reward=0.6)
     torch.testing.assert_close(found, tilted(game.reference, game.rewards / 0.48), atol=1e-6, rtol=0)
+
+
+def moved(module, seed=7):
+    """Rollouts of every response from where the module is, and the law it is moved to after."""
+    rollouts = collected(module)
+    law = random_laws(3, 5, seed=seed)
+    place(module.policy, law)
+    return rollouts, law
+
+
+def test_exo_weighs_responses_by_the_law_they_were_drawn_from():
+    game, start = random_game("bradley_terry"), random_laws(3, 5)
+    module = on(game, EXO, start=start, beta_policy=0.8, beta_reward=0.6)
+    rollouts, law = moved(module)
+    q = tilted(start, 0.8 * (law / game.reference).log())
+    expected = divergence(q, tilted(start, game.rewards / 0.6))
+    torch.testing.assert_close(row_losses(module, rollouts)[0], expected)
+
+
+def test_xpo_weighs_pairs_by_the_laws_of_the_policy_and_of_the_reference():
+    game, start = random_game("skew"), random_laws(3, 5)
+    module = on(game, XPO, start=start, beta=BETA, alpha=0.3, sampler=Enumeration(sources=("policy", "reference")))
+    rollouts, law = moved(module)
+    h = (law / game.reference).log()[:, :, None] - (law / game.reference).log()[:, None, :]
+    logistic = -game.preference * (BETA * h).sigmoid().log() - (1 - game.preference) * (-BETA * h).sigmoid().log()
+    expected = torch.einsum("xy,xz,xyz->x", start, game.reference, logistic)
+    expected = expected + 0.3 * (game.reference * law.log()).sum(-1)
+    torch.testing.assert_close(row_losses(module, rollouts)[0], expected)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.01])

@@ -118,8 +118,7 @@ def test_T10_its_step_is_that_of_wind_with_eta_at_beta_plus_one_over_eta():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"tau": 0.0}, "tau must be > 0, got 0.0"),
-        ({"tau": -0.1}, "tau must be > 0, got -0.1"),
+        ({"tau": -0.1}, "tau must be >= 0, got -0.1"),
         ({"eta": 0.5, "tau": 0.5}, "eta must be > tau, got eta 0.5 and tau 0.5"),
         ({"eta": math.nan}, "eta must be > tau, got eta nan"),
         ({"preference": -0.5}, r"preference must be in \[0, 1\], got -0.5"),
@@ -128,3 +127,9 @@ def test_T10_its_step_is_that_of_wind_with_eta_at_beta_plus_one_over_eta():
 def test_arguments_out_of_range_are_refused_by_name(options, named):
     with pytest.raises(ValueError, match=named):
         loss(*pairs(), **options)
+
+
+def test_without_regularisation_it_is_ipo_against_the_anchor():
+    rows = [torch.randn(7, dtype=torch.float64) for _ in range(6)]
+    against_anchor = ipo(*rows[:2], *rows[4:], tau=ETA)
+    torch.testing.assert_close(loss(*rows, tau=0.0), against_anchor)
