@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lit_align.algorithms import AlignmentModule
 from lit_align.games.contexts import Contexts
