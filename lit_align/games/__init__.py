@@ -2,9 +2,14 @@
 
 from lit_align.games.acceleration import apo_coefficients, apo_tilt, extrapolate, tilt_bound
 from lit_align.games.bond import best_of_n, bond_beta, bond_step, log_win_rate_equilibrium
+from lit_align.games.contexts import Contexts
+from lit_align.games.enumeration import Enumeration
 from lit_align.games.equilibria import wind_equilibrium, wind_iterates
+from lit_align.games.game import Game, RandomGame, RockPaperScissors
+from lit_align.games.judge import GameJudge
 from lit_align.games.measures import exploitability, kl, sub_optimality, win_rate, win_rates
 from lit_align.games.mixtures import geometric_mixture
+from lit_align.games.policies import EnumerablePolicy, LinearPolicy, TabularPolicy
 from lit_align.games.preferences import (
     bradley_terry_preference,
     dominance,
@@ -21,9 +26,20 @@ from lit_align.games.steps import (
     sppo_step,
     wind_step,
 )
+from lit_align.games.tree import TreePolicy
 
 __all__ = [
+    "Contexts",
+    "EnumerablePolicy",
+    "Enumeration",
+    "Game",
+    "GameJudge",
+    "LinearPolicy",
     "OptimisticStep",
+    "RandomGame",
+    "RockPaperScissors",
+    "TabularPolicy",
+    "TreePolicy",
     "apo_coefficients",
     "apo_tilt",
     "best_of_n",

@@ -77,5 +77,5 @@ class GameJudge(Judge):
         return -(-(uniforms + 2.0**-25).log()).log()  # the middle of each cell: never 0, never 1
 
     def _uniforms(self, prompts: Prompts, *shape: int) -> Float[Tensor, "batch first second"]:
-        seed = mixed_seed(run_seed(), _JUDGE)
+        seed = mixed_seed(run_seed(), _JUDGE)  # ids move on with every pass over the pool, and the noise with them
         return token_uniforms(prompts.record_id, *shape, seed=seed, iteration=0).double()

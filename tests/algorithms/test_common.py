@@ -16,7 +16,8 @@ from lit_align.games.policies import TabularPolicy
 from lit_align.games.tree import TreePolicy
 from lit_align.sampling import Sampler
 from lit_align.types import Prompts, Responses, Rollouts, masked_sum
-from tests.algorithms.cases import CASES, Row
+from tests.algorithms.cases import CASES
+from tests.algorithms.formulas import Row
 from tests.games.instances import random_laws, random_rewards
 from tests.laws.instances import distance, on, sgd
 

@@ -148,7 +148,10 @@ def test_a_number_below_one_is_refused(name):
 
 
 def trainer_of(accumulate: int = 1, world_size: int = 1, rank: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(accumulate_grad_batches=accumulate, world_size=world_size, global_rank=rank)
+    module = SimpleNamespace(phases=1)
+    return SimpleNamespace(
+        accumulate_grad_batches=accumulate, world_size=world_size, global_rank=rank, lightning_module=module
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,8 @@ def test_the_steps_of_an_iteration_go_through_its_prompts_on_every_pass():
     pool = PromptPool(prompts_per_iteration=48, batch_size=4, passes=2)
     pool.trainer = trainer_of(accumulate=3, world_size=2)  # type: ignore[assignment]
     assert pool.steps_per_iteration == 48 * 2 // (4 * 3 * 2)
+    pool.trainer.lightning_module.phases = 2  # fits on the same rollouts
+    assert pool.steps_per_iteration == 2 * 48 * 2 // (4 * 3 * 2)
 
 
 def test_the_ranks_share_the_held_out_prompts(make):

@@ -90,7 +90,7 @@ def test_scoring_in_parts_or_alone_changes_nothing(policy, monkeypatch):
 
 
 def test_an_unknown_source_is_refused(policy):
-    with pytest.raises(ValueError, match="choose policy or reference"):
+    with pytest.raises(ValueError, match="unknown source 'anchor': choose policy, reference"):
         drawn(policy, source="anchor")
 
 
