@@ -22,6 +22,7 @@ from lit_align.algorithms import AlignmentModule
 from lit_align.data.pair_data import PairData  # noqa: F401
 from lit_align.data.prompt_pool import PromptPool  # noqa: F401
 from lit_align.messages import one_line
+from lit_align.models import LoRA
 from lit_align.sampling import Sampler
 from lit_align.trainer import Trainer
 
@@ -86,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI:
     Returns:
         The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run.
     """
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler])
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler, LoRA])
     arguments = list(sys.argv[1:] if args is None else args)
     return AlignmentCLI(
         AlignmentModule,

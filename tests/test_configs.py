@@ -90,3 +90,15 @@ def test_what_is_written_is_what_is_built(begun):
     assert sorted(cli.model.evaluator.judges) == sorted(model["eval_judges"])
     assert cli.trainer.max_epochs == written["trainer"]["max_epochs"]
     assert cli.datamodule.batch_size == written["data"]["init_args"]["batch_size"]
+
+
+def test_another_algorithm_on_the_command_line_keeps_the_rest(begun):
+    cli = begun(ROOT / "config.yaml", "--model", "DPO")
+    assert type(cli.model).__name__ == "DPO"
+    assert cli.model.policy.lora.rank == 16
+
+
+def test_a_second_file_trains_all_weights(begun, tmp_path):
+    second = tmp_path / "full.yaml"
+    second.write_text(yaml.safe_dump({"model": {"init_args": {"policy": {"init_args": {"lora": None}}}}}))
+    assert begun(ROOT / "config.yaml", "-c", str(second)).model.policy.lora is None
