@@ -14,7 +14,8 @@ from tests.conftest import write_jsonl
 
 ROOT = Path(__file__).parent.parent / "configs"
 BANDITS = sorted((ROOT / "bandit").glob("*.yaml"))
-CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(BANDITS))
+PAPERS = sorted((ROOT / "papers").glob("*.yaml"))
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(BANDITS) - set(PAPERS))
 
 
 @pytest.fixture
@@ -90,6 +91,18 @@ def test_what_is_written_is_what_is_built(begun):
     assert sorted(cli.model.evaluator.judges) == sorted(model["eval_judges"])
     assert cli.trainer.max_epochs == written["trainer"]["max_epochs"]
     assert cli.datamodule.batch_size == written["data"]["init_args"]["batch_size"]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_published_setting_parses_and_steps_on_batches_of_64(path, begun):
+    cli = begun(path, "--trainer.devices", "1", "--trainer.accelerator", "cpu")
+    written = yaml.safe_load(path.read_text())
+    devices = written["trainer"]["devices"]
+    assert devices * cli.trainer.accumulate_grad_batches * cli.datamodule.batch_size == 64
+    assert cli.datamodule.prompts_per_iteration % 64 == 0
+    steps = cli.datamodule.prompts_per_iteration // 64
+    assert cli.model.warmup_steps == pytest.approx(steps / 10, abs=1)
+    assert not cli.model.sampler.decoding.is_policy  # as published: T .7, top-p .9
 
 
 def test_another_algorithm_on_the_command_line_keeps_the_rest(begun):

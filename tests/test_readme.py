@@ -33,6 +33,17 @@ def test_the_python_example_names_what_exists_and_passes_arguments_that_exist():
         inspect.signature(names[call.func.id]).bind(*call.args, **keywords)
 
 
+def test_every_algorithm_and_every_config_of_one_has_a_row():
+    import lit_align.algorithms
+
+    table = README.split("<!-- methods -->")[1].split("<!-- /methods -->")[0]
+    for path in (ROOT / "configs" / "algorithms").glob("*.yaml"):
+        assert path.stem == "dpo_offline" or f"configs/algorithms/{path.name}" in table
+    modules = [name for name in lit_align.algorithms.__all__ if name not in ("AlignmentModule",)]
+    for name in modules:
+        assert name.endswith("Evaluator") or f"`{name}" in table, name
+
+
 def python_blocks():
     return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
