@@ -1,7 +1,7 @@
 """Every method on the quickstart's model, judge and prompts: one row a method and seed, kept as soon as it is there.
 
     python benchmarks/compare.py --set methods            # each method once, at the budget of configs/algorithms/
-    python benchmarks/compare.py --set tuning --set finals --set momentum     # three seeds, after a grid
+    python benchmarks/compare.py --set tuning --set samples --set clock --set momentum     # three seeds
 
 A run that is in the results already is not run again: stop it at any time and go on later. The table goes to
 standard output, the numbers to ``benchmarks/results.json``. Seconds are those of one machine and compare rows with one
@@ -18,9 +18,12 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs" / "algorithms"
 STAGES = ("sample", "judge", "score", "train")
+Results = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Row:
         pairs = [("seed_everything", str(seed)), *self.options.items()]
         return ["fit", "-c", str(CONFIGS / f"{self.config}.yaml"), *(f"--{name}={value}" for name, value in pairs)]
 
+    @property
+    def iterations(self) -> str:
+        config = yaml.safe_load((CONFIGS / f"{self.config}.yaml").read_text())
+        return self.options.get("trainer.max_epochs") or str(config["trainer"]["max_epochs"])
+
     def key(self, seed: int) -> str:
         options = " ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
         return f"{self.config} {options} seed={seed}".replace("  ", " ")
@@ -46,31 +54,53 @@ def methods() -> list[Row]:
 
 
 def momentum() -> list[Row]:
+    """Four iterations of 8 prompts x 8 responses at three strengths of momentum."""
+    budget = {"trainer.max_epochs": "4", "data.prompts_per_iteration": "8"}
     return [
-        Row(f"accelerated_dpo alpha={alpha}", "accelerated_dpo", {"model.alpha": str(alpha)}, (0, 1, 2))
+        Row(f"accelerated_dpo, alpha {alpha}", "accelerated_dpo", budget | {"model.alpha": str(alpha)}, (0, 1, 2))
         for alpha in (0.0, 0.3, 0.6)
     ]
 
 
+# About 260 responses for everyone: 2 x 16 prompts x 8, or 11 steps x 8 prompts x 3.
+ONE_STEP = {"trainer.max_epochs": "11", "data.prompts_per_iteration": "8", "data.batch_size": "8"}
+CONTENDERS = {"wind": {}, "sppo": {}, "bond": ONE_STEP, "jbond": ONE_STEP}
+RATES = {"lr / 2": "7.5e-4", "lr": "1.5e-3", "2 lr": "3e-3"}
+
+
 def tuning() -> list[Row]:
-    """The grid of every method, fixed beforehand: one learning rate below and one above the config's, on seed 9."""
-    rates = {"lr/2": "7.5e-4", "lr": "1.5e-3", "lr*2": "3e-3"}
+    """The grid of every contender, fixed beforehand, on a seed that is not reported."""
     return [
-        Row(f"{name} {label}", name, {"model.optimizer.lr": rate}, (9,))
-        for name in ("wind", "bond", "jbond", "sppo")
-        for label, rate in rates.items()
+        Row(f"{name}, {label}", name, budget | {"model.optimizer.lr": rate}, (9,))
+        for name, budget in CONTENDERS.items()
+        for label, rate in RATES.items()
     ]
 
 
-def finals(results: dict[str, dict[str, float]]) -> list[Row]:
-    """Each method at the best rate of its grid, three seeds."""
+def samples(results: Results) -> list[Row]:
+    """Each contender at the best rate of its grid, at equal samples."""
     rows = []
-    for name in ("wind", "bond", "jbond", "sppo"):
-        grid = [row for row in tuning() if row.config == name and row.key(9) in results]
-        if len(grid) < 3:
+    for name in CONTENDERS:
+        grid = [row for row in tuning() if row.config == name]
+        if any(row.key(9) not in results for row in grid):
             raise SystemExit(f"{name}: run --set tuning first")
         best = max(grid, key=lambda row: results[row.key(9)]["win_rate"])
-        rows.append(Row(f"{name} (tuned)", name, best.options, (0, 1, 2)))
+        rows.append(Row(f"{name}, {best.name.split(', ')[1]}", name, best.options, (0, 1, 2)))
+    return rows
+
+
+def clock(results: Results) -> list[Row]:
+    """The same at the wall-clock of WIND: more or fewer steps, or prompts where steps are few."""
+    wind, *others = samples(results)
+    target = sum(results[wind.key(seed)]["seconds"] for seed in wind.seeds)
+    rows = [wind]
+    for row in others:
+        if any(row.key(seed) not in results for seed in row.seeds):
+            raise SystemExit(f"{row.config}: run --set samples first")
+        ratio = target / sum(results[row.key(seed)]["seconds"] for seed in row.seeds)
+        steps = {"trainer.max_epochs": str(round(11 * ratio))}
+        prompts = {"data.prompts_per_iteration": str(4 * round(16 * ratio / 4))}
+        rows.append(Row(row.name, row.config, row.options | (prompts if row.config == "sppo" else steps), row.seeds))
     return rows
 
 
@@ -105,7 +135,7 @@ def summary(folder: Path) -> dict[str, float]:
     return found | {"responses": last["train/responses"], "iterations": last["iteration"], "seconds": seconds}
 
 
-def table(results: dict[str, dict[str, float]], rows: list[Row]) -> str:
+def table(results: Results, rows: list[Row]) -> str:
     lines = [
         "| method | seed | win rate (95 % interval) | AFINN | KL, nats | distinct-2 | responses | seconds |",
         "|---|--:|---|---|--:|--:|--:|--:|",
@@ -119,23 +149,34 @@ def table(results: dict[str, dict[str, float]], rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+SETS = {
+    "methods": lambda results: methods(),
+    "momentum": lambda results: momentum(),
+    "tuning": lambda results: tuning(),
+    "samples": samples,
+    "clock": clock,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", action="append", choices=["methods", "momentum", "tuning", "finals"], required=True)
+    parser.add_argument("--set", action="append", choices=list(SETS), required=True)
     parser.add_argument("--only", help="names of configs, separated by commas")
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "lit_align" / "compare")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
-    sets = {"methods": methods, "momentum": momentum, "tuning": tuning, "finals": lambda: finals(results)}
     for name in arguments.set:
-        rows = [row for row in sets[name]() if not arguments.only or row.config in arguments.only.split(",")]
+        rows = [row for row in SETS[name](results) if not arguments.only or row.config in arguments.only.split(",")]
         for row in rows:
             for seed in row.seeds:
                 if row.key(seed) not in results:
                     print(row.key(seed), flush=True)
-                    results[row.key(seed)] = run(row, seed, arguments.cache)
+                    found = run(row, seed, arguments.cache)
+                    if arguments.results.exists():  # two of these may share the work
+                        results |= json.loads(arguments.results.read_text())
+                    results[row.key(seed)] = found
                     arguments.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         print(f"\n### {name}\n\n{table(results, rows)}\n")
 
