@@ -14,7 +14,7 @@ from lit_align.algorithms import WIND
 from lit_align.callbacks import RunRecord
 from lit_align.data.prompt_pool import PromptPool
 from lit_align.judges import RewardFunction
-from lit_align.models.language_model import LanguageModel, LoRA
+from lit_align.models import LanguageModel, LoRA
 from lit_align.sampling import Sampler
 from lit_align.trainer import Trainer
 from tests.conftest import happiness

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_align.data.templates import encode, encode_responses
+from lit_align.models.adapters import LoRA, merged, nf4, prepared_for_adapters, with_adapters
 from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
@@ -22,26 +22,6 @@ from lit_align.sampling import Decoding, Mixture, NextToken, generate
 from lit_align.types import Prompts, Record, Responses
 
 _LOGITS_AT_ONCE = 2**25
-
-
-@dataclass
-class LoRA:
-    """Low-rank adapters (Hu et al., arXiv:2106.09685), made by peft.
-
-    Attributes:
-        rank: Rank of each update.
-        alpha: The update is scaled by alpha / rank.
-        dropout: Dropout on the adapters' input while training.
-        target_modules: Module names, or ``all-linear`` for every linear layer but the head.
-        layers: Indices of the decoder layers that get adapters; all by default. With the last ones alone the backward
-            pass is short.
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
-    layers: list[int] | None = None
 
 
 class LanguageModel(Policy):
@@ -116,21 +96,14 @@ class LanguageModel(Policy):
             return
         options: dict[str, Any] = {"attn_implementation": self.attention}
         if self.quantization:
-            options |= {"quantization_config": self._nf4(), "device_map": {"": device}}
+            options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
         model = self._base(**options)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.quantization:
-            from peft import prepare_model_for_kbit_training
-
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-            for layer in model.modules():
-                # On CPU bitsandbytes repacks weights for bfloat16 in eval mode, and sampling and scoring would then
-                # see another policy than training.
-                if hasattr(layer, "support_avx512bf16_for_cpu"):
-                    layer.support_avx512bf16_for_cpu = False
+            model = prepared_for_adapters(model)
         if self.lora is not None:
-            model = self._with_adapters(model, self.lora)
+            model = with_adapters(model, self.lora)
             self._adapted = attach(model)
         else:
             self.frozen = copy.deepcopy(model).requires_grad_(False).eval()
@@ -234,7 +207,7 @@ class LanguageModel(Policy):
 
         Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too.
         """
-        model = self.model if self.lora is None else self._merged()
+        model = self.model if self.lora is None else merged(self.model, self._base(), self.lora, self.folded())
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -261,49 +234,6 @@ class LanguageModel(Policy):
 
         path = local_model(self.name, self.dtype)
         return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self._hub, **options)
-
-    def _with_adapters(self, model: Any, lora: LoRA) -> Any:
-        from peft import LoraConfig, get_peft_model
-
-        targets = lora.target_modules
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=_linear_names(model) if lora.layers and targets == "all-linear" else targets,
-            layers_to_transform=lora.layers,
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(model, config)
-
-    def _merged(self) -> Any:
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-        assert self.lora is not None
-        merged = self._with_adapters(self._base(), self.lora)
-        adapters = {name: value.cpu() for name, value in get_peft_model_state_dict(self.model).items()}
-        set_peft_model_state_dict(merged, adapters)
-        with torch.no_grad():
-            for name, (first, second) in self.folded().items():
-                weight = merged.get_submodule(name).base_layer.weight
-                weight += (first.cpu() @ second.cpu()).to(weight.dtype)
-        return merged.merge_and_unload()
-
-    def _nf4(self) -> Any:
-        from transformers import BitsAndBytesConfig
-
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=self.dtype,
-        )
-
-
-def _linear_names(model: nn.Module) -> list[str]:
-    """The last part of the name of every linear module inside the decoder's layers: peft wants names with layers."""
-    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".layers." in name)
-    return sorted({name.rsplit(".", 1)[-1] for name in linear})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from lit_align.anchors import Previous
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.judges import RewardFunction
 from lit_align.judges.base import Verdict
-from lit_align.models.language_model import LanguageModel, LoRA
+from lit_align.models import LanguageModel, LoRA
 from lit_align.sampling.uniforms import token_uniforms
 from tests.conftest import make_model, prompts_of, write_jsonl
 from tests.runs import assert_same_weights, build

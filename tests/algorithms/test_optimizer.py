@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_align.algorithms.base import adamw
-from lit_align.models.language_model import LanguageModel, LoRA
+from lit_align.models import LanguageModel, LoRA
 from tests.runs import assert_same_weights, build
 
 

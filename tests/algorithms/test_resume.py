@@ -6,7 +6,7 @@ import torch
 from lit_align.algorithms.base import AlignmentModule
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.judges import RewardFunction
-from lit_align.models.language_model import LanguageModel, LoRA
+from lit_align.models import LanguageModel, LoRA
 from tests.runs import assert_same_weights, build
 
 VAL = {"val/win_rate", "val/win_rate_low", "val/win_rate_high", "val/reward", "val/kl"}

@@ -8,7 +8,7 @@ import torch
 from lit_align.anchors import Extrapolated, Initial, MovingAverage, Previous
 from lit_align.games import extrapolate
 from lit_align.games.policies import LinearPolicy, TabularPolicy
-from lit_align.models.language_model import LanguageModel, LoRA
+from lit_align.models import LanguageModel, LoRA
 from tests.games.instances import generator
 from tests.games.playing import MLPPolicy, everything, game
 

@@ -7,7 +7,7 @@ import torch
 
 from lit_align.algorithms.evaluator import HeldOutEvaluator
 from lit_align.anchors import Extrapolated, MovingAverage, Previous
-from lit_align.models.language_model import LanguageModel, LoRA
+from lit_align.models import LanguageModel, LoRA
 from lit_align.sampling import Sampler
 from tests.conftest import prompts_of
 from tests.runs import assert_same_weights, build

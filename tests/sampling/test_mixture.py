@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_align.models.language_model import LanguageModel, LoRA
+from lit_align.models import LanguageModel, LoRA
 from lit_align.sampling import Decoding, Mixture, Sampler, generate, token_uniforms
 from tests.conftest import prompts_of
 from tests.sampling.chain import EOS, STATES, VOCABULARY, Chain, prompts

@@ -1,0 +1,86 @@
+"""Low-rank adapters and 4-bit base weights: made by peft and bitsandbytes, described here."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_align.models.folded import Factors
+
+
+@dataclass
+class LoRA:
+    """Low-rank adapters (Hu et al., arXiv:2106.09685), made by peft.
+
+    Attributes:
+        rank: Rank of each update.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Dropout on the adapters' input while training.
+        target_modules: Module names, or ``all-linear`` for every linear layer but the head.
+        layers: Indices of the decoder layers that get adapters; all by default. With the last ones alone the backward
+            pass is short.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    layers: list[int] | None = None
+
+
+def with_adapters(model: Any, lora: LoRA) -> Any:
+    """The model with trainable adapters, its own weights frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_linear_names(model) if lora.layers and targets == "all-linear" else targets,
+        layers_to_transform=lora.layers,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+@torch.no_grad()
+def merged(trained: Any, base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
+    """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    model = with_adapters(base, lora)
+    set_peft_model_state_dict(model, {name: value.cpu() for name, value in get_peft_model_state_dict(trained).items()})
+    for name, (first, second) in folded.items():
+        weight = model.get_submodule(name).base_layer.weight
+        weight += (first.cpu() @ second.cpu()).to(weight.dtype)
+    return model.merge_and_unload()
+
+
+def nf4(dtype: torch.dtype) -> Any:
+    """How bitsandbytes holds the base weights in 4 bits."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def prepared_for_adapters(model: Any) -> Any:
+    """A 4-bit model made ready to train adapters on."""
+    from peft import prepare_model_for_kbit_training
+
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    for layer in model.modules():
+        # On CPU bitsandbytes repacks weights for bfloat16 in eval mode, and sampling and scoring would then see another
+        # policy than training.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """The last part of the name of every linear module inside the decoder's layers: peft wants names with layers."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".layers." in name)
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
