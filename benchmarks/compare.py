@@ -62,17 +62,15 @@ def momentum() -> list[Row]:
     ]
 
 
-# About 260 responses for everyone: 2 x 16 prompts x 8, or 11 steps x 8 prompts x 3.
-ONE_STEP = {"trainer.max_epochs": "11", "data.prompts_per_iteration": "8", "data.batch_size": "8"}
-CONTENDERS = {"wind": {}, "sppo": {}, "bond": ONE_STEP, "jbond": ONE_STEP}
+CONTENDERS = ("wind", "sppo", "bond", "jbond")  # about 256 responses each
 RATES = {"lr / 2": "7.5e-4", "lr": "1.5e-3", "2 lr": "3e-3"}
 
 
 def tuning() -> list[Row]:
     """The grid of every contender, fixed beforehand, on a seed that is not reported."""
     return [
-        Row(f"{name}, {label}", name, budget | {"model.optimizer.lr": rate}, (9,))
-        for name, budget in CONTENDERS.items()
+        Row(f"{name}, {label}", name, {"model.optimizer.lr": rate}, (9,))
+        for name in CONTENDERS
         for label, rate in RATES.items()
     ]
 
@@ -98,7 +96,7 @@ def clock(results: Results) -> list[Row]:
         if any(row.key(seed) not in results for seed in row.seeds):
             raise SystemExit(f"{row.config}: run --set samples first")
         ratio = target / sum(results[row.key(seed)]["seconds"] for seed in row.seeds)
-        steps = {"trainer.max_epochs": str(round(11 * ratio))}
+        steps = {"trainer.max_epochs": str(round(int(row.iterations) * ratio))}
         prompts = {"data.prompts_per_iteration": str(4 * round(16 * ratio / 4))}
         rows.append(Row(row.name, row.config, row.options | (prompts if row.config == "sppo" else steps), row.seeds))
     return rows
@@ -112,12 +110,17 @@ def run(row: Row, seed: int, cache: Path) -> dict[str, float]:
         initial, kept = folder / "evaluation" / "heldout-0000-rank0.parquet", cache / f"initial-{seed}.parquet"
         if kept.exists():
             shutil.copy(kept, initial)
-        quiet = [
-            "--trainer.enable_progress_bar=false",
-            "--trainer.logger=false",
-            "--trainer.enable_checkpointing=false",
-        ]
-        command = [sys.executable, "-m", "lit_align", *row.arguments(seed), f"--trainer.run={folder}", *quiet]
+        trainer = {
+            "run": folder,
+            "check_val_every_n_epoch": row.iterations,
+            "enable_progress_bar": "false",
+            "enable_checkpointing": "false",
+            "logger": "false",
+            "callbacks": "lit_align.callbacks.RunRecord",
+            "callbacks.export": "false",
+        }
+        options = [f"--trainer.{name}={value}" for name, value in trainer.items()]
+        command = [sys.executable, "-m", "lit_align", *row.arguments(seed), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         shutil.copy(initial, kept)
         return summary(folder)
