@@ -164,6 +164,7 @@ SETS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", action="append", choices=list(SETS), required=True)
+    parser.add_argument("--print", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--only", help="names of configs, separated by commas")
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "lit_align" / "compare")
@@ -174,7 +175,7 @@ def main() -> None:
         rows = [row for row in SETS[name](results) if not arguments.only or row.config in arguments.only.split(",")]
         for row in rows:
             for seed in row.seeds:
-                if row.key(seed) not in results:
+                if row.key(seed) not in results and not arguments.print:
                     print(row.key(seed), flush=True)
                     found = run(row, seed, arguments.cache)
                     if arguments.results.exists():  # two of these may share the work
