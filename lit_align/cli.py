@@ -101,17 +101,17 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=_config_folders(arguments),
+        args=_written_out(arguments),
     )
 
 
-def _config_folders(arguments: list[str]) -> list[str]:
-    """``-c FOLDER`` means that folder's config.yaml."""
+def _written_out(arguments: list[str]) -> list[str]:
+    """``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
     found = []
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         if previous in ("-c", "--config") and Path(argument).is_dir():
             argument = str(Path(argument) / "config.yaml")
-        found.append(argument)
+        found.append("--trainer.profile=true" if argument == "--profile" else argument)
     return found
 
 

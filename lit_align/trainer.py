@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from lit_align.callbacks import Interrupts, Predictions, RunRecord, StageBars
+from lit_align.callbacks import Interrupts, Predictions, Profile, RunRecord, StageBars, TrainStage
 
 
 class Trainer(L.Trainer):
@@ -28,6 +28,7 @@ class Trainer(L.Trainer):
         enable_progress_bar: Show a bar for each stage.
         enable_checkpointing: Keep the last two iterations in ``checkpoints/``.
         log_every_n_steps: Optimiser steps between two entries of the logger.
+        profile: Print what each stage of the last iteration took, in seconds and as a share of the device's peak.
         kwargs: As for Lightning's Trainer.
     """
 
@@ -42,13 +43,16 @@ class Trainer(L.Trainer):
         enable_progress_bar: bool = True,
         enable_checkpointing: bool = True,
         log_every_n_steps: int = 1,
+        profile: bool = False,
         **kwargs: Any,
     ) -> None:
         if run is not None and not Path(run).is_dir():
             raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
         folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        ours: list[Callback] = [RunRecord(), Predictions(), Interrupts()]
+        ours: list[Callback] = [TrainStage(), RunRecord(), Predictions(), Interrupts()]
+        if profile:
+            ours.insert(0, Profile())  # it reads the clocks that the record then books
         if enable_progress_bar:
             ours.insert(0, StageBars())
         if enable_checkpointing:

@@ -216,8 +216,7 @@ class AlignmentModule(Requirements, EvaluatedModule):
         if self.reset_optimizer:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
-        assert self._rollouts is not None
-        self._log_collected(self._rollouts[1])
+        self._log_collected(self.rollouts)
         self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True)
 
     def begin_phase(self, phase: int) -> None:
@@ -290,6 +289,12 @@ class AlignmentModule(Requirements, EvaluatedModule):
             drawn = rollouts.responses.truncated.numel() * int(self.trainer.world_size)
             values["responses"] = torch.tensor(float(drawn * (int(self.iteration) + 1)))
         self.log_dict({f"train/{n}": v for n, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """What this iteration has collected."""
+        assert self._rollouts is not None
+        return self._rollouts[1]
 
     @property
     def _judges(self) -> list[Judge]:

@@ -2,7 +2,8 @@
 
 from lit_align.callbacks.interrupts import Interrupts
 from lit_align.callbacks.predictions import Predictions
-from lit_align.callbacks.progress import StageBars
+from lit_align.callbacks.profile import Profile
+from lit_align.callbacks.progress import StageBars, TrainStage
 from lit_align.callbacks.run_record import RunRecord
 
-__all__ = ["Interrupts", "Predictions", "RunRecord", "StageBars"]
+__all__ = ["Interrupts", "Predictions", "Profile", "RunRecord", "StageBars", "TrainStage"]

@@ -1,23 +1,21 @@
-"""Progress bars: one for each stage of an iteration."""
+"""The stages of an iteration on screen, and the one that Lightning's own loop runs: training."""
 
 from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from lit_align.algorithms import AlignmentModule
-from lit_align.stages import Advance
+from lit_align.stages import Advance, Stages
 from lit_align.types import Rollouts
 
 
 class StageBars(ProgressBar):
-    """Shows the module's own stages (sample, judge, score, evaluate) and adds the training stage to them."""
+    """Shows a bar for each of the module's stages (sample, judge, score, train, evaluate)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._open = ExitStack()
-        self._advance: Advance | None = None
         self._enabled = True
 
     def disable(self) -> None:
@@ -33,15 +31,23 @@ class StageBars(ProgressBar):
         super().setup(trainer, pl_module, stage)
         _stages(pl_module).visible = self._enabled and trainer.is_global_zero
 
+
+class TrainStage(Callback):
+    """Times training like every other stage; the module times those that it runs itself."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._advance: Advance | None = None
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the training bar."""
+        """The first minibatch comes."""
         total = int(trainer.num_training_batches) * trainer.datamodule.batch_size  # type: ignore[attr-defined]
         self._advance = self._open.enter_context(_stages(pl_module).stage("train", total))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Rollouts, batch_idx: int
     ) -> None:
-        """Advance it; close it after the last minibatch, before the evaluation begins."""
+        """A minibatch is done; after the last one the evaluation begins."""
         assert self._advance is not None
         self._advance(len(batch), int(batch.responses.mask.sum()))
         if batch_idx + 1 >= trainer.num_training_batches:
@@ -52,6 +58,6 @@ class StageBars(ProgressBar):
         self._open.close()
 
 
-def _stages(module: L.LightningModule) -> Any:
+def _stages(module: L.LightningModule) -> Stages:
     assert isinstance(module, AlignmentModule)
     return module.stages
