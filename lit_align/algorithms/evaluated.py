@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_align.algorithms.collector import Collector
 from lit_align.algorithms.evaluator import Evaluator
+from lit_align.data.shares import share_name
 from lit_align.models import Policy
 from lit_align.sampling import Sampler
 from lit_align.sampling.uniforms import mixed_seed, run_seed
@@ -81,11 +82,12 @@ class EvaluatedModule(L.LightningModule):
     def _evaluate(self, prompts: Prompts, completed: int) -> None:
         name = "test" if self.trainer.testing else "heldout"
         folder = self.run_folder / "evaluation"
+        place = self.global_rank, self.trainer.world_size
         with self.inference():
             self.evaluator.evaluate(
                 self.collector,
                 prompts.to("cpu"),
-                lambda iteration: folder / f"{name}-{iteration:04d}-rank{self.global_rank}.parquet",
+                lambda iteration: folder / share_name(f"{name}-{iteration:04d}", *place),
                 iteration=completed,
                 seed=mixed_seed(run_seed(), EVALUATION),
             )
