@@ -225,7 +225,7 @@ class AlignmentModule(Requirements, EvaluatedModule):
                 optimizer.state.clear()
         assert self._rollouts is not None
         self._log_collected(self._rollouts[1])
-        self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True)
+        self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True, sync_dist=True)
 
     def begin_phase(self, phase: int) -> None:
         """Another fit begins, its optimiser afresh."""
@@ -296,7 +296,8 @@ class AlignmentModule(Requirements, EvaluatedModule):
         if rollouts.weights is None and rollouts.responses.drawn:
             drawn = rollouts.responses.truncated.numel() * (int(self.iteration) + 1)
             values["responses"] = torch.tensor(float(drawn))
-        self.log_dict({f"train/{n}": v for n, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
+        named = {f"train/{name}": value for name, value in values.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     @property
     def _judges(self) -> list[Judge]:

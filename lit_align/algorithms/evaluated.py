@@ -54,7 +54,7 @@ class EvaluatedModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/*``."""
-        self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()})
+        self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
         self.validated = True
 
     def test_step(self, batch: Prompts, batch_idx: int) -> None:
@@ -63,7 +63,7 @@ class EvaluatedModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/*``."""
-        self.log_dict({f"test/{name}": value for name, value in self.evaluator.result().items()})
+        self.log_dict({f"test/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
 
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[dict[str, Any]]:
         """Responses as text, with the record each answers."""
