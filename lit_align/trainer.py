@@ -8,7 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from lit_align.callbacks import Interrupts, Predictions, Profile, RunRecord, StageBars, TrainStage
+from lit_align.callbacks import Interrupts, OneFolder, Predictions, Profile, RunRecord, StageBars, TrainStage
+from lit_align.callbacks.one_folder import is_first_process
 
 
 class Trainer(L.Trainer):
@@ -18,7 +19,7 @@ class Trainer(L.Trainer):
     prompts themselves), and loggers, checkpoints, rollouts and metrics share one folder.
 
     Args:
-        default_root_dir: A new run folder, named by the time, is made under it.
+        default_root_dir: A new run folder, named by the time, is made under it; one, however many processes there are.
         run: An existing run folder to go on with, instead of a new one.
         logger: True for TensorBoard in the run folder, False for none, or loggers of your own beside it, such as
             ``WandbLogger``.
@@ -50,11 +51,11 @@ class Trainer(L.Trainer):
             raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
         folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        ours: list[Callback] = [TrainStage(), RunRecord(), Predictions(), Interrupts()]
+        ours: list[Callback] = [OneFolder(), TrainStage(), RunRecord(), Predictions(), Interrupts()]
         if profile:
-            ours.insert(0, Profile())  # it reads the clocks that the record then books
+            ours.insert(1, Profile())  # it reads the clocks that the record then books
         if enable_progress_bar:
-            ours.insert(0, StageBars())
+            ours.insert(1, StageBars())
         if enable_checkpointing:
             ours.append(_checkpoints(folder))
         kept = [callback for callback in ours if not any(isinstance(other, type(callback)) for other in given)]
@@ -95,6 +96,8 @@ def _loggers(folder: Path, logger: Logger | list[Logger] | bool | None) -> list[
 
 
 def _new_folder(parent: Path) -> Path:
+    if not is_first_process():
+        return parent  # until the first process tells which folder it has made
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{n}" for n in range(1, 1000))):
         folder = parent / f"{stamp}{suffix}"

@@ -10,7 +10,7 @@ import lightning as L
 import pyarrow.parquet as pq
 import torch
 
-from lit_align.algorithms import WIND
+from lit_align.algorithms import WIND, AlignmentModule
 from lit_align.callbacks import RunRecord
 from lit_align.data.prompt_pool import PromptPool
 from lit_align.judges import RewardFunction
@@ -39,7 +39,7 @@ def grumpy(prompts, responses, records):
 class Run:
     """A module, its prompts and its trainer, with one seed."""
 
-    module: WIND
+    module: AlignmentModule
     pool: PromptPool
     trainer: Trainer
     seed: int
@@ -74,6 +74,7 @@ def build(
     lora: LoRA | None = LoRA(rank=4),  # noqa: B008
     seed: int = 0,
     lr: float = 0.05,
+    algorithm: type[AlignmentModule] = WIND,
     wind: dict[str, Any] | None = None,
     pool: dict[str, Any] | None = None,
     export: bool = False,
@@ -81,12 +82,14 @@ def build(
 ) -> Run:
     """A run of two iterations of eight prompts, on CPU, ready to fit; ``wind``, ``pool`` and ``trainer`` override."""
     L.seed_everything(seed, verbose=False)
-    module = {"beta": 0.1, "eta": 2.0, "optimizer": lambda p: torch.optim.SGD(p, lr=lr)} | (wind or {})
+    own = {"beta": 0.1, "eta": 2.0} if algorithm is WIND else {}
     module = {
+        "optimizer": lambda p: torch.optim.SGD(p, lr=lr),
         "policy": LanguageModel(name=model, lora=lora),
         "judge": RewardFunction("tests.conftest.happiness"),
         "sampler": Sampler(group_size=4, max_new_tokens=8),
-    } | module
+        **own,
+    } | (wind or {})
     options = {
         "default_root_dir": folder,
         "accelerator": "cpu",
@@ -97,7 +100,7 @@ def build(
         "callbacks": [RunRecord(samples=0, export=export)],
     }
     return Run(
-        WIND(**module),
+        algorithm(**module),
         PromptPool(**pools, **({"prompts_per_iteration": 8, "batch_size": 4} | (pool or {}))),
         Trainer(**(options | trainer)),
         seed,

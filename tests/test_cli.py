@@ -136,7 +136,7 @@ def test_test_uses_the_test_prompts(finished):
 
 def test_predict_writes_every_record_with_its_responses(finished):
     main(["predict", "-c", str(finished), "--ckpt_path", str(finished / "checkpoints" / "last.ckpt")])
-    written = lines(finished / "predictions-rank0.jsonl")
+    written = lines(finished / "predictions.jsonl")
     assert [{k: v for k, v in row.items() if k != "responses"} for row in written] == prompts_of(4, offset=60)
     assert all(len(row["responses"]) == 4 for row in written)
     assert any(text for row in written for text in row["responses"])

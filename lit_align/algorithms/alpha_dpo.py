@@ -27,8 +27,8 @@ class AlphaDPO(PairwiseModule):
         \min_\pi E\Big[-\log\sigma\Big(\beta (d - \mathrm{sg}[\alpha (M - \mu)/\sigma]) - \gamma\Big)\Big]
 
     d is SimPO's difference of mean log-probs, M that of mean log-ratios to the reference. mu and sigma are the mean and
-    the standard deviation of M over all pairs of the iteration (on one device), under the policy as it was while
-    collecting, so that splitting a step into minibatches changes nothing; the authors' code has running averages over
+    the standard deviation of M over all pairs of the iteration, under the policy as it was while collecting, so that
+    splitting a step into minibatches or over devices changes nothing; the authors' code has running averages over
     minibatches, begun at 0, instead. In the first iteration the policy *is* the reference, M has no spread, and the
     loss is SimPO's: the method needs a second one.
 

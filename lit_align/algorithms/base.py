@@ -23,6 +23,7 @@ from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
 from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
+from lit_align.data.shares import gathered, share_name
 from lit_align.judges import Judge
 from lit_align.models import Policy
 from lit_align.sampling import Sampler
@@ -135,12 +136,16 @@ class AlignmentModule(Requirements, EvaluatedModule):
         Args:
             prompts: The iteration's prompts on this rank.
             given: Responses to them that are compared already, to be scored alone.
+
+        Returns:
+            Of all ranks, the same on each.
         """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
-            path = self.run_folder / "rollouts" / f"iteration-{iteration:04d}-rank{self.global_rank}.parquet"
+            name = share_name(f"iteration-{iteration:04d}", self.global_rank, self.trainer.world_size)
+            path = self.run_folder / "rollouts" / name
             with self.inference():
-                rollouts = self.collector.collect(
+                share = self.collector.collect(
                     prompts,
                     path if self.keep_rollouts else None,
                     self._scores(),
@@ -148,6 +153,7 @@ class AlignmentModule(Requirements, EvaluatedModule):
                     iteration=iteration,
                     given=given,
                 )
+            rollouts = gathered(share, self.trainer.world_size)
             if iteration == 0:
                 anchor, reference = rollouts.anchor_token_logps, rollouts.reference_token_logps
                 check_same("policy and reference", anchor, reference, exact=self._exact)
@@ -200,7 +206,8 @@ class AlignmentModule(Requirements, EvaluatedModule):
 
     def on_train_start(self) -> None:
         """Evaluate iteration 0: what the run starts from."""
-        self.sampler.warn_if_not_policy()
+        if self.trainer.is_global_zero:
+            self.sampler.warn_if_not_policy()
         if int(self.iteration) or self.history or not self.trainer.limit_val_batches:
             return
         for prompts in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
@@ -217,7 +224,7 @@ class AlignmentModule(Requirements, EvaluatedModule):
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
         self._log_collected(self.rollouts)
-        self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True)
+        self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True, sync_dist=True)
 
     def begin_phase(self, phase: int) -> None:
         """Another fit begins, its optimiser afresh."""
@@ -286,9 +293,10 @@ class AlignmentModule(Requirements, EvaluatedModule):
         is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy
         values = collected_metrics(rollouts, is_policy=is_policy, anchor_is_policy=anchored)
         if rollouts.weights is None and rollouts.responses.drawn:
-            drawn = rollouts.responses.truncated.numel() * int(self.trainer.world_size)
-            values["responses"] = torch.tensor(float(drawn * (int(self.iteration) + 1)))
-        self.log_dict({f"train/{n}": v for n, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
+            drawn = rollouts.responses.truncated.numel() * (int(self.iteration) + 1)
+            values["responses"] = torch.tensor(float(drawn))
+        named = {f"train/{name}": value for name, value in values.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     @property
     def rollouts(self) -> Rollouts:

@@ -10,7 +10,7 @@ def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: 
     """Means over the responses, by name; what was drawn is compared with what scoring says of it.
 
     Args:
-        rollouts: Of a whole iteration on this rank.
+        rollouts: Of a whole iteration.
         is_policy: Whether the sampler draws from the policy itself.
         anchor_is_policy: Whether the anchor's log-probs are those of what the policy drew.
     """

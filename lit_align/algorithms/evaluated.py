@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_align.algorithms.collector import Collector
 from lit_align.algorithms.evaluator import Evaluator
+from lit_align.data.shares import share_name
 from lit_align.models import Policy
 from lit_align.sampling import Sampler
 from lit_align.sampling.uniforms import mixed_seed, run_seed
@@ -53,7 +54,7 @@ class EvaluatedModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/*``."""
-        self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()})
+        self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
         self.validated = True
 
     def test_step(self, batch: Prompts, batch_idx: int) -> None:
@@ -62,7 +63,7 @@ class EvaluatedModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/*``."""
-        self.log_dict({f"test/{name}": value for name, value in self.evaluator.result().items()})
+        self.log_dict({f"test/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
 
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[dict[str, Any]]:
         """Responses as text, with the record each answers."""
@@ -81,11 +82,12 @@ class EvaluatedModule(L.LightningModule):
     def _evaluate(self, prompts: Prompts, completed: int) -> None:
         name = "test" if self.trainer.testing else "heldout"
         folder = self.run_folder / "evaluation"
+        place = self.global_rank, self.trainer.world_size
         with self.inference():
             self.evaluator.evaluate(
                 self.collector,
                 prompts.to("cpu"),
-                lambda iteration: folder / f"{name}-{iteration:04d}-rank{self.global_rank}.parquet",
+                lambda iteration: folder / share_name(f"{name}-{iteration:04d}", *place),
                 iteration=completed,
                 seed=mixed_seed(run_seed(), EVALUATION),
             )

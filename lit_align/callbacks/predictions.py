@@ -8,9 +8,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from lit_align.data.shares import from_all_ranks, order_of_shares
+
 
 class Predictions(BasePredictionWriter):
-    """Appends every record with its responses to ``predictions-rankN.jsonl`` in the run folder."""
+    """Writes every record with its responses to ``predictions.jsonl`` in the run folder, in the order of the data."""
 
     def __init__(self) -> None:
         super().__init__(write_interval="batch")
@@ -25,9 +27,13 @@ class Predictions(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write what the module returned for this batch."""
-        path = Path(trainer.default_root_dir) / f"predictions-rank{trainer.global_rank}.jsonl"
+        """Write what the modules of all ranks returned for this batch."""
+        shares = from_all_ranks(prediction, trainer.world_size)
+        if not trainer.is_global_zero:
+            return
+        rows = [row for share in shares for row in share]
+        path = Path(trainer.default_root_dir) / "predictions.jsonl"
         with path.open("a" if batch_idx else "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in prediction)
-        if trainer.is_global_zero:
-            print(f"responses: {path}")
+            for place in order_of_shares([len(share) for share in shares]):
+                file.write(json.dumps(rows[place], ensure_ascii=False, default=str) + "\n")
+        print(f"responses: {path}")

@@ -1,7 +1,5 @@
 """Where an iteration's time goes: seconds of each stage, and what share of the machine's peak it reached."""
 
-from pathlib import Path
-
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
@@ -9,6 +7,7 @@ from rich.table import Table
 
 from lit_align.algorithms import AlignmentModule
 from lit_align.data.rollout_store import load_rollouts
+from lit_align.data.shares import share_name
 from lit_align.models import LanguageModel
 from lit_align.models.work import Work, peak, work_of
 from lit_align.types import Responses, Rollouts
@@ -94,6 +93,7 @@ def _work(module: AlignmentModule) -> Work:
 
 def _held_out(module: AlignmentModule) -> Responses | None:
     """What was drawn in the evaluation of this iteration."""
-    path = Path(module.run_folder) / "evaluation" / f"heldout-{int(module.iteration) + 1:04d}-rank0.parquet"
+    name = share_name(f"heldout-{int(module.iteration) + 1:04d}", module.global_rank, module.trainer.world_size)
+    path = module.run_folder / "evaluation" / name
     found = load_rollouts(path) if path.exists() else None
     return found.responses if isinstance(found, Rollouts) else None

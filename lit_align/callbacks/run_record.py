@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_align.algorithms import AlignmentModule
-from lit_align.data.rollout_store import load_rollouts
-from lit_align.types import Rollouts
+from lit_align.data.shares import from_all_ranks, load_shares
 
 _PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
 _COLUMNS = {  # heading -> (key of a row, format)
@@ -66,14 +66,13 @@ class RunRecord(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Iteration 0 has been evaluated: it is the first row."""
         if not self.timings:
-            self._book(_module(pl_module), 0, "evaluate")
+            self._book(trainer, 0, "evaluate")
         if trainer.is_global_zero:
             self._write(trainer, _module(pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Book the seconds of this iteration; the module makes its row of metrics after this."""
-        module = _module(pl_module)
-        self._book(module, int(module.iteration) + 1)
+        self._book(trainer, int(_module(pl_module).iteration) + 1)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """The module has its row by now: write both files with the checkpoint."""
@@ -92,13 +91,16 @@ class RunRecord(Callback):
         module, folder = _module(pl_module), Path(trainer.default_root_dir)
         self._write(trainer, module)
         self.console.print(self._table(module.history))
-        self._show_samples(module, folder)
+        self._show_samples(module, folder / "evaluation", trainer.world_size)
         if self.export:
             module.policy.export(folder / "model")
         self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
 
-    def _book(self, module: AlignmentModule, iteration: int, *stages: str) -> None:
-        seconds, tokens = module.stages.take(*stages)
+    def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
+        """A stage lasts as long as its slowest rank; its tokens are those of all."""
+        taken = from_all_ranks(_module(trainer.lightning_module).stages.take(*stages), trainer.world_size)
+        seconds = {name: max(of.get(name, 0.0) for of, _ in taken) for name in _names(of for of, _ in taken)}
+        tokens = {name: sum(of.get(name, 0) for _, of in taken) for name in _names(of for _, of in taken)}
         row = {"iteration": float(iteration), **{f"{name}_seconds": value for name, value in seconds.items()}}
         row |= {f"{name}_tokens_per_second": count / seconds[name] for name, count in tokens.items() if count}
         self.timings.append(row)
@@ -132,12 +134,10 @@ class RunRecord(Callback):
         key = f"{stage}_seconds"
         return {int(row["iteration"]): row[key] for row in self.timings if key in row}
 
-    def _show_samples(self, module: AlignmentModule, folder: Path) -> None:
-        files = [folder / "evaluation" / f"heldout-{i:04d}-rank0.parquet" for i in (0, int(module.iteration))]
-        if int(module.iteration) == 0 or not all(path.exists() for path in files):
-            return
-        before, after = (load_rollouts(path) for path in files)
-        if not (isinstance(before, Rollouts) and isinstance(after, Rollouts)):
+    def _show_samples(self, module: AlignmentModule, folder: Path, world_size: int) -> None:
+        last = int(module.iteration)
+        before, after = (load_shares(folder, f"heldout-{iteration:04d}", world_size) for iteration in (0, last))
+        if last == 0 or before is None or after is None:
             return
         texts = [module.policy.text(rollouts.responses) for rollouts in (before, after)]
         prompts = before.responses.prompts.texts
@@ -148,6 +148,11 @@ class RunRecord(Callback):
                 self.console.print(f"  {name:>6}: ", end="", highlight=False)
                 self.console.print(" ".join(column[row][0].split()), markup=False, highlight=False, soft_wrap=True)
         self.console.print()
+
+
+def _names(dicts: Iterable[dict[str, Any]]) -> list[str]:
+    """Keys of any of them, in order of appearance."""
+    return list(dict.fromkeys(name for one in dicts for name in one))
 
 
 def _spread(rows: list[dict[str, float]], last: list[dict[str, float]]) -> list[dict[str, float]]:

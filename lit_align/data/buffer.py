@@ -1,6 +1,5 @@
 """An iteration's rollouts as minibatches, with the true weight of the optimiser step each belongs to."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,17 +13,19 @@ from lit_align.types import Rollouts
 class Buffer(Dataset[Rollouts]):
     """Minibatches of rollouts; ``buffer[i]`` is one, trimmed to its own longest prompt and response.
 
-    A step's gradient is (sum of weighted losses) / (sum of weights) over *all* its minibatches and ranks. Each
-    minibatch carries that denominator, so splitting a batch changes nothing.
+    All rollouts are ordered first, the same on every rank, and cut into optimiser steps; of a step's rows each rank
+    takes its own. A step's gradient is (sum of weighted losses) / (sum of weights) over *all* its minibatches and
+    ranks. Each minibatch carries that denominator, so neither splitting a batch nor sharing it changes anything.
 
     Args:
-        rollouts: All rollouts of the iteration on this rank.
+        rollouts: All rollouts of the iteration, the same on every rank.
         weights: Loss weight of each prompt: how many loss terms it gives.
-        batch_size: Prompts in a minibatch.
+        batch_size: Prompts in a minibatch, on one rank.
         passes: Times the rollouts are gone through, each in an order of its own.
-        window: Minibatches in one optimiser step (``accumulate_grad_batches``).
+        window: Minibatches in one optimiser step on one rank (``accumulate_grad_batches``).
         seed: Of the order.
-        mean_over_ranks: Averages a tensor over devices.
+        rank: Whose minibatches these are, in [0, world_size).
+        world_size: Ranks whose gradients are averaged.
         phases: Fits on the same rollouts, one after the other, each of so many passes.
     """
 
@@ -37,21 +38,21 @@ class Buffer(Dataset[Rollouts]):
         passes: int = 1,
         window: int = 1,
         seed: int = 0,
-        mean_over_ranks: Callable[[Tensor], Tensor] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
         phases: int = 1,
     ) -> None:
         self.rollouts = rollouts
         self.phases = phases
         generator = torch.Generator().manual_seed(seed)
         order = torch.cat([torch.randperm(len(rollouts), generator=generator) for _ in range(passes * phases)])
-        self.batches = order.split(batch_size)
-        totals = torch.stack([weights[torch.cat(step)].sum() for step in _chunks(self.batches, window)])
-        if mean_over_ranks is not None:
-            totals = mean_over_ranks(totals)
+        together = order.split(batch_size * world_size)  # what all ranks work on at a time
+        self.batches = [rows[rank * batch_size : (rank + 1) * batch_size] for rows in together]
+        totals = torch.stack([weights[rows].sum() for rows in order.split(batch_size * world_size * window)])
         # A step without a single comparison has no gradient, rather than 0/0.
         totals = totals.masked_fill(totals == 0, torch.inf)
         # Lightning divides the loss by the number of minibatches and averages gradients over ranks.
-        self.window_weights = (totals / window).repeat_interleave(window).tolist()
+        self.window_weights = (totals / (window * world_size)).repeat_interleave(window).tolist()
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -63,7 +64,3 @@ class Buffer(Dataset[Rollouts]):
         rows = self.rollouts.select(self.batches[index].tolist())
         phase = index * self.phases // len(self)
         return replace(rows.trim(), window_weight=self.window_weights[index], phase=phase)
-
-
-def _chunks(items: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import lightning as L
@@ -82,6 +82,7 @@ class PromptPool(L.LightningDataModule):
             self.prepare(module.encode, "train", "heldout")
         else:
             self.prepare(module.encode, "heldout" if stage == "validate" else "test")
+        self.check_shares()
 
     def prepare(self, encode: Encode, *names: str) -> None:
         """Read the named sets of prompts: ``train``, ``heldout``, ``test``.
@@ -119,6 +120,16 @@ class PromptPool(L.LightningDataModule):
                 f"{trainer.world_size} = {step}: try {fitting}"
             )
 
+    def check_shares(self) -> None:
+        """Every device must have a prompt to answer, or the others would wait for its measures."""
+        trainer: Any = self.trainer
+        for name, prompts in self._sets.items():
+            if len(prompts) < trainer.world_size:
+                raise ValueError(
+                    f"data.{name} has {len(prompts)} prompts for {trainer.world_size} devices, and each needs one: "
+                    f"give more prompts or set trainer.devices to {len(prompts)}"
+                )
+
     @property
     def steps_per_iteration(self) -> int:
         """Optimiser steps in one iteration."""
@@ -136,7 +147,7 @@ class PromptPool(L.LightningDataModule):
         return replace(prompts, record_id=prompts.record_id + torch.tensor([epoch for _, epoch in mine]))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Begin the iteration, collect its rollouts, and serve them in minibatches."""
+        """Begin the iteration, collect its rollouts, and serve this rank's minibatches of them."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
         module.begin()
@@ -149,13 +160,14 @@ class PromptPool(L.LightningDataModule):
             passes=self.passes,
             window=trainer.accumulate_grad_batches,
             seed=mixed_seed(run_seed(), iteration),
-            mean_over_ranks=partial(trainer.strategy.reduce, reduce_op="mean"),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
             phases=module.phases,
         )
         return DataLoader(buffer, batch_size=None, shuffle=False)
 
     def collect(self, module: Any, prompts: Prompts) -> Rollouts:
-        """An iteration's rollouts: the module samples and judges."""
+        """An iteration's rollouts, of all ranks: the module samples and judges."""
         rollouts: Rollouts = module.collect(prompts)
         return rollouts
 

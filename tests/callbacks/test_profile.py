@@ -2,14 +2,14 @@
 
 import pytest
 
-from lit_align.callbacks.profile import STAGES
+from lit_align.callbacks.profile import STAGES, Profile
 from tests.command_line import write_config
 from tests.runs import build
 
 
 def test_every_stage_has_its_seconds_and_those_of_a_model_their_work(tiny_model, pools, tmp_path, capsys):
     run = build(tiny_model, pools, tmp_path, profile=True).fit()
-    profile = run.trainer.callbacks[0]
+    (profile,) = (callback for callback in run.trainer.callbacks if isinstance(callback, Profile))
     assert set(profile.seconds) == set(STAGES)
     assert set(profile.operations) == set(STAGES) - {"judge"}
     assert all(value > 0 for value in (*profile.seconds.values(), *profile.operations.values()))
@@ -22,8 +22,6 @@ def test_every_stage_has_its_seconds_and_those_of_a_model_their_work(tiny_model,
 
 
 def test_shares_are_of_the_iteration_and_of_the_peak():
-    from lit_align.callbacks import Profile
-
     profile = Profile()
     profile.seconds, profile.operations = {"sample": 3.0, "judge": 1.0}, {"sample": 6e9}
     table = profile.table(fastest=4e9)

@@ -83,14 +83,25 @@ def test_accumulated_minibatches_are_one_large_batch(batch_size, window, passes)
         torch.testing.assert_close(accumulated, (weights[large] * loss[large]).sum() / weights[large].sum())
 
 
-def test_the_weight_of_a_step_is_the_mean_over_ranks():
-    """Gradients are averaged over ranks, so a rank with fewer loss terms must not count for more."""
-    mine, other = torch.arange(12.0), torch.full((12,), 9.0)
-    options = {"window": 2, "seed": 7}
-    totals = [torch.tensor(buffer_of(w, **options).window_weights[::2]) for w in (mine, other)]
-    averaged = buffer_of(mine, **options, mean_over_ranks=lambda mine_totals: (mine_totals + totals[1] * 2) / 2)
-    expected = ((totals[0] + totals[1]) / 2).repeat_interleave(2)
-    torch.testing.assert_close(torch.tensor(averaged.window_weights), expected)
+@pytest.mark.parametrize(("world_size", "window"), [(2, 1), (2, 3), (3, 2), (3, 1)])
+def test_ranks_share_each_step_of_one_large_batch_and_their_mean_gradient_is_its_gradient(world_size, window):
+    torch.manual_seed(1)
+    weights, loss = torch.randint(0, 5, (12,)).float(), torch.randn(12)
+    options = {"passes": 3, "phases": 2, "seed": 7}
+    together = buffer_of(weights, batch_size=2 * world_size, window=window, **options)
+    ranks = [buffer_of(weights, window=window, rank=r, world_size=world_size, **options) for r in range(world_size)]
+    assert all(len(rank) == len(together) for rank in ranks)
+    for index in range(len(together)):
+        large, shares = together[index], [rank[index] for rank in ranks]
+        ids = [share.responses.prompts.record_id for share in shares]
+        assert torch.cat(ids).tolist() == large.responses.prompts.record_id.tolist()
+        assert {share.phase for share in shares} == {large.phase}
+        # What DDP does: averages the gradients of the ranks.
+        mean = (
+            sum((weights[i] * loss[i]).sum() / s.window_weight for i, s in zip(ids, shares, strict=True)) / world_size
+        )
+        rows = large.responses.prompts.record_id
+        torch.testing.assert_close(mean, (weights[rows] * loss[rows]).sum() / large.window_weight)
 
 
 @pytest.mark.parametrize("index", [6, -1])

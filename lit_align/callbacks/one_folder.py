@@ -1,0 +1,27 @@
+"""One run folder for all processes of a run, however they were started."""
+
+import os
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+# What torchrun, Lightning's own launcher, SLURM and LSF call a process's place, of which the first has only zeros.
+_PLACES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+class OneFolder(Callback):
+    """Tells every process which folder the first one has made.
+
+    Loggers and checkpoints of Lightning write from rank 0 alone; whatever else has a place in the run folder finds it
+    in ``trainer.default_root_dir``, from ``setup`` on.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """The processes can talk to one another by now, and nothing has been written yet."""
+        folder = trainer.strategy.broadcast(trainer.default_root_dir)
+        trainer._default_root_dir = folder  # type: ignore[attr-defined]  # no public way to set it late
+
+
+def is_first_process() -> bool:
+    """Whether this process will be rank 0, as far as can be told before the processes know of one another."""
+    return all(int(os.environ.get(name) or 0) == 0 for name in _PLACES)

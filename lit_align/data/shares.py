@@ -1,0 +1,128 @@
+"""An iteration shared between devices: each answers its own prompts, then all hold the rollouts of every one.
+
+Of the prompts, in the order they were dealt in, rank r of R answers number r, r + R, r + 2R, ... What is made of a
+whole iteration (baselines, statistics, the order of the minibatches) is made from the same rollouts on every rank,
+those that a single device would hold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lit_align.data.rollout_store import load_rollouts
+from lit_align.types import Prompts, Responses, Rollouts
+
+_T = TypeVar("_T")
+_B = TypeVar("_B", Prompts, Responses, Rollouts)
+_TOKEN_LOGPS = tuple(f"{name}_token_logps" for name in ("anchor", "reference", "current", "policy"))
+
+
+def gathered(rollouts: Rollouts, world_size: int) -> Rollouts:
+    """The rollouts of all ranks, in the order their prompts were dealt in; every rank has to call it.
+
+    Args:
+        rollouts: This rank's share, on the CPU.
+        world_size: Number of ranks; a single one has everything already.
+    """
+    return interleaved(from_all_ranks(rollouts, world_size)).trim() if world_size > 1 else rollouts
+
+
+def from_all_ranks(value: _T, world_size: int) -> list[_T]:
+    """What every rank has, by rank; every rank has to call it.
+
+    Args:
+        value: What this rank has; it is pickled.
+        world_size: Number of ranks.
+    """
+    if world_size == 1:
+        return [value]
+    values: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def interleaved(shares: Sequence[Rollouts]) -> Rollouts:
+    """Rollouts of several ranks as one, in the order their prompts were dealt in.
+
+    Args:
+        shares: By rank; the first ones may have one prompt more than the last.
+    """
+    prompt = max(share.responses.prompts.ids.shape[1] for share in shares)
+    length = max(share.responses.ids.shape[-1] for share in shares)
+    whole = _joined([_widened(share, prompt, length) for share in shares])
+    return whole.select(order_of_shares([len(share) for share in shares]))
+
+
+def order_of_shares(sizes: Sequence[int]) -> list[int]:
+    """Where, among the items of all ranks one after the other, the items are that were dealt first, second, and so on.
+
+    Args:
+        sizes: Items of each rank.
+    """
+    places = [(place, rank) for rank, size in enumerate(sizes) for place in range(size)]
+    return sorted(range(len(places)), key=places.__getitem__)
+
+
+def share_name(stem: str, rank: int, world_size: int) -> str:
+    """File of a rank's share, which no other number of ranks takes for its own.
+
+    Args:
+        stem: What the file holds.
+        rank: Whose share.
+        world_size: Number of ranks.
+    """
+    return f"{stem}-rank{rank}.parquet" if world_size == 1 else f"{stem}-rank{rank}-of-{world_size}.parquet"
+
+
+def load_shares(folder: Path, stem: str, world_size: int) -> Rollouts | None:
+    """Rollouts that the ranks of a run have left behind, as one; None where a file is missing, or not judged yet.
+
+    Args:
+        folder: Where the files are.
+        stem: What they hold.
+        world_size: Number of ranks.
+    """
+    paths = [folder / share_name(stem, rank, world_size) for rank in range(world_size)]
+    if not all(path.exists() for path in paths):
+        return None
+    shares = [share for share in map(load_rollouts, paths) if isinstance(share, Rollouts)]
+    return interleaved(shares) if len(shares) == world_size else None
+
+
+def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
+    """The same rollouts with more padding."""
+    responses = rollouts.responses
+    prompts, left = responses.prompts, (prompt - responses.prompts.ids.shape[1], 0)
+    right = (0, length - responses.ids.shape[-1])
+    logps = {name: getattr(rollouts, name) for name in _TOKEN_LOGPS}
+    wider: dict[str, Any] = {name: pad(value, right) for name, value in logps.items() if value is not None}
+    return replace(
+        rollouts,
+        responses=replace(
+            responses,
+            prompts=replace(prompts, ids=pad(prompts.ids, left), mask=pad(prompts.mask, left)),
+            ids=pad(responses.ids, right),
+            mask=pad(responses.mask, right),
+            sample_logps=pad(responses.sample_logps, right),
+        ),
+        **wider,
+    )
+
+
+def _joined(parts: Sequence[_B]) -> _B:
+    """Batches of equal widths as one, the rows of each after those of the one before."""
+    changed: dict[str, Any] = {}
+    for item in fields(parts[0]):
+        values = [getattr(part, item.name) for part in parts]
+        if isinstance(values[0], Tensor):
+            changed[item.name] = torch.cat(values)
+        elif isinstance(values[0], list):
+            changed[item.name] = [row for rows in values for row in rows]
+        elif isinstance(values[0], Prompts | Responses):
+            changed[item.name] = _joined(values)
+    return replace(parts[0], **changed)

@@ -1,0 +1,109 @@
+"""Runs that any strategy has to end alike: what is left of them, to be compared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_align.algorithms import DPO, SPPO, WIND, AlignmentModule, AlphaDPO, IterativeBOND
+from lit_align.anchors import Previous
+from lit_align.data.shares import load_shares
+from lit_align.judges import RewardFunction
+from lit_align.models import LoRA
+from lit_align.sampling import Sampler
+from lit_align.types import Rollouts
+from tests.conftest import make_model, prompts_of, write_jsonl
+from tests.runs import build
+
+ITERATIONS = 3
+SOURCES = ("policy", "policy", "anchor", "anchor")
+# Algorithm, adapters, learning rate (beyond it rounding grows into another run), hyper-parameters.
+RUNS: dict[str, tuple[type[AlignmentModule], LoRA | None, float, dict[str, Any]]] = {
+    "WIND, adapters": (WIND, LoRA(rank=4), 0.005, {"eval_judges": {"sad": RewardFunction("tests.runs.sadness")}}),
+    "WIND, all weights": (WIND, None, 0.005, {}),
+    "SPPO": (SPPO, LoRA(rank=4), 0.001, {"beta": 0.5}),
+    "DPO, with ties": (DPO, None, 0.01, {"beta": 0.3}),
+    # Baselines from the other prompts of the iteration.
+    "IterativeBOND": (
+        IterativeBOND,
+        LoRA(rank=4),
+        0.001,
+        {"sampler": Sampler(sources=SOURCES, max_new_tokens=8), "anchor": Previous(every=2)},
+    ),
+    # Statistics over the pairs of the iteration.
+    "AlphaDPO": (AlphaDPO, LoRA(rank=4), 0.003, {"beta": 2.0, "gamma": 0.5, "alpha": 0.3}),
+}
+
+
+@dataclass
+class Finished:
+    """What a run has left.
+
+    Attributes:
+        folder: The run folder, as this process knows it.
+        steps: Optimiser steps done.
+        weights: Trainable weights.
+        rows: Of ``metrics.csv``.
+        rollouts: By iteration, of all ranks.
+        heldout: The same of evaluation, from iteration 0.
+    """
+
+    folder: Path
+    steps: int
+    weights: dict[str, torch.Tensor]
+    rows: list[dict[str, str]]
+    rollouts: list[Rollouts]
+    heldout: list[Rollouts]
+
+
+def material(folder: Path) -> tuple[str, dict[str, str | None]]:
+    """A tiny model and its prompts: 16 to train on, 9 held out."""
+    pools: dict[str, str | None] = {
+        "train": write_jsonl(folder / "train.jsonl", prompts_of(16)),
+        "heldout": write_jsonl(folder / "heldout.jsonl", prompts_of(9, offset=40)),
+    }
+    return str(make_model(folder / "model")), pools
+
+
+def finished(
+    name: str,
+    model: str,
+    pools: dict[str, str | None],
+    root: Path,
+    *,
+    devices: int = 1,
+    batch_size: int = 2,
+    accumulate: int = 2,
+    **trainer: Any,
+) -> Finished:
+    """A run of one of `RUNS` to its end, in this process or in one of several; ``trainer`` overrides."""
+    algorithm, lora, lr, options = RUNS[name]
+    run = build(
+        model,
+        pools,
+        root / name,
+        lora=lora,
+        lr=lr,
+        algorithm=algorithm,
+        wind=options,
+        pool={"batch_size": batch_size},
+        max_epochs=ITERATIONS,
+        devices=devices,
+        accumulate_grad_batches=accumulate,
+        **trainer,
+    ).fit()
+
+    def left(kind: str, stem: str, iteration: int) -> Rollouts:
+        found = load_shares(run.folder / kind, f"{stem}-{iteration:04d}", devices)
+        assert found is not None
+        return found
+
+    return Finished(
+        run.folder,
+        run.trainer.global_step,
+        run.weights,
+        run.rows,
+        [left("rollouts", "iteration", i) for i in range(ITERATIONS)],
+        [left("evaluation", "heldout", i) for i in range(ITERATIONS + 1)],
+    )

@@ -1,0 +1,78 @@
+"""Two devices do what one does: the same tokens, the same losses, the same weights, whatever the algorithm."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs import assert_same_weights
+from tests.strategies.finished import RUNS, finished, material
+from tests.strategies.two_processes import on_two_processes
+
+
+def all_finished(model, pools, root):
+    """Every run, on two devices of half the batch each."""
+    options = {"devices": 2, "strategy": "ddp", "batch_size": 1}
+    return {name: finished(name, model, pools, root, **options) for name in RUNS}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The runs of one device, and those of both processes of two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    model, pools = material(folder)
+    ranks = on_two_processes(all_finished, model, pools, folder / "two")
+    return {name: (finished(name, model, pools, folder / "one"), *(rank[name] for rank in ranks)) for name in RUNS}
+
+
+@pytest.fixture(params=RUNS)
+def run(request, runs):
+    return runs[request.param]
+
+
+def test_two_devices_draw_the_very_tokens_that_one_draws(run):
+    one, two, _ = run
+    for kind in ("rollouts", "heldout"):
+        for drawn, same in zip(getattr(two, kind), getattr(one, kind), strict=True):
+            assert drawn.responses.prompts.record_id.tolist() == same.responses.prompts.record_id.tolist()
+            assert torch.equal(drawn.responses.mask, same.responses.mask)
+            assert torch.equal(drawn.responses.ids, same.responses.ids)
+            assert torch.equal(drawn.wins, same.wins)
+
+
+def test_two_devices_end_at_the_weights_of_one(run):
+    one, two, other = run
+    assert two.steps == one.steps == 6
+    assert_same_weights(two.weights, other.weights)
+    assert_same_weights(one.weights, two.weights, atol=1e-5)
+
+
+def test_two_devices_report_what_one_reports(run):
+    one, two, _ = run
+    assert [row["iteration"] for row in two.rows] == ["0", "1", "2", "3"]
+    for row, same in zip(two.rows, one.rows, strict=True):
+        assert row.keys() == same.keys()
+        for name, value in same.items():
+            assert (row[name] == "") == (value == "")
+            if value:
+                assert float(row[name]) == pytest.approx(float(value), abs=1e-5), name
+
+
+def test_the_runs_compared_have_something_to_compare(runs):
+    for name, (one, *_) in runs.items():
+        first, *_, last = one.rows
+        assert float(first["val/kl"]) == 0
+        assert abs(float(last["val/kl"])) > 0.05, name
+        assert len({tuple(rollouts.responses.lengths.flatten().tolist()) for rollouts in one.rollouts}) == 3
+    ties = runs["DPO, with ties"][0].rollouts
+    assert any((rollouts.win_rates == 0.5).all(-1).any() for rollouts in ties)
+
+
+def test_all_processes_of_a_run_share_one_folder(run):
+    _, two, other = run
+    assert other.folder == two.folder
+    assert [path.name for path in two.folder.parent.iterdir()] == [two.folder.name]
+    left = {path.relative_to(two.folder).as_posix() for path in two.folder.rglob("*") if path.is_file()}
+    assert {"metrics.csv", "timings.csv", "versions.json", "checkpoints/iteration-0003.ckpt"} <= left
+    assert {f"rollouts/iteration-000{i}-rank{r}-of-2.parquet" for i in range(3) for r in range(2)} <= left
+    assert not Path(two.folder.parent / "checkpoints").exists()
