@@ -15,7 +15,8 @@ from tests.conftest import write_jsonl
 ROOT = Path(__file__).parent.parent / "configs"
 BANDITS = sorted((ROOT / "bandit").glob("*.yaml"))
 PAPERS = sorted((ROOT / "papers").glob("*.yaml"))
-CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(BANDITS) - set(PAPERS))
+OVERLAYS = sorted((ROOT / "overlays").glob("*.yaml"))
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(BANDITS) - set(PAPERS) - set(OVERLAYS))
 
 
 @pytest.fixture

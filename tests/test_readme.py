@@ -82,4 +82,4 @@ def test_every_command_parses(arguments, monkeypatch, tmp_path):
 
 
 def test_the_commands_are_all_found():
-    assert len(commands()) == 7
+    assert len(commands()) == 8

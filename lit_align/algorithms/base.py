@@ -195,6 +195,7 @@ class AlignmentModule(Requirements, EvaluatedModule):
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters, its learning rate scheduled over each iteration or the run."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        self.check_optimizer(optimizer, self.trainer.world_size)
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
         steps = self.trainer.datamodule.steps_per_iteration  # type: ignore[attr-defined]

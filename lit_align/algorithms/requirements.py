@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from torch.optim import LBFGS, Optimizer
+
 from lit_align.judges import Judge
 from lit_align.sampling import Sampler
 from lit_align.sampling.sampler import Slot
@@ -49,6 +51,19 @@ class Requirements:
                 f"{type(self).__name__} has no judge, and prompts alone have no winners: set model.judge, such as "
                 "--model.judge RewardFunction --model.judge.function my_rewards.brevity, or train on labelled pairs "
                 "with --data PairData"
+            )
+
+    def check_optimizer(self, optimizer: Optimizer, devices: int) -> None:
+        """Refuse an optimiser that reads the loss, of which each device knows no more than its share.
+
+        Args:
+            optimizer: What steps.
+            devices: How many average their gradients.
+        """
+        if devices > 1 and isinstance(optimizer, LBFGS):
+            raise ValueError(
+                f"LBFGS searches along the loss itself, and each of {devices} devices has its own: set trainer.devices "
+                "to 1 or model.optimizer to another, such as torch.optim.AdamW"
             )
 
     def check_pairs(self, soft: bool) -> None:

@@ -87,3 +87,13 @@ def test_bfloat16_weights_train(tiny_model, pools, tmp_path, lora):
     run = build(tiny_model, pools, tmp_path, wind={"policy": policy}).fit()
     assert [row["iteration"] for row in run.rows] == ["0", "1", "2"]
     assert float(run.rows[1]["val/kl"]) > 0.01
+
+
+def test_an_optimiser_that_reads_the_loss_is_refused_where_devices_share_it(tiny_model, pools, tmp_path):
+    module = build(tiny_model, pools, tmp_path).module
+    weights = [torch.nn.Parameter(torch.ones(1))]
+    searching = torch.optim.LBFGS(weights)
+    with pytest.raises(ValueError, match="LBFGS searches along the loss itself, and each of 2 devices has its own"):
+        module.check_optimizer(searching, 2)
+    module.check_optimizer(searching, 1)
+    module.check_optimizer(heavy_ball(weights), 2)

@@ -13,17 +13,26 @@ from lit_align.judges import RewardFunction
 from lit_align.models import LoRA
 from lit_align.sampling import Sampler
 from lit_align.types import Rollouts
-from tests.conftest import make_model, prompts_of, write_jsonl
+from tests.conftest import happiness, make_model, prompts_of, write_jsonl
 from tests.runs import build
 
 ITERATIONS = 3
+
+
+def fickle(prompts, responses, records):
+    """Cares for two prompts out of three; the responses to the others tie."""
+    cares = [float(record["number"] % 3 > 0) for record in records]
+    return [reward * care for reward, care in zip(happiness(prompts, responses, records), cares, strict=True)]
+
+
 SOURCES = ("policy", "policy", "anchor", "anchor")
 # Algorithm, adapters, learning rate (beyond it rounding grows into another run), hyper-parameters.
 RUNS: dict[str, tuple[type[AlignmentModule], LoRA | None, float, dict[str, Any]]] = {
     "WIND, adapters": (WIND, LoRA(rank=4), 0.005, {"eval_judges": {"sad": RewardFunction("tests.runs.sadness")}}),
-    "WIND, all weights": (WIND, None, 0.005, {}),
+    "WIND, all weights": (WIND, None, 0.005, {"schedule": "linear", "warmup_steps": 1, "reset_optimizer": False}),
     "SPPO": (SPPO, LoRA(rank=4), 0.001, {"beta": 0.5}),
-    "DPO, with ties": (DPO, None, 0.01, {"beta": 0.3}),
+    # Prompts of weight 0: minibatches, and ranks, weigh differently.
+    "DPO, with ties": (DPO, None, 0.01, {"beta": 0.3, "judge": RewardFunction("tests.strategies.finished.fickle")}),
     # Baselines from the other prompts of the iteration.
     "IterativeBOND": (
         IterativeBOND,
@@ -57,7 +66,7 @@ class Finished:
     heldout: list[Rollouts]
 
 
-def material(folder: Path) -> tuple[str, dict[str, str | None]]:
+def model_and_pools(folder: Path) -> tuple[str, dict[str, str | None]]:
     """A tiny model and its prompts: 16 to train on, 9 held out."""
     pools: dict[str, str | None] = {
         "train": write_jsonl(folder / "train.jsonl", prompts_of(16)),
@@ -75,6 +84,7 @@ def finished(
     devices: int = 1,
     batch_size: int = 2,
     accumulate: int = 2,
+    ckpt_path: Path | None = None,
     **trainer: Any,
 ) -> Finished:
     """A run of one of `RUNS` to its end, in this process or in one of several; ``trainer`` overrides."""
@@ -92,18 +102,17 @@ def finished(
         devices=devices,
         accumulate_grad_batches=accumulate,
         **trainer,
-    ).fit()
+    ).fit(ckpt_path)
 
-    def left(kind: str, stem: str, iteration: int) -> Rollouts:
-        found = load_shares(run.folder / kind, f"{stem}-{iteration:04d}", devices)
-        assert found is not None
-        return found
+    def left(kind: str, stem: str, last: int) -> list[Rollouts]:
+        found = [load_shares(run.folder / kind, f"{stem}-{iteration:04d}", devices) for iteration in range(last + 1)]
+        return [rollouts for rollouts in found if rollouts is not None]
 
     return Finished(
         run.folder,
         run.trainer.global_step,
         run.weights,
         run.rows,
-        [left("rollouts", "iteration", i) for i in range(ITERATIONS)],
-        [left("evaluation", "heldout", i) for i in range(ITERATIONS + 1)],
+        left("rollouts", "iteration", ITERATIONS - 1),
+        left("evaluation", "heldout", ITERATIONS),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.runs import assert_same_weights
-from tests.strategies.finished import RUNS, finished, material
+from tests.strategies.finished import RUNS, finished, model_and_pools
 from tests.strategies.two_processes import on_two_processes
 
 
@@ -17,12 +17,16 @@ def all_finished(model, pools, root):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def material(tmp_path_factory):
+    return model_and_pools(tmp_path_factory.mktemp("material"))
+
+
+@pytest.fixture(scope="module")
+def runs(material, tmp_path_factory):
     """The runs of one device, and those of both processes of two."""
     folder = tmp_path_factory.mktemp("ranks")
-    model, pools = material(folder)
-    ranks = on_two_processes(all_finished, model, pools, folder / "two")
-    return {name: (finished(name, model, pools, folder / "one"), *(rank[name] for rank in ranks)) for name in RUNS}
+    ranks = on_two_processes(all_finished, *material, folder / "two")
+    return {name: (finished(name, *material, folder / "one"), *(rank[name] for rank in ranks)) for name in RUNS}
 
 
 @pytest.fixture(params=RUNS)
@@ -50,12 +54,28 @@ def test_two_devices_end_at_the_weights_of_one(run):
 def test_two_devices_report_what_one_reports(run):
     one, two, _ = run
     assert [row["iteration"] for row in two.rows] == ["0", "1", "2", "3"]
+    assert_same_metrics(two, one)
+
+
+def assert_same_metrics(two, one, but="nothing"):
     for row, same in zip(two.rows, one.rows, strict=True):
         assert row.keys() == same.keys()
         for name, value in same.items():
+            if name.startswith(but):
+                continue
             assert (row[name] == "") == (value == "")
             if value:
                 assert float(row[name]) == pytest.approx(float(value), abs=1e-5), name
+
+
+def test_a_run_of_two_devices_goes_on_with_one(runs, material):
+    name = "WIND, adapters"
+    one, two, _ = runs[name]
+    before = two.folder / "checkpoints" / "iteration-0002.ckpt"
+    onward = finished(name, *material, two.folder.parent, run=two.folder, ckpt_path=before)
+    assert onward.folder == two.folder
+    assert_same_weights(one.weights, onward.weights, atol=1e-5)
+    assert_same_metrics(onward, one, but="val/win_rate_previous")  # whose responses were those of two devices
 
 
 def test_the_runs_compared_have_something_to_compare(runs):
@@ -65,7 +85,7 @@ def test_the_runs_compared_have_something_to_compare(runs):
         assert abs(float(last["val/kl"])) > 0.05, name
         assert len({tuple(rollouts.responses.lengths.flatten().tolist()) for rollouts in one.rollouts}) == 3
     ties = runs["DPO, with ties"][0].rollouts
-    assert any((rollouts.win_rates == 0.5).all(-1).any() for rollouts in ties)
+    assert all(0 < (rollouts.win_rates == 0.5).all(-1).sum() < len(rollouts) for rollouts in ties)
 
 
 def test_all_processes_of_a_run_share_one_folder(run):

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from lit_align.callbacks.one_folder import is_first_process
-from lit_align.cli import main
+from lit_align.cli import AlignmentCLI, main
 from tests.command_line import write_config
 from tests.runs import lines
-from tests.strategies.finished import material
+from tests.strategies.finished import model_and_pools
 from tests.strategies.two_processes import on_two_processes
 
-OVERLAY = str(Path(__file__).parents[2] / "configs" / "overlays" / "ddp.yaml")
+CONFIGS = Path(__file__).parents[2] / "configs"
+OVERLAY = str(CONFIGS / "overlays" / "ddp.yaml")
 SLOWLY = ["--model.optimizer.init_args.lr", "0.005"]  # lest rounding grow into another run
 TWO = ["-c", OVERLAY, "--trainer.devices", "2", "--data.batch_size", "2"]
 
@@ -42,7 +43,7 @@ def fit_and_predict(config, folder, *options):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
-    return write_config(folder, *material(folder))
+    return write_config(folder, *model_and_pools(folder))
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,24 @@ def test_processes_that_lightning_starts_are_one_run(config, one, tmp_path):
     assert "sync_dist" not in done.stderr
     versions = json.loads((run_of(tmp_path) / "versions.json").read_text())
     assert "torch" in versions
+
+
+def test_the_overlay_changes_how_a_run_is_started_and_nothing_else(monkeypatch):
+    def config_of(*options):
+        stopped = []
+        monkeypatch.setattr(
+            AlignmentCLI, "instantiate_classes", lambda cli: stopped.append(cli.config["fit"].as_dict())
+        )
+        monkeypatch.setattr(AlignmentCLI, "_run_subcommand", lambda cli, subcommand: None)
+        main(["fit", "-c", str(CONFIGS), *options])
+        return stopped[0]
+
+    plain, changed = config_of(), config_of("-c", OVERLAY)
+    assert changed["trainer"].pop("strategy") == "ddp"
+    different = [name for name, value in changed["trainer"].items() if plain["trainer"][name] != value]
+    assert set(different) <= {"devices", "num_nodes"}
+    for part in ("model", "data", "seed_everything"):
+        assert changed[part] == plain[part]
 
 
 @pytest.mark.parametrize(
