@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -97,10 +96,8 @@ class RunRecord(Callback):
         self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
 
     def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
-        """A stage lasts as long as its slowest rank; its tokens are those of all."""
-        taken = from_all_ranks(_module(trainer.lightning_module).stages.take(*stages), trainer.world_size)
-        seconds = {name: max(of.get(name, 0.0) for of, _ in taken) for name in _names(of for of, _ in taken)}
-        tokens = {name: sum(of.get(name, 0) for _, of in taken) for name in _names(of for _, of in taken)}
+        taken = _module(trainer.lightning_module).stages.take(*stages)
+        seconds, tokens = _of_all(from_all_ranks(taken, trainer.world_size))
         row = {"iteration": float(iteration), **{f"{name}_seconds": value for name, value in seconds.items()}}
         row |= {f"{name}_tokens_per_second": count / seconds[name] for name, count in tokens.items() if count}
         self.timings.append(row)
@@ -150,9 +147,14 @@ class RunRecord(Callback):
         self.console.print()
 
 
-def _names(dicts: Iterable[dict[str, Any]]) -> list[str]:
-    """Keys of any of them, in order of appearance."""
-    return list(dict.fromkeys(name for one in dicts for name in one))
+def _of_all(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and tokens of all ranks: a stage lasts as long as on the slowest, and its tokens are those of all."""
+    seconds: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    for lasted, drawn in taken:
+        seconds |= {name: max(value, seconds.get(name, 0.0)) for name, value in lasted.items()}
+        tokens |= {name: count + tokens.get(name, 0) for name, count in drawn.items()}
+    return seconds, tokens
 
 
 def _spread(rows: list[dict[str, float]], last: list[dict[str, float]]) -> list[dict[str, float]]:

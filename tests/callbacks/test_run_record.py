@@ -1,12 +1,9 @@
 """The table at the end of a run: what it shows, and how long it may be."""
 
-from types import SimpleNamespace
-
 import pytest
-import torch
 
 from lit_align.callbacks import RunRecord
-from lit_align.stages import Stages
+from lit_align.callbacks.run_record import _of_all
 
 
 def history(length, every=1):
@@ -67,13 +64,6 @@ def test_columns_are_those_that_the_run_has_a_value_for():
     assert cells(table, "responses") == ["-", "320"]
 
 
-def test_a_stage_lasts_as_long_as_its_slowest_rank_and_counts_the_tokens_of_all(monkeypatch):
-    ranks = [({"sample": 2.0}, {"sample": 30}), ({"sample": 3.0, "judge": 1.0}, {"sample": 60})]
-    monkeypatch.setattr("lit_align.callbacks.run_record.from_all_ranks", lambda taken, world_size: ranks)
-    record, module = RunRecord(), torch.nn.Identity()
-    monkeypatch.setattr("lit_align.callbacks.run_record._module", lambda module: module)
-    module.stages = Stages(visible=False)
-    record._book(SimpleNamespace(lightning_module=module, world_size=2), 4)
-    assert record.timings == [
-        {"iteration": 4.0, "sample_seconds": 3.0, "judge_seconds": 1.0, "sample_tokens_per_second": 30.0}
-    ]
+def test_a_stage_lasts_as_long_as_on_its_slowest_rank_and_counts_the_tokens_of_all():
+    ranks = [({"sample": 2.0}, {"sample": 30}), ({"sample": 3.0, "judge": 1.0}, {"sample": 60}), ({"sample": 2.5}, {})]
+    assert _of_all(ranks) == ({"sample": 3.0, "judge": 1.0}, {"sample": 90})
