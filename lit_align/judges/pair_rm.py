@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
+from lit_align.memory_pressure import Halving
 from lit_align.types import Prompts, Record
 
 MARKERS = {"source_prefix_id": "<|source|>", "cand1_prefix_id": "<|candidate1|>", "cand2_prefix_id": "<|candidate2|>"}
@@ -55,6 +56,8 @@ class PairRM(Judge):
         ValueError: A length is not positive.
     """
 
+    patience = None  # it waits for nobody: an error is one of its code
+
     def __init__(
         self,
         model: str = "llm-blender/PairRM-hf",
@@ -77,6 +80,8 @@ class PairRM(Judge):
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.revision = revision
         self.device: torch.device | str = "cpu"
+        advice = "set judge.dtype to bfloat16, or lower judge.source_tokens and judge.candidate_tokens"
+        self._halving = Halving("judging", "comparison", advice)
         self._model: Any = None
         self._tokenizer: Any = None
         self._markers: dict[str, int] = {}
@@ -144,10 +149,15 @@ class PairRM(Judge):
         asked = list(zip(prompts, first, second, records, strict=True))
         rows = [self._row(x, *pair, r) for x, a, b, r in asked for pair in ((a, b), (b, a))]
         values = torch.zeros(len(rows))
-        for some in self._batches([len(ids) for ids, _ in rows]):
+
+        def score(some: Sequence[int]) -> Tensor:
             ids, mask = _pad_right([rows[i][0] for i in some])
-            markers = torch.tensor([rows[i][1] for i in some])
-            values[some] = self._model(ids.to(self.device), mask.to(self.device), markers.to(self.device)).cpu()
+            inputs = ids, mask, torch.tensor([rows[i][1] for i in some])
+            scores: Tensor = self._model(*(tensor.to(self.device) for tensor in inputs)).cpu()
+            return scores
+
+        for some, scores in self._halving.each(self._batches([len(ids) for ids, _ in rows]), score):
+            values[list(some)] = scores
         forward, backward = values.view(-1, 2).unbind(1)
         return (forward - backward) / 2
 

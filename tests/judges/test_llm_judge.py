@@ -188,11 +188,31 @@ def test_a_verdict_marks_what_is_missing_as_not_compared(server):
     assert verdict.wins[1].tolist() == [[0.5, 1.0, 0.0], [0.0, 0.5, 0.0], [1.0, 1.0, 0.5]]
 
 
-def test_missing_answers_are_counted_in_the_log(server, caplog):
+def test_why_the_first_answer_is_missing_is_known_until_it_is_told(server):
     server.reply = lambda question: "hm" if "dog" in question else longer(question)
-    with caplog.at_level(logging.WARNING):
-        compare(judge_of(server))
-    assert "judge the-judge: 2 of 6 answers are missing (a reply that does not end in A, B or tie: 'hm')" in caplog.text
+    judge = judge_of(server)
+    compare(judge)
+    assert judge.faults.take() == "a reply that does not end in A, B or tie: 'hm'"
+    assert judge.faults.take() == ""
+
+
+def test_a_server_that_goes_away_leaves_the_rest_missing_without_being_asked_for_each(server):
+    judge = judge_of(server, both_orders=False, concurrency=2, max_retries=1)
+    assert compare(judge) == [1.0, 0.0, 0.5]
+    server.asked.clear()
+    server.reply = lambda question: (503, b"gone")
+    rows = [{"prompt": str(number)} for number in range(40)]
+    assert all(math.isnan(p) for p in compare(judge, ["a"] * 40, ["b"] * 40, rows))
+    assert 4 * 2 <= len(server.asked) <= 6 * 2  # four in a row, and what was under way
+    server.reply = longer
+    assert compare(judge, ["aa"] * 40, ["b"] * 40, rows) == [1.0] * 40
+
+
+def test_a_server_that_refuses_some_questions_is_asked_all_the_others(server):
+    server.reply = lambda question: (400, b"filtered") if int(question.split("|")[0]) < 30 else longer(question)
+    rows = [{"prompt": str(number)} for number in range(40)]
+    values = compare(judge_of(server, both_orders=False, concurrency=2), ["aa"] * 40, ["b"] * 40, rows)
+    assert [math.isnan(p) for p in values] == [True] * 30 + [False] * 10
 
 
 @pytest.mark.parametrize("reply", ["A", " a\n", "**A**", "[[A]]", "A.", "Both are short.\nVerdict follows.\nA"])
@@ -203,13 +223,13 @@ def test_the_last_line_is_the_verdict(server, reply):
 
 def test_a_judge_that_answers_nothing_at_all_is_refused(server):
     server.reply = lambda question: (500, b"no model loaded")
-    with pytest.raises(JudgeError, match=r"the-judge answered none of 6 questions; the last: status 500: no model"):
+    with pytest.raises(JudgeError, match=r"the-judge answered none of 6 questions; the first: status 500: no model"):
         compare(judge_of(server))
 
 
 def test_a_server_that_is_not_there_is_refused(server):
     judge = LLMJudge("m", "http://127.0.0.1:9", template=TEMPLATE, backoff=0.001, max_retries=1)
-    with pytest.raises(JudgeError, match=r"answered none of 6 questions; the last: URLError"):
+    with pytest.raises(JudgeError, match=r"answered none of 6 questions; the first: URLError"):
         compare(judge)
 
 
@@ -310,7 +330,7 @@ def test_the_key_is_in_the_header_and_nowhere_else(server, tmp_path, caplog):
     path, headers, payload = server.requests[0]
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert KEY not in path + json.dumps(payload)
-    assert "bad key ***" in caplog.text
+    assert "bad key ***" in judge.faults.reason
     server.reply = lambda question: (401, f"bad key {KEY[:8]}***".encode())
     with pytest.raises(JudgeError) as caught:
         compare(judge, ["new"], ["other"])
@@ -319,6 +339,7 @@ def test_the_key_is_in_the_header_and_nowhere_else(server, tmp_path, caplog):
         cache.read_text(),
         repr(judge),
         repr(vars(judge)),
+        judge.faults.reason,
         str(vars(judge.endpoint)),
         str(caught.value),
     ]
@@ -372,9 +393,14 @@ def test_the_default_template_has_all_it_needs(server):
         ({"temperature": -1.0}, r"judge\.temperature must be >= 0"),
         ({"max_retries": -1}, r"judge\.max_retries must be >= 0"),
         ({"timeout": 0.0}, r"judge\.timeout must be > 0"),
+        ({"base_url": "https://me:secret@host/v1"}, r"judge\.base_url must hold no user"),
+        ({"base_url": "https://host/v1?key=secret"}, r"judge\.base_url must hold no user"),
+        ({"api_key_env": "sk-secret"}, r"judge\.api_key_env must be the name of an environment variable"),
+        ({"api_key_env": "gsk_secret"}, r"judge\.api_key_env must be the name of an environment variable"),
         ({"backoff": 0.0}, r"judge\.backoff must be > 0"),
     ],
 )
 def test_an_argument_without_a_meaning_is_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as caught:
         LLMJudge(**({"model": "m"} | options))
+    assert "secret" not in str(caught.value)
