@@ -79,6 +79,7 @@ class PairRM(Judge):
         self.token_budget = token_budget
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.revision = revision
+        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         self.device: torch.device | str = "cpu"
         advice = "set judge.dtype to bfloat16, or lower judge.source_tokens and judge.candidate_tokens"
         self._halving = Halving("judging", "comparison", advice)
@@ -101,7 +102,7 @@ class PairRM(Judge):
         """Refuse a model that is no pair ranker before anything is sampled; reads its config and tokenizer alone."""
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(self.path, revision=self.revision).to_dict()
+        config = AutoConfig.from_pretrained(self.path, **self._hub).to_dict()
         missing = sorted({"n_tasks", *MARKERS} - config.keys())
         if missing:
             raise ValueError(
@@ -109,7 +110,7 @@ class PairRM(Judge):
                 "transformers, such as llm-blender/PairRM-hf"
             )
         # The end is what is cut: each part begins with its marker, and the head reads the markers.
-        tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, truncation_side="right")
+        tokenizer = AutoTokenizer.from_pretrained(self.path, truncation_side="right", **self._hub)
         for key, token in MARKERS.items():
             if tokenizer.convert_tokens_to_ids(token) != config[key]:
                 raise ValueError(f"judge.model: tokenizer and config of {self.path} number {token} differently")

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -103,8 +104,9 @@ def _converted(gguf: Path, dtype: torch.dtype) -> Path:
     if (target / "config.json").is_file():
         return target
     print(f"converting {gguf.name} to {dtype} (once; its weights are dequantised) ...", file=sys.stderr)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    source: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=dtype, **source)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     # transformers refuses to save what it read from GGUF, so the same weights go into a plain model.
     config = loaded.config
     if hasattr(config, "quantization_config"):
