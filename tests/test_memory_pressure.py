@@ -17,6 +17,12 @@ ERRORS = [
 ]
 
 
+def test_a_real_error_of_the_machines_allocator_is_one_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
 class Narrow:
     """Squares of row numbers, for so many rows at once and no more; remembers what it was given."""
 

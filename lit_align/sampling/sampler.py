@@ -58,7 +58,7 @@ class Sampler:
         top_k: Keep the k most likely tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with this probability, in (0, 1]; 1 keeps all.
         token_budget: Most tokens (prompt and longest response, over all rows) in one micro-batch of sampling or
-            scoring; bounds memory, does not change what is drawn.
+            scoring; bounds memory, does not change what is drawn. A micro-batch that runs out of memory is halved.
         mixture: Weight of the reference in the ``mixture`` of a slot, in [0, 1].
 
     Raises:

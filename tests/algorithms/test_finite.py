@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lit_align.algorithms.finite import NonFiniteError
 from lit_align.data.rollout_store import load_rollouts
+from tests.command_line import refusal, write_config
 from tests.runs import assert_same_weights, build
 
 
@@ -116,3 +118,20 @@ def test_a_run_that_keeps_nothing_leaves_nothing(tiny_model, pools, tmp_path):
     with pytest.raises(NonFiniteError, match="before this step; a lower"):
         run.fit()
     assert not (run.folder / "faults").exists()
+
+
+def test_half_precision_may_have_infinite_gradients_which_its_scaler_skips(tiny_model, pools, tmp_path, monkeypatch):
+    run = build(tiny_model, pools, tmp_path)
+    run.module.trainer = run.trainer
+    with pytest.raises(NonFiniteError, match="the norm of the gradient is inf in iteration 1, optimiser step 1"):
+        run.module.check_step(float("inf"))
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    monkeypatch.setattr(run.trainer.strategy, "_precision_plugin", scaled)
+    run.module.check_step(float("inf"))
+
+
+def test_a_run_that_diverges_ends_in_one_line_on_the_command_line(tiny_model, pools, tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path, tiny_model, pools)
+    line = refusal(monkeypatch, capsys, "fit", "-c", config, "--model.optimizer.lr", "1e30")
+    assert "the loss is nan in iteration 1, optimiser step 2 of the run, minibatch 1; the weights are as before" in line
+    assert Path(re.search(r"are in (\S+\.parquet)", line)[1]).exists()
