@@ -11,6 +11,7 @@ _HOME = {
     "AlignmentModule": "algorithms",
     "AlphaDPO": "algorithms",
     "ChiPO": "algorithms",
+    "CollapseAlarm": "callbacks",
     "Contexts": "games.contexts",
     "DPO": "algorithms",
     "EXO": "algorithms",

@@ -8,8 +8,23 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from lit_align.callbacks import Interrupts, OneFolder, Predictions, Profile, RunRecord, StageBars, TrainStage
+from lit_align.callbacks import (
+    CollapseAlarm,
+    Interrupts,
+    OneFolder,
+    Predictions,
+    Profile,
+    RunRecord,
+    StageBars,
+    TrainStage,
+)
 from lit_align.callbacks.one_folder import is_first_process
+from lit_align.memory_pressure import OutOfMemory, is_out_of_memory
+
+_ADVICE = (
+    "training: halve data.batch_size and double trainer.accumulate_grad_batches (the same steps in smaller parts), set "
+    "model.policy.gradient_checkpointing to true, or train adapters (model.policy.lora)"
+)
 
 
 class Trainer(L.Trainer):
@@ -23,7 +38,7 @@ class Trainer(L.Trainer):
         run: An existing run folder to go on with, instead of a new one.
         logger: True for TensorBoard in the run folder, False for none, or loggers of your own beside it, such as
             ``WandbLogger``.
-        callbacks: Added to our own (progress bars, run record, checkpoints); a `RunRecord` or ``ModelCheckpoint``
+        callbacks: Added to our own (progress bars, run record, collapse alarm, checkpoints); one of the same class
             given here replaces ours.
         max_epochs: Iterations.
         enable_progress_bar: Show a bar for each stage.
@@ -51,7 +66,7 @@ class Trainer(L.Trainer):
             raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
         folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        ours: list[Callback] = [OneFolder(), TrainStage(), RunRecord(), Predictions(), Interrupts()]
+        ours: list[Callback] = [OneFolder(), TrainStage(), RunRecord(), Predictions(), Interrupts(), CollapseAlarm()]
         if profile:
             ours.insert(1, Profile())  # it reads the clocks that the record then books
         if enable_progress_bar:
@@ -73,6 +88,19 @@ class Trainer(L.Trainer):
             enable_model_summary=False,
             **kwargs,
         )
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's.
+
+        Raises:
+            OutOfMemory: A training step does not fit: to halve it would change what is summed, and so the run.
+        """
+        try:
+            super().fit(*args, **kwargs)
+        except Exception as error:
+            if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"out of memory {_ADVICE}") from error
 
 
 def _checkpoints(folder: Path) -> ModelCheckpoint:

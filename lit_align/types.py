@@ -139,7 +139,7 @@ class Rollouts(_Batch):
         responses: The responses.
         wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)`` in [0, 1]; ``wins + wins^T = 1``, ½ on the diagonal.
         compared: Symmetric; False where a comparison is missing (never a tie). The diagonal is True.
-        rewards: Scalar rewards, where the judge has them.
+        rewards: Scalar rewards, where the judge has them; nan where one is missing.
         weights: Probability of each response under the law of its source, for exact enumeration: they sum to one over
             the slots of a source. None means draws of equal weight.
         anchor_token_logps: log pi_t per token, nats, float32.

@@ -11,7 +11,7 @@ import lit_align
 
 ROOT = Path(lit_align.__file__).parent
 LEVELS = [
-    {"types", "losses", "messages", "stages"},
+    {"types", "losses", "messages", "stages", "memory_pressure"},
     {"models", "sampling", "judges", "data"},
     {"games", "evaluation", "anchors"},
     {"algorithms"},

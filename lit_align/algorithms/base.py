@@ -20,6 +20,7 @@ from lit_align.algorithms.collected import collected_metrics
 from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluated import TRAINING, EvaluatedModule
 from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.algorithms.finite import FiniteSteps
 from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
@@ -37,7 +38,7 @@ def adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.0)
 
 
-class AlignmentModule(Requirements, EvaluatedModule):
+class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
     """Base of all algorithms: wiring, no mathematics. A subclass defines :meth:`loss` and its hyper-parameters.
 
     Args:
@@ -244,12 +245,11 @@ class AlignmentModule(Requirements, EvaluatedModule):
         again = batch_idx == self._last_batch  # an optimiser with a closure, such as LBFGS, asks several times
         if batch_idx == 0 and not again and self.anchor.is_policy and not has_dropout(self.policy):
             check_same("policy and anchor", policy_token_logps.detach(), batch.anchor_token_logps, exact=self._exact)
-        values, weights = self.loss(replace(batch, policy_token_logps=policy_token_logps))
+        scored = replace(batch, policy_token_logps=policy_token_logps)
+        values, weights = self.loss(scored)
         assert batch.window_weight is not None
-        loss = (values * weights).sum() / batch.window_weight
-        if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at iteration {int(self.iteration)}, minibatch {batch_idx}")
-        if not again:
+        loss = self.watched(batch_idx, scored, (values * weights).sum() / batch.window_weight)
+        if not again and not loss.isnan():
             self._last_batch = batch_idx
             self.mean_loss.update(values.detach(), weights)
             self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, batch_size=len(batch))

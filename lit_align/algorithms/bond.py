@@ -8,7 +8,6 @@
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,7 +83,7 @@ class IterativeBOND(AlignmentModule):
         return replace(rollouts, baselines=leave_one_out(self._advantages(rollouts).mean(-1)))
 
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The surrogate of each prompt."""
+        """The surrogate of each prompt; one whose rewards are not all there has weight 0."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("anchor")
         advantages = self._advantages(rollouts)
         if rollouts.baselines is not None:
@@ -97,7 +96,7 @@ class IterativeBOND(AlignmentModule):
             beta=self.beta,
             weights=None if rollouts.weights is None else rollouts.weights[:, mine],
         )
-        return values, torch.ones_like(values)
+        return values, rollouts.compared.flatten(1).all(-1).to(values.dtype)
 
     def _advantages(self, rollouts: Rollouts) -> Float[Tensor, "batch samples"]:
         """Of the policy's samples: best-of-n reward, less the log-ratios that the divergences take."""
@@ -127,4 +126,4 @@ class IterativeBOND(AlignmentModule):
 
 def _rewards(rollouts: Rollouts) -> Float[Tensor, "batch group"]:
     assert rollouts.rewards is not None  # it needs them
-    return rollouts.rewards.to(rollouts.current_logps.dtype)
+    return rollouts.rewards.nan_to_num(0.0).to(rollouts.current_logps.dtype)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,21 @@ from torch import Tensor
 from lit_align.anchors import Anchor
 from lit_align.data.rollout_store import load_rollouts, save_rollouts
 from lit_align.judges import Judge
+from lit_align.judges.missing import check_compared
+from lit_align.memory_pressure import Halving
 from lit_align.models import Policy
 from lit_align.sampling import Decoding, Sampler
+from lit_align.sampling.sampler import sampling_in_halves
 from lit_align.stages import Stages
 from lit_align.types import Prompts, Responses, Rollouts
 
 Score = Callable[[Responses], Float[Tensor, "batch group length"]]
 """Token log-probs of responses under some policy."""
+
+
+def _scoring_in_halves() -> Halving:
+    advice = "lower model.sampler.group_size or model.sampler.max_new_tokens, or hold the weights in fewer bits"
+    return Halving("scoring", "prompt", advice)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,8 @@ class Collector:
         sampler: How many, how long, from which law, and who draws.
         anchor: Draws the slots that are its own.
         stages: Clock and progress bars.
+        sampling: Halves the micro-batches of sampling where memory runs out, for the rest of the run.
+        scoring: Those of scoring.
     """
 
     policy: Policy
@@ -39,6 +49,8 @@ class Collector:
     sampler: Sampler
     anchor: Anchor
     stages: Stages
+    sampling: Halving = field(default_factory=sampling_in_halves)
+    scoring: Halving = field(default_factory=_scoring_in_halves)
 
     def collect(
         self,
@@ -105,7 +117,15 @@ class Collector:
 
     def _sample(self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None) -> Responses:
         with self.stages.stage("sample", len(prompts)) as advance:
-            return self.sampler.sample(self, prompts, seed=seed, iteration=iteration, sources=sources, report=advance)
+            return self.sampler.sample(
+                self,
+                prompts,
+                seed=seed,
+                iteration=iteration,
+                sources=sources,
+                report=advance,
+                halving=self.sampling,
+            )
 
     def _judge(self, responses: Responses) -> Rollouts:
         if self.judge is None:
@@ -113,24 +133,21 @@ class Collector:
             return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
         with self.stages.stage("judge", len(responses)) as advance:
             verdict = self.judge.verdict(responses.prompts, self.policy.text(responses), advance)
+        check_compared(self.judge, verdict.compared, f"iteration {responses.iteration + 1}")
         return Rollouts(
             responses, verdict.wins, verdict.compared, verdict.rewards, weights=self.sampler.weights(responses)
         )
 
     def _score(self, name: str, score: Score, responses: Responses) -> Float[Tensor, "batch group length"]:
         with self.stages.stage("score", len(responses), f"score ({name})") as advance:
+            order: list[int] = []
             parts: list[Tensor] = []
             # Responses that were given may be longer than any that is drawn.
             longest = max(self.sampler.max_new_tokens, responses.ids.shape[-1])
             sampler = replace(self.sampler, max_new_tokens=longest)
             batches = sampler.micro_batches(responses.prompts, responses.group_size)
-            for rows in batches:
-                part = responses.select(rows)
-                parts.append(score(part).cpu())
-                advance(len(rows), int(part.mask.sum()))
-        return _unsort(parts, batches)
-
-
-def _unsort(parts: Sequence[Tensor], batches: Sequence[Sequence[int]]) -> Tensor:
-    order = torch.tensor([row for rows in batches for row in rows])
-    return torch.cat(list(parts))[torch.argsort(order)]
+            for rows, part in self.scoring.each(batches, lambda rows: score(responses.select(rows)).cpu()):
+                order += rows
+                parts.append(part)
+                advance(len(rows), int(responses.mask[rows].sum()))
+        return torch.cat(parts)[torch.argsort(torch.tensor(order))]

@@ -75,6 +75,7 @@ class EvaluatedModule(L.LightningModule):
                 iteration=int(self.iteration),
                 sources=("policy",) * self.sampler.group_size,
                 report=advance,
+                halving=self.collector.sampling,
             )
         rows = zip(batch.records, self.policy.text(responses), strict=True)
         return [{**record, "responses": texts} for record, texts in rows]

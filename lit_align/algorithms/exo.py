@@ -5,7 +5,6 @@
 
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,17 +50,17 @@ class EXO(AlignmentModule):
         self.beta_reward = beta_reward
 
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The divergence of each group."""
+        """The divergence of each group; one whose rewards are not all there has weight 0."""
         assert rollouts.rewards is not None  # it needs them
         values = exo(
             rollouts.policy_logps,
             rollouts.reference_logps,
-            rollouts.rewards.to(rollouts.policy_logps.dtype),
+            rollouts.rewards.nan_to_num(0.0).to(rollouts.policy_logps.dtype),
             beta_policy=self.beta_policy,
             beta_reward=self.beta_reward,
             weights=rollouts.weights,
         )
-        return values, torch.ones_like(values)
+        return values, rollouts.compared.flatten(1).all(-1).to(values.dtype)
 
 
 class EXOPairwise(PairwiseModule):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
 
-_TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps", "current_token_logps")
+_TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps", "current_token_logps", "policy_token_logps")
 
 
 def save_rollouts(path: Path, rollouts: Responses | Rollouts, texts: list[list[str]]) -> None:

@@ -8,6 +8,7 @@ from torchmetrics import MeanMetric
 from lit_align.evaluation.diversity import DistinctN
 from lit_align.evaluation.win_rate import WinRate
 from lit_align.judges import Judge
+from lit_align.judges.missing import tell_missing
 from lit_align.types import Rollouts
 
 
@@ -23,7 +24,8 @@ class HeldOut(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reward, self.kl, self.length, self.truncated = (MeanMetric() for _ in range(4))
+        self.reward = MeanMetric(nan_strategy="ignore")  # one that is missing does not count
+        self.kl, self.length, self.truncated = (MeanMetric() for _ in range(3))
         self.distinct_2 = DistinctN(2)
         self.win_rates = nn.ModuleDict()
 
@@ -53,6 +55,7 @@ class HeldOut(nn.Module):
         prompts = mine.responses.prompts
         rewards = [None if r.rewards is None else r.rewards[:, 0] for r in (mine, theirs)]
         wins = judge.beats(prompts, texts, other_texts, *rewards)
+        tell_missing(judge, int(wins.isnan().sum()), len(wins), "evaluation")
         name = f"win_rate{suffix}"
         if name not in self.win_rates:
             self.win_rates[name] = WinRate().to(self.reward.device)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lit_align.memory_pressure import Halving
 from lit_align.sampling import Sampler
 from lit_align.sampling.sampler import Report
 from lit_align.types import Prompts, Responses, masked_sum
@@ -30,10 +31,12 @@ class Enumeration(Sampler):
         iteration: int,
         sources: Sequence[str] | None = None,
         report: Report | None = None,
+        halving: Halving | None = None,
     ) -> Responses:
         """All responses; asked for sources of its own, an evaluation draws as ever."""
         if sources is not None:
-            return super().sample(policy, prompts, seed=seed, iteration=iteration, sources=sources, report=report)
+            key = {"seed": seed, "iteration": iteration}
+            return super().sample(policy, prompts, **key, sources=sources, report=report, halving=halving)
         if not self.decoding.is_policy:
             raise ValueError("an Enumeration weighs by the policy itself: leave sampler.temperature, top_k and top_p")
         laws = dict.fromkeys(self.slots)

@@ -31,6 +31,8 @@ class GameJudge(Judge):
         ValueError: Noise on rewards, and the game has none; or ``temperature`` <= 0.
     """
 
+    patience = None  # it waits for nobody: an error is one of its code
+
     def __init__(
         self, game: Game, noise: Literal["none", "comparisons", "rewards"] = "none", temperature: float = 1.0
     ) -> None:

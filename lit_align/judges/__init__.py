@@ -1,9 +1,10 @@
 """Judges: what makes one response better than another."""
 
-from lit_align.judges.base import Judge, JudgeError, Verdict
+from lit_align.judges.base import Judge, Verdict
 from lit_align.judges.llm_judge import LLMJudge
 from lit_align.judges.pair_rm import PairRM
 from lit_align.judges.pairwise import PairwiseFunction
+from lit_align.judges.patience import JudgeError, Patience
 from lit_align.judges.reward import RewardFunction, RewardJudge, wins_from_rewards
 from lit_align.judges.reward_model import RewardModel
 from lit_align.judges.sentiment import Sentiment
@@ -14,6 +15,7 @@ __all__ = [
     "LLMJudge",
     "PairRM",
     "PairwiseFunction",
+    "Patience",
     "RewardFunction",
     "RewardJudge",
     "RewardModel",

@@ -4,21 +4,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lit_align.judges.calls import call_judge
+from lit_align.judges.patience import Faults, Patience
 from lit_align.types import Prompts, Record
 
 Report = Callable[[int], None]
 """Called with the number of prompts judged since the last call: what progress bars listen to."""
-
-
-class JudgeError(RuntimeError):
-    """A judge raised, or returned something that is no judgement."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Verdict:
         wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)``, ½ on the diagonal and where a comparison is missing,
             ``wins + wins^T = 1``.
         compared: False where a comparison is missing.
-        rewards: Scalar rewards, where the judge has them.
+        rewards: Scalar rewards, where the judge has them; nan where one is missing.
     """
 
     wins: Float[Tensor, "batch group group"]
@@ -38,15 +36,26 @@ class Verdict:
 
 
 class Judge(ABC):
-    """Compares responses. Subclasses give :meth:`compare`, or rewards (``RewardJudge``)."""
+    """Compares responses. Subclasses give :meth:`compare`, or rewards (``RewardJudge``).
+
+    A judge that raises is asked again; what it still fails on is a missing comparison, never a tie. An error that its
+    own code makes, such as a ``TypeError``, stops the run at once with the sample.
+    """
 
     has_rewards = False
     prompts_at_once = 32  # groups in one call of `compare`
+    patience: Patience | None = Patience()
+    """With a judge that may fail for a while; None for one in which any error is one of its code."""
 
     @property
     def name(self) -> str:
         """What error messages and tables call it."""
         return type(self).__name__
+
+    @cached_property
+    def faults(self) -> Faults:
+        """What it has failed on."""
+        return Faults()
 
     def to(self, device: torch.device | str) -> None:
         """Move to the policy's device; a judge without a network has nothing to move."""
@@ -81,7 +90,7 @@ class Judge(ABC):
         for start in range(0, len(texts), self.prompts_at_once):
             rows = range(start, min(start + self.prompts_at_once, len(texts)))
             asked = [(b, i, j) for b in rows for i, j in pairs]
-            probabilities = self.compare(
+            probabilities = self._asked(
                 [prompts.texts[b] for b, _, _ in asked],
                 [texts[b][i] for b, i, _ in asked],
                 [texts[b][j] for b, _, j in asked],
@@ -109,70 +118,11 @@ class Judge(ABC):
         Rewards already known are not computed again.
         """
         del first_rewards, second_rewards
-        return torch.tensor(self.compare(prompts.texts, first, second, prompts.records))
+        return torch.tensor(self._asked(prompts.texts, first, second, prompts.records))
 
-
-def call_judge(
-    name: str,
-    function: Callable[..., Any],
-    columns: Sequence[list[Any]],
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-) -> list[float]:
-    """Call a judge on a batch and check what it returns.
-
-    Args:
-        name: The judge, for messages.
-        function: Takes the columns, returns one number a row.
-        columns: Lists of equal length; the first is the prompt, the second a response.
-        low: Smallest value allowed.
-        high: Largest value allowed.
-
-    Raises:
-        JudgeError: It raised, returned another number of values, or one that is not finite or out of range; the
-            message names the judge and the sample.
-    """
-    rows = len(columns[0])
-    try:
-        values = list(function(*columns))
-    except Exception as error:
-        row = _first_raising(function, columns)
-        where = "on the whole batch, though on no sample alone" if row is None else f"on {_sample(columns, row)}"
-        raise JudgeError(f"judge {name} raised {type(error).__name__}: {error} ({where})") from error
-    if len(values) != rows:
-        raise JudgeError(f"judge {name} returned {len(values)} values for {rows} samples: it must return one for each")
-    for row, value in enumerate(values):
-        number = _number(value)
-        if number is None:
-            raise JudgeError(f"judge {name} returned {value!r}, not a number, on {_sample(columns, row)}")
-        if not (math.isfinite(number) and low <= number <= high):
-            expected = "a finite number" if math.isinf(low) else f"a number in [{low:g}, {high:g}]"
-            raise JudgeError(f"judge {name} returned {number}, not {expected}, on {_sample(columns, row)}")
-    return [float(value) for value in values]
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _first_raising(function: Callable[..., Any], columns: Sequence[list[Any]]) -> int | None:
-    for row in range(len(columns[0])):
-        try:
-            list(function(*[column[row : row + 1] for column in columns]))
-        except Exception:
-            return row
-    return None
-
-
-def _sample(columns: Sequence[list[Any]], row: int) -> str:
-    prompt, response = columns[0][row], columns[1][row]
-    return f"sample {row}: prompt {_short(prompt)}, response {_short(response)}"
-
-
-def _short(text: object, limit: int = 80) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= limit else shown[: limit - 4] + "...'"
+    def _asked(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
+        columns = (prompts, first, second, records)
+        faults, patience = self.faults, self.patience
+        return call_judge(
+            self.name, self.compare, columns, low=0.0, high=1.0, missing=True, patience=patience, faults=faults
+        )

@@ -5,22 +5,29 @@ The key is read from the environment for each request and held nowhere: no attri
 
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from lit_align.judges.base import JudgeError
+from lit_align.judges.patience import JudgeError, Patience
 
 _AGAIN = {408, 425, 429}  # and every 5xx: the same request may succeed later
 _HOPELESS = {401, 403, 404, 405}  # the key, the address or the model is wrong: so will be all other questions
 _LONGEST_WAIT = 60.0
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class Unanswered(Exception):
-    """A question that got no answer after all retries, and why."""
+    """A question that got no answer, and why."""
+
+
+class Unreachable(Unanswered):
+    """The server failed to the last retry: it is no matter of this question."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -36,7 +43,7 @@ class ChatEndpoint:
 
     Attributes:
         base_url: Up to and without ``/chat/completions``.
-        api_key_env: Environment variable that holds the key; None sends none.
+        api_key_env: Environment variable, in capitals, that holds the key; None sends none.
         max_retries: Times a question is asked again after an overloaded or failing server, >= 0.
         timeout: Seconds without a byte after which a request has failed, > 0.
         backoff: Seconds before the first retry, doubled before each further one; a server's ``Retry-After`` is kept.
@@ -52,11 +59,18 @@ class ChatEndpoint:
         """Refuse values that have no meaning."""
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"judge.base_url must begin with http:// or https://, got {self.base_url!r}")
-        if self.max_retries < 0:
-            raise ValueError(f"judge.max_retries must be >= 0, got {self.max_retries}")
-        for name, value in (("timeout", self.timeout), ("backoff", self.backoff)):
-            if value <= 0:
-                raise ValueError(f"judge.{name} must be > 0, got {value}")
+        # What is given here ends up in the saved config, and in messages: neither may hold a secret.
+        address = urlsplit(self.base_url)
+        if "@" in address.netloc or address.query:
+            raise ValueError(
+                "judge.base_url must hold no user, password or query: the key comes from judge.api_key_env"
+            )
+        if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
+            raise ValueError(
+                "judge.api_key_env must be the name of an environment variable in capitals, such as OPENAI_API_KEY, "
+                "and not the key itself"
+            )
+        Patience(self.max_retries, self.backoff, self.timeout)
 
     @property
     def url(self) -> str:
@@ -78,7 +92,8 @@ class ChatEndpoint:
             payload: As the chat completions protocol has it.
 
         Raises:
-            Unanswered: The server refused this question, or failed to the last retry.
+            Unanswered: The server refused this question.
+            Unreachable: It failed to the last retry.
             JudgeError: The key, the address or the model is refused.
         """
         self.check()
@@ -101,7 +116,7 @@ class ChatEndpoint:
                 reason = self._without_key(f"{type(error).__name__}: {error}")
             if attempt < self.max_retries:
                 time.sleep(wait)
-        raise Unanswered(reason)
+        raise Unreachable(reason)
 
     def _request(self, data: bytes) -> Request:
         request = Request(self.url, data, {"Content-Type": "application/json"})

@@ -6,19 +6,17 @@
 
 import hashlib
 import json
-import logging
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lit_align.judges.answer_cache import AnswerCache
-from lit_align.judges.base import Judge, JudgeError
-from lit_align.judges.chat import ChatEndpoint, Unanswered
+from lit_align.judges.base import Judge
+from lit_align.judges.chat import ChatEndpoint, Unanswered, Unreachable
 from lit_align.judges.pairwise import in_both_orders
+from lit_align.judges.patience import JudgeError
 from lit_align.types import Record
-
-log = logging.getLogger(__name__)
 
 TEMPLATE = """\
 Two assistants have answered the same request. Judge which answer is better: more helpful, accurate and relevant, and \
@@ -47,18 +45,20 @@ class LLMJudge(Judge):
 
     The last line of a reply must be A, B or tie, which are 1, 0 and ½. A reply that is none of them, and a question
     that fails after all retries, is a missing comparison, never a tie. Two identical responses are a tie and not asked
-    about. If not one of the comparisons of a batch is answered, the judge is refused: responses and answers are on
-    disk, and the run goes on from them.
+    about. A judge that has answered none of its first questions is refused: responses and answers are on disk, and the
+    run goes on from them. One that fails later for a while leaves comparisons missing.
 
     Args:
         model: As the endpoint names it.
         base_url: Up to and without ``/chat/completions``.
-        api_key_env: Environment variable that holds the key, read from nowhere else; null for a server without one.
+        api_key_env: Environment variable, in capitals, that holds the key, read from nowhere else; null for a server
+            without one.
         template: The question, with ``{prompt}``, ``{first}`` and ``{second}``. One that asks for reasons first works
             as well, if the last line is to be the verdict.
         temperature: Of the endpoint, >= 0; null leaves it out, for models that refuse it.
         both_orders: Ask in both orders and average, against a taste for the first place [1]; costs twice as much.
-        max_retries: Times a question is asked again after status 408, 425, 429 or 5xx, a lost connection or a timeout.
+        max_retries: Times a question is asked again after status 408, 425, 429 or 5xx, a lost connection or a timeout,
+            >= 0. Once many in a row have failed to the last, the rest of a batch is not asked.
         timeout: Seconds without a byte after which a request has failed, > 0.
         backoff: Seconds before the first retry, doubled before each further one.
         concurrency: Questions under way at once, >= 1.
@@ -96,6 +96,8 @@ class LLMJudge(Judge):
         self.temperature = temperature
         self.both_orders = both_orders
         self.concurrency = concurrency
+        self.patience = None  # each question has its own
+        self._unreachable = 0  # questions in a row
         self.cache = AnswerCache(cache)
 
     @property
@@ -128,22 +130,32 @@ class LLMJudge(Judge):
         """Question -> win of the first, for those that were answered."""
         found = {question: self.cache.get(self._key(question)) for question in questions}  # each asked once
         new = [question for question, answer in found.items() if answer is None]
+        self._unreachable = 0
         with ThreadPoolExecutor(self.concurrency) as pool:
             replies = list(pool.map(self._ask, new))
         failures = [reason for answer, reason in replies if answer is None]
-        if failures:
-            if len(failures) == len(new) > 2:  # more than the two orders of one comparison
-                raise JudgeError(f"judge {self.name} answered none of {len(new)} questions; the last: {failures[-1]}")
-            log.warning("judge %s: %d of %d answers are missing (%s)", self.name, len(failures), len(new), failures[-1])
         found |= {question: answer for question, (answer, _) in zip(new, replies, strict=True)}
-        return {question: _WINS[answer] for question, answer in found.items() if answer is not None}
+        answers = {question: _WINS[answer] for question, answer in found.items() if answer is not None}
+        if answers:
+            self.faults.succeeded()
+        elif len(failures) > 2 and not self.faults.answered:  # more than the two orders of one comparison
+            raise JudgeError(f"judge {self.name} answered none of {len(new)} questions; the first: {failures[0]}")
+        if failures:
+            self.faults.note(failures[0])
+        return answers
 
     def _ask(self, question: str) -> tuple[str | None, str]:
         """The answer, or None and why there is none."""
+        if self._unreachable >= 2 * self.concurrency:
+            return None, "not asked, after as many questions in a row had failed to the last retry"
         try:
             reply = self.endpoint.ask(self._payload(question))
+        except Unreachable as error:
+            self._unreachable += 1  # threads may lose a count, which asks one more
+            return None, str(error)
         except Unanswered as error:
             return None, str(error)
+        self._unreachable = 0
         answer = _parsed(reply)
         if answer is None:
             return None, f"a reply that does not end in A, B or tie: {reply[-60:]!r}"

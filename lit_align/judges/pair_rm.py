@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
+from lit_align.memory_pressure import Halving
 from lit_align.types import Prompts, Record
 
 MARKERS = {"source_prefix_id": "<|source|>", "cand1_prefix_id": "<|candidate1|>", "cand2_prefix_id": "<|candidate2|>"}
@@ -55,6 +56,8 @@ class PairRM(Judge):
         ValueError: A length is not positive.
     """
 
+    patience = None  # it waits for nobody: an error is one of its code
+
     def __init__(
         self,
         model: str = "llm-blender/PairRM-hf",
@@ -76,7 +79,10 @@ class PairRM(Judge):
         self.token_budget = token_budget
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.revision = revision
+        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         self.device: torch.device | str = "cpu"
+        advice = "set judge.dtype to bfloat16, or lower judge.source_tokens and judge.candidate_tokens"
+        self._halving = Halving("judging", "comparison", advice)
         self._model: Any = None
         self._tokenizer: Any = None
         self._markers: dict[str, int] = {}
@@ -96,7 +102,7 @@ class PairRM(Judge):
         """Refuse a model that is no pair ranker before anything is sampled; reads its config and tokenizer alone."""
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(self.path, revision=self.revision).to_dict()
+        config = AutoConfig.from_pretrained(self.path, **self._hub).to_dict()
         missing = sorted({"n_tasks", *MARKERS} - config.keys())
         if missing:
             raise ValueError(
@@ -104,7 +110,7 @@ class PairRM(Judge):
                 "transformers, such as llm-blender/PairRM-hf"
             )
         # The end is what is cut: each part begins with its marker, and the head reads the markers.
-        tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, truncation_side="right")
+        tokenizer = AutoTokenizer.from_pretrained(self.path, truncation_side="right", **self._hub)
         for key, token in MARKERS.items():
             if tokenizer.convert_tokens_to_ids(token) != config[key]:
                 raise ValueError(f"judge.model: tokenizer and config of {self.path} number {token} differently")
@@ -144,10 +150,15 @@ class PairRM(Judge):
         asked = list(zip(prompts, first, second, records, strict=True))
         rows = [self._row(x, *pair, r) for x, a, b, r in asked for pair in ((a, b), (b, a))]
         values = torch.zeros(len(rows))
-        for some in self._batches([len(ids) for ids, _ in rows]):
+
+        def score(some: Sequence[int]) -> Tensor:
             ids, mask = _pad_right([rows[i][0] for i in some])
-            markers = torch.tensor([rows[i][1] for i in some])
-            values[some] = self._model(ids.to(self.device), mask.to(self.device), markers.to(self.device)).cpu()
+            inputs = ids, mask, torch.tensor([rows[i][1] for i in some])
+            scores: Tensor = self._model(*(tensor.to(self.device) for tensor in inputs)).cpu()
+            return scores
+
+        for some, scores in self._halving.each(self._batches([len(ids) for ids, _ in rows]), score):
+            values[list(some)] = scores
         forward, backward = values.view(-1, 2).unbind(1)
         return (forward - backward) / 2
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from lit_align.judges.base import Judge, call_judge
+from lit_align.judges.base import Judge
+from lit_align.judges.calls import call_judge
+from lit_align.judges.patience import Patience
 from lit_align.judges.reward import import_function
 from lit_align.types import Record
 
@@ -19,13 +21,18 @@ class PairwiseFunction(Judge):
 
     Args:
         function: Dotted path; modules of the working directory can be imported.
+        max_retries: Times it is called again after an error that may pass, such as a timeout, >= 0; what fails to the
+            last is missing. A ``TypeError`` and the like stop the run at once.
+        backoff: Seconds before the first retry, doubled before each further one, > 0.
+        timeout: Seconds after which a call has failed, > 0; null waits for ever.
 
     Raises:
-        ValueError: There is no such function.
+        ValueError: There is no such function, or a number is out of its range.
     """
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: str, max_retries: int = 2, backoff: float = 1.0, timeout: float | None = None) -> None:
         self.path = function
+        self.patience = Patience(max_retries, backoff, timeout)
         self._function = import_function(function)
 
     @property
@@ -37,7 +44,8 @@ class PairwiseFunction(Judge):
         """P(first beats second), averaged over the two orders."""
 
         def ask(*columns: list[Any]) -> list[float]:
-            return call_judge(self.name, self._function, columns, low=0.0, high=1.0)
+            faults, patience = self.faults, self.patience
+            return call_judge(self.name, self._function, columns, low=0.0, high=1.0, patience=patience, faults=faults)
 
         return in_both_orders(ask, prompts, first, second, records)
 

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.judges.base import Judge, Report, Verdict, call_judge
+from lit_align.judges.base import Judge, Report, Verdict
+from lit_align.judges.calls import call_judge
+from lit_align.judges.patience import Patience
 from lit_align.types import Prompts, Record
 
 Comparison = Literal["hard", "bradley_terry"]
@@ -23,7 +25,7 @@ def wins_from_rewards(
     r"""P(first beats second) from rewards.
 
     ``hard`` is :math:`1\{r > r'\} + \tfrac12 1\{r = r'\}` (a tie favours nobody); ``bradley_terry`` is
-    :math:`\sigma((r - r')/T)`.
+    :math:`\sigma((r - r')/T)`. Where a reward is nan, it is missing, and so is what follows from it.
 
     Args:
         first: Rewards.
@@ -33,7 +35,8 @@ def wins_from_rewards(
     """
     if comparison == "bradley_terry":
         return torch.sigmoid((first - second) / temperature)
-    return (first > second).to(first.dtype) + 0.5 * (first == second).to(first.dtype)
+    wins = (first > second).to(first.dtype) + 0.5 * (first == second).to(first.dtype)
+    return torch.where((first - second).isnan(), torch.nan, wins)
 
 
 class RewardJudge(Judge):
@@ -58,26 +61,25 @@ class RewardJudge(Judge):
 
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), by the law of ``comparison``."""
-        rewards = torch.tensor(
-            [
-                call_judge(self.name, self.rewards, (prompts, first, records)),
-                call_judge(self.name, self.rewards, (prompts, second, records)),
-            ]
-        )
-        probabilities: list[float] = self._wins(rewards[0], rewards[1]).tolist()
+        rewards = self._asked_rewards(prompts, first, records), self._asked_rewards(prompts, second, records)
+        probabilities: list[float] = self._wins(*rewards).tolist()
         return probabilities
 
     def verdict(self, prompts: Prompts, texts: Sequence[Sequence[str]], report: Report | None = None) -> Verdict:
         """Reward every response once; compare all pairs of rewards."""
         size = len(texts[0])
-        asked = [text for text in prompts.texts for _ in range(size)]
-        records = [record for record in prompts.records for _ in range(size)]
-        flat = [text for group in texts for text in group]
-        rewards = torch.tensor(call_judge(self.name, self.rewards, (asked, flat, records))).view(len(texts), size)
-        if report is not None:
-            report(len(texts))
+        parts: list[Tensor] = []
+        for start in range(0, len(texts), self.prompts_at_once):
+            rows = range(start, min(start + self.prompts_at_once, len(texts)))
+            asked = [prompts.texts[b] for b in rows for _ in range(size)]
+            records = [prompts.records[b] for b in rows for _ in range(size)]
+            parts.append(self._asked_rewards(asked, [text for b in rows for text in texts[b]], records))
+            if report is not None:
+                report(len(rows))
+        rewards = torch.cat(parts).view(len(texts), size)
         wins = self._wins(rewards[:, :, None], rewards[:, None, :])
-        return Verdict(wins, torch.ones_like(wins, dtype=torch.bool), rewards)
+        own = torch.eye(size, dtype=torch.bool)  # a response is compared with itself even if its reward is missing
+        return Verdict(wins.nan_to_num(0.5), ~wins.isnan() | own, rewards)
 
     def beats(
         self,
@@ -92,6 +94,11 @@ class RewardJudge(Judge):
             return super().beats(prompts, first, second)
         return self._wins(first_rewards, second_rewards)
 
+    def _asked_rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Tensor:
+        columns = (prompts, responses, records)
+        faults, patience = self.faults, self.patience
+        return torch.tensor(call_judge(self.name, self.rewards, columns, patience=patience, faults=faults))
+
     def _wins(self, first: Tensor, second: Tensor) -> Tensor:
         return wins_from_rewards(first, second, self.comparison, self.temperature)
 
@@ -103,13 +110,26 @@ class RewardFunction(RewardJudge):
         function: Dotted path, such as ``my_rewards.brevity``; modules of the working directory can be imported.
         comparison: ``hard`` or ``bradley_terry``.
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
+        max_retries: Times it is called again after an error that may pass, such as a timeout, >= 0; what fails to the
+            last is missing. A ``TypeError`` and the like stop the run at once.
+        backoff: Seconds before the first retry, doubled before each further one, > 0.
+        timeout: Seconds after which a call has failed, > 0; null waits for ever.
 
     Raises:
-        ValueError: There is no such function.
+        ValueError: There is no such function, or a number is out of its range.
     """
 
-    def __init__(self, function: str, comparison: Comparison = "hard", temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        function: str,
+        comparison: Comparison = "hard",
+        temperature: float = 1.0,
+        max_retries: int = 2,
+        backoff: float = 1.0,
+        timeout: float | None = None,
+    ) -> None:
         super().__init__(comparison, temperature)
+        self.patience = Patience(max_retries, backoff, timeout)
         self.path = function
         self._function = import_function(function)
 

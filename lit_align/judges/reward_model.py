@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from lit_align.judges.reward import Comparison, RewardJudge
+from lit_align.memory_pressure import Halving
 from lit_align.types import Record
 
 
@@ -24,6 +25,8 @@ class RewardModel(RewardJudge):
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
     """
 
+    patience = None  # it waits for nobody: an error is one of its code
+
     def __init__(
         self,
         model: str,
@@ -39,6 +42,7 @@ class RewardModel(RewardJudge):
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.trust_remote_code = trust_remote_code
         self.device: torch.device | str = "cpu"
+        self._halving = Halving("judging", "response", "set judge.dtype to bfloat16, or take a smaller judge.model")
         self._model: Any = None
         self._tokenizer: Any = None
 
@@ -67,11 +71,16 @@ class RewardModel(RewardJudge):
         self._load()
         rows = [self._encode(*row) for row in zip(prompts, responses, records, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         values = [0.0] * len(rows)
-        for start in range(0, len(order), self.batch_size):
-            some = order[start : start + self.batch_size]
+
+        def score(some: Sequence[int]) -> list[float]:
             batch = self._tokenizer.pad([rows[i] for i in some], return_tensors="pt").to(self.device)
-            for i, value in zip(some, self._model(**batch).logits[:, 0].float().tolist(), strict=True):
+            scores: list[float] = self._model(**batch).logits[:, 0].float().tolist()
+            return scores
+
+        for some, scores in self._halving.each(batches, score):
+            for i, value in zip(some, scores, strict=True):
                 values[i] = value
         return values
 

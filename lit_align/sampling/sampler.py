@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lit_align.memory_pressure import Halving
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.uniforms import token_uniforms
 from lit_align.types import Prompts, Responses
@@ -21,6 +22,16 @@ of policy and reference."""
 
 Report = Callable[[int, int], None]
 """Called after each micro-batch with (prompts done, tokens drawn): what progress bars listen to."""
+
+
+def sampling_in_halves() -> Halving:
+    """Micro-batches of prompts that are halved where memory runs out; one that is kept remembers how small they are."""
+    return Halving(
+        "sampling",
+        "prompt",
+        "lower model.sampler.group_size or model.sampler.max_new_tokens, or hold the weights in fewer bits with "
+        "model.policy.dtype or model.policy.quantization",
+    )
 
 
 @runtime_checkable
@@ -47,7 +58,7 @@ class Sampler:
         top_k: Keep the k most likely tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with this probability, in (0, 1]; 1 keeps all.
         token_budget: Most tokens (prompt and longest response, over all rows) in one micro-batch of sampling or
-            scoring; bounds memory, does not change what is drawn.
+            scoring; bounds memory, does not change what is drawn. A micro-batch that runs out of memory is halved.
         mixture: Weight of the reference in the ``mixture`` of a slot, in [0, 1].
 
     Raises:
@@ -108,6 +119,7 @@ class Sampler:
         iteration: int,
         sources: Sequence[str] | None = None,
         report: Report | None = None,
+        halving: Halving | None = None,
     ) -> Responses:
         """Responses to all prompts, in the order of the prompts.
 
@@ -118,20 +130,25 @@ class Sampler:
             iteration: Part of the random numbers' key, so iterations draw afresh.
             sources: Who draws each slot, instead of the sampler's own.
             report: Told of progress after each micro-batch.
+            halving: Halves micro-batches where memory runs out, and remembers; one of this call's own by default.
         """
         slots = tuple(sources or self.slots)
         group = len(slots)
+        order: list[int] = []
         parts: list[Responses] = []
-        batches = self.micro_batches(prompts, group)
-        for rows in batches:
+
+        def draw(rows: Sequence[int]) -> Responses:
             part = prompts.select(rows).trim()
             uniforms = token_uniforms(part.record_id, group, self.max_new_tokens, seed=seed, iteration=iteration)
-            parts.append(self._draw(policy, part, uniforms, slots))
+            return self._draw(policy, part, uniforms, slots)
+
+        for rows, drawn in (halving or sampling_in_halves()).each(self.micro_batches(prompts, group), draw):
+            order += rows
+            parts.append(drawn)
             if report is not None:
-                report(len(rows), int(parts[-1].mask.sum()))
-        order = [row for rows in batches for row in rows]
-        drawn = _join(prompts.select(order), parts).select(torch.argsort(torch.tensor(order)).tolist())
-        return replace(drawn, source=slots, iteration=iteration, seed=seed)
+                report(len(rows), int(drawn.mask.sum()))
+        joined = _join(prompts.select(order), parts).select(torch.argsort(torch.tensor(order)).tolist())
+        return replace(joined, source=slots, iteration=iteration, seed=seed)
 
     def _draw(self, policy: Samples, prompts: Prompts, uniforms: Tensor, slots: tuple[str, ...]) -> Responses:
         """One micro-batch; a slot keeps its own random numbers whoever draws the others."""

@@ -1,5 +1,7 @@
 """Laws of a whole run: determinism, splitting a batch, what is frozen, what is on policy, the order of an iteration."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from lit_align.algorithms.base import AlignmentModule
 from lit_align.algorithms.evaluator import HeldOutEvaluator
 from lit_align.anchors import Previous
 from lit_align.data.rollout_store import load_rollouts
-from lit_align.judges import RewardFunction
+from lit_align.judges import JudgeError, RewardFunction
 from lit_align.judges.base import Verdict
 from lit_align.models import LanguageModel, LoRA
 from lit_align.sampling.uniforms import token_uniforms
@@ -82,12 +84,23 @@ def test_splitting_a_step_into_minibatches_changes_nothing(tiny_model, pools, tm
 
 
 def test_a_minibatch_without_any_comparison_is_a_step_that_moves_nothing(tiny_model, pools, tmp_path):
+    judge = SometimesSilent([number for number in range(16) if number % 4])
     run = build(
-        tiny_model, pools | {"heldout": None}, tmp_path, wind={"judge": SometimesSilent(range(16))}, max_epochs=1
+        tiny_model, pools | {"heldout": None}, tmp_path, wind={"judge": judge}, pool={"batch_size": 1}, max_epochs=1
     )
+    seen = [run.weights]
+    run.module.on_train_batch_end = lambda *_: seen.append(run.weights)
     run.fit()
-    moved = [value for name, value in run.weights.items() if "lora_B" in name]
-    assert all(value.abs().max() == 0 for value in moved)
+    moves = [any(not torch.equal(old[n], new[n]) for n in new) for old, new in pairwise(seen[1:])]
+    compared = [bool(batch.compared.triu(1).any()) for batch in run.trainer.train_dataloader.dataset]
+    assert moves == compared[1:]
+    assert {True, False} <= set(moves)
+
+
+def test_an_iteration_without_any_comparison_stops_the_run(tiny_model, pools, tmp_path):
+    run = build(tiny_model, pools | {"heldout": None}, tmp_path, wind={"judge": SometimesSilent(range(16))})
+    with pytest.raises(JudgeError, match=r"iteration 1: judge tests\.conftest\.happiness made none of 48 comparisons"):
+        run.fit()
 
 
 def test_two_passes_visit_every_prompt_twice_and_step_twice_as_often(tiny_model, pools, tmp_path):

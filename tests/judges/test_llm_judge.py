@@ -6,79 +6,22 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from lit_align.data.templates import encode
 from lit_align.judges import JudgeError, LLMJudge
 from lit_align.judges.answer_cache import AnswerCache
+from tests.chat_server import KEY, Server, chat_server, longer
 from tests.conftest import make_tokenizer
 
-KEY = "sk-very-secret"
 TEMPLATE = "{prompt}|{first}|{second}"
 ROWS = [{"prompt": "the cat"}, {"prompt": "the dog"}, {"prompt": "rain"}]
 
 
-def longer(question: str) -> str:
-    """Judges fairly: the longer answer."""
-    _, first, second = question.split("|")
-    return "A" if len(first) > len(second) else "B" if len(second) > len(first) else "tie"
-
-
-@dataclass
-class Server:
-    """Replies with ``reply(question)``: text, or (status, body), or seconds to sleep before saying ``A``."""
-
-    reply: Callable = longer
-    headers: dict[str, str] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    requests: list[tuple[str, dict, dict]] = field(default_factory=list)
-    url: str = ""
-
-
 @pytest.fixture
 def server(monkeypatch):
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            question = payload["messages"][0]["content"]
-            state.asked.append(question)
-            state.requests.append((self.path, dict(self.headers), payload))
-            reply = state.reply(question)
-            if isinstance(reply, float):
-                time.sleep(reply)
-                reply = "A"
-            status, body = reply if isinstance(reply, tuple) else (200, said(reply))
-            try:
-                self.send_response(status)
-                for name, value in state.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-            except OSError:
-                pass  # the judge has hung up
-
-        def log_message(self, *args):
-            pass
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    state.url = f"http://127.0.0.1:{http.server_port}/v1"
-    yield state
-    http.shutdown()
-    thread.join()
-    http.server_close()
-
-
-def said(text) -> bytes:
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+    yield from chat_server(monkeypatch)
 
 
 def judge_of(server: Server, **options) -> LLMJudge:
@@ -188,11 +131,31 @@ def test_a_verdict_marks_what_is_missing_as_not_compared(server):
     assert verdict.wins[1].tolist() == [[0.5, 1.0, 0.0], [0.0, 0.5, 0.0], [1.0, 1.0, 0.5]]
 
 
-def test_missing_answers_are_counted_in_the_log(server, caplog):
+def test_why_the_first_answer_is_missing_is_known_until_it_is_told(server):
     server.reply = lambda question: "hm" if "dog" in question else longer(question)
-    with caplog.at_level(logging.WARNING):
-        compare(judge_of(server))
-    assert "judge the-judge: 2 of 6 answers are missing (a reply that does not end in A, B or tie: 'hm')" in caplog.text
+    judge = judge_of(server)
+    compare(judge)
+    assert judge.faults.take() == "a reply that does not end in A, B or tie: 'hm'"
+    assert judge.faults.take() == ""
+
+
+def test_a_server_that_goes_away_leaves_the_rest_missing_without_being_asked_for_each(server):
+    judge = judge_of(server, both_orders=False, concurrency=2, max_retries=1)
+    assert compare(judge) == [1.0, 0.0, 0.5]
+    server.asked.clear()
+    server.reply = lambda question: (503, b"gone")
+    rows = [{"prompt": str(number)} for number in range(40)]
+    assert all(math.isnan(p) for p in compare(judge, ["a"] * 40, ["b"] * 40, rows))
+    assert 4 * 2 <= len(server.asked) <= 6 * 2  # four in a row, and what was under way
+    server.reply = longer
+    assert compare(judge, ["aa"] * 40, ["b"] * 40, rows) == [1.0] * 40
+
+
+def test_a_server_that_refuses_some_questions_is_asked_all_the_others(server):
+    server.reply = lambda question: (400, b"filtered") if int(question.split("|")[0]) < 30 else longer(question)
+    rows = [{"prompt": str(number)} for number in range(40)]
+    values = compare(judge_of(server, both_orders=False, concurrency=2), ["aa"] * 40, ["b"] * 40, rows)
+    assert [math.isnan(p) for p in values] == [True] * 30 + [False] * 10
 
 
 @pytest.mark.parametrize("reply", ["A", " a\n", "**A**", "[[A]]", "A.", "Both are short.\nVerdict follows.\nA"])
@@ -203,13 +166,13 @@ def test_the_last_line_is_the_verdict(server, reply):
 
 def test_a_judge_that_answers_nothing_at_all_is_refused(server):
     server.reply = lambda question: (500, b"no model loaded")
-    with pytest.raises(JudgeError, match=r"the-judge answered none of 6 questions; the last: status 500: no model"):
+    with pytest.raises(JudgeError, match=r"the-judge answered none of 6 questions; the first: status 500: no model"):
         compare(judge_of(server))
 
 
 def test_a_server_that_is_not_there_is_refused(server):
     judge = LLMJudge("m", "http://127.0.0.1:9", template=TEMPLATE, backoff=0.001, max_retries=1)
-    with pytest.raises(JudgeError, match=r"answered none of 6 questions; the last: URLError"):
+    with pytest.raises(JudgeError, match=r"answered none of 6 questions; the first: URLError"):
         compare(judge)
 
 
@@ -310,7 +273,7 @@ def test_the_key_is_in_the_header_and_nowhere_else(server, tmp_path, caplog):
     path, headers, payload = server.requests[0]
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert KEY not in path + json.dumps(payload)
-    assert "bad key ***" in caplog.text
+    assert "bad key ***" in judge.faults.reason
     server.reply = lambda question: (401, f"bad key {KEY[:8]}***".encode())
     with pytest.raises(JudgeError) as caught:
         compare(judge, ["new"], ["other"])
@@ -319,6 +282,7 @@ def test_the_key_is_in_the_header_and_nowhere_else(server, tmp_path, caplog):
         cache.read_text(),
         repr(judge),
         repr(vars(judge)),
+        judge.faults.reason,
         str(vars(judge.endpoint)),
         str(caught.value),
     ]
@@ -372,9 +336,14 @@ def test_the_default_template_has_all_it_needs(server):
         ({"temperature": -1.0}, r"judge\.temperature must be >= 0"),
         ({"max_retries": -1}, r"judge\.max_retries must be >= 0"),
         ({"timeout": 0.0}, r"judge\.timeout must be > 0"),
+        ({"base_url": "https://me:secret@host/v1"}, r"judge\.base_url must hold no user"),
+        ({"base_url": "https://host/v1?key=secret"}, r"judge\.base_url must hold no user"),
+        ({"api_key_env": "sk-secret"}, r"judge\.api_key_env must be the name of an environment variable"),
+        ({"api_key_env": "gsk_secret"}, r"judge\.api_key_env must be the name of an environment variable"),
         ({"backoff": 0.0}, r"judge\.backoff must be > 0"),
     ],
 )
 def test_an_argument_without_a_meaning_is_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as caught:
         LLMJudge(**({"model": "m"} | options))
+    assert "secret" not in str(caught.value)

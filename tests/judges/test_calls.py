@@ -1,0 +1,88 @@
+"""Whatever a judge does wrong, one JudgeError names the judge and the sample."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lit_align.judges import JudgeError
+from lit_align.judges.calls import call_judge
+
+COLUMNS = (["the cat", "the dog", "a day"], ["good", "bad", "nice"])
+
+
+def test_the_values_of_a_judge_come_back_as_floats():
+    values = call_judge("j", lambda p, y: [len(y[0]), np.float32(0.5), torch.tensor(-2)], COLUMNS)
+    assert values == [4.0, 0.5, -2.0]
+    assert all(type(value) is float for value in values)
+
+
+def test_a_judge_that_raises_on_one_sample_is_named_with_that_sample():
+    def picky(prompts, responses):
+        if "bad" in responses:
+            raise KeyError("no bad words")
+        return [0.0] * len(prompts)
+
+    with pytest.raises(JudgeError, match=r"judge picky raised KeyError.*no bad words.*sample 1.*the dog.*bad"):
+        call_judge("picky", picky, COLUMNS)
+
+
+def test_a_judge_that_raises_while_its_values_are_drawn_is_named_with_its_sample():
+    def lazy(prompts, responses):
+        for response in responses:
+            if response == "bad":
+                raise KeyError("no bad words")
+            yield 0.0
+
+    with pytest.raises(JudgeError, match=r"judge lazy raised KeyError.*sample 1.*the dog.*bad"):
+        call_judge("lazy", lazy, COLUMNS)
+
+
+def test_a_judge_that_returns_nothing_fails_on_its_first_sample():
+    with pytest.raises(JudgeError, match=r"judge silent .*None.*sample 0.*the cat.*good"):
+        call_judge("silent", lambda p, y: None, COLUMNS)
+
+
+def test_a_judge_that_raises_on_whole_batches_only_is_told_so():
+    def small(prompts, responses):
+        if len(prompts) > 1:
+            raise MemoryError("too many")
+        return [0.0]
+
+    with pytest.raises(JudgeError, match=r"judge small raised MemoryError: too many .*whole batch.*no sample alone"):
+        call_judge("small", small, COLUMNS)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_refused_with_its_sample(value):
+    with pytest.raises(JudgeError, match=rf"judge odd returned {value}, not a finite number, on sample 2.*a day.*nice"):
+        call_judge("odd", lambda p, y: [0.0, 1.0, value], COLUMNS)
+
+
+@pytest.mark.parametrize("value", ["0.7", None, [1.0], np.array([0.1, 0.9]), torch.tensor([0.1, 0.9])], ids=repr)
+def test_a_value_that_is_no_number_is_refused_with_its_sample(value):
+    with pytest.raises(JudgeError, match=r"(?s)judge odd returned .*not a number, on sample 0.*the cat.*good"):
+        call_judge("odd", lambda p, y: [value, 1.0, 2.0], COLUMNS)
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_another_number_of_values_than_samples_is_refused(count):
+    with pytest.raises(JudgeError, match=rf"judge short returned {count} values for 3 samples"):
+        call_judge("short", lambda p, y: [0.0] * count, COLUMNS)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01])
+def test_a_probability_outside_0_and_1_is_refused(value):
+    with pytest.raises(JudgeError, match=r"judge odd returned .*not a number in \[0, 1\], on sample 1.*the dog"):
+        call_judge("odd", lambda p, y: [0.0, value, 1.0], COLUMNS, low=0.0, high=1.0)
+
+
+def test_the_ends_of_the_range_are_allowed():
+    assert call_judge("sure", lambda p, y: [0.0, 1.0, 0.5], COLUMNS, low=0.0, high=1.0) == [0.0, 1.0, 0.5]
+
+
+def test_a_long_sample_is_shortened_in_the_message():
+    with pytest.raises(JudgeError) as caught:
+        call_judge("odd", lambda p, y: [math.nan], (["word " * 500], ["good"]))
+    assert len(str(caught.value)) < 250
