@@ -21,7 +21,7 @@ from lit_align.models.policy import Policy
 from lit_align.sampling import Decoding, Mixture, NextToken, generate
 from lit_align.types import Prompts, Record, Responses
 
-_LOGITS_AT_ONCE = 2**25
+_TOKENS_AT_ONCE = 2**12
 
 
 class LanguageModel(Policy):
@@ -162,19 +162,14 @@ class LanguageModel(Policy):
         """
         trimmed = responses.trim().to(self.device)
         train = torch.is_grad_enabled() and source == "policy"
-        # Without gradients nothing is kept, so the logits need never all be there at once.
-        logits = trimmed.ids[0].numel() * self.vocabulary
-        rows = torch.arange(len(trimmed)).split(len(trimmed) if train else max(1, _LOGITS_AT_ONCE // logits))
+        # Without gradients nothing is kept, so a few groups at a time bound the memory.
+        tokens = trimmed.prompts.ids.shape[1] + trimmed.ids[0].numel()
+        rows = torch.arange(len(trimmed)).split(len(trimmed) if train else max(1, _TOKENS_AT_ONCE // tokens))
         with self._network(source) as model, torch.set_grad_enabled(train):
             parts = [packed_token_logps(model, trimmed.select(some.tolist()), self.dtype) for some in rows]
         token_logps = torch.cat(parts)
         missing = responses.ids.shape[-1] - token_logps.shape[-1]
         return nn.functional.pad(token_logps, (0, missing))
-
-    @property
-    def vocabulary(self) -> int:
-        """Width of the logits."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def device(self) -> torch.device:

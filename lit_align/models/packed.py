@@ -1,7 +1,8 @@
 """Log-probabilities of whole groups: a prompt and its K responses in one sequence, so the prompt is read once.
 
-A group is laid out as ``prompt | y_1 | y_2 | ... | y_K``. A block-causal mask lets each response see the prompt and
-itself only, and its position ids go on from the prompt's end, so the numbers are those of K separate sequences.
+A group is laid out as ``prompt | y_1 | y_2 | ... | y_K`` without padding in between. A block-causal mask lets each
+response see the prompt and itself only, and its position ids go on from the prompt's end, so the numbers are those of K
+separate sequences. Rows are as long as the longest group; short groups share one where they fit.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lit_align.models.head import head_token_logps
+from lit_align.models.readout import Readout, in_place_of, plain_head, readout_of
 from lit_align.types import Responses
 
 
@@ -19,44 +22,59 @@ class PackedGroups:
     """Inputs of one forward pass over packed groups.
 
     Attributes:
-        ids: ``prompt`` left-padded, then K slots of ``length - 1`` tokens: a last token predicts nothing.
+        ids: Rows of groups, each ``prompt | y_1 | ... | y_K``; the last token of a response predicts nothing and is
+            left out.
         positions: Position ids, counted from each prompt's first token.
         mask: Additive attention mask, 0 where a key may be seen, the dtype's lowest number elsewhere.
-        predictors: Columns whose logits predict response tokens: the last prompt token, then all of the slots.
+        predictors: Where in the flattened rows each response token is predicted, in the order of the responses' mask.
     """
 
-    ids: Int[Tensor, "batch seq"]
-    positions: Int[Tensor, "batch seq"]
-    mask: Float[Tensor, "batch 1 seq seq"]
-    predictors: Int[Tensor, " predictors"]
+    ids: Int[Tensor, "rows seq"]
+    positions: Int[Tensor, "rows seq"]
+    mask: Float[Tensor, "rows 1 seq seq"]
+    predictors: Int[Tensor, " tokens"]
 
 
 def pack(responses: Responses, dtype: torch.dtype) -> PackedGroups:
     """Lay out each prompt with all its responses.
 
     Args:
-        responses: Trimmed responses.
+        responses: Their padding, on either side, is left out.
         dtype: Floating dtype of the model, for the additive mask.
     """
-    prompts = responses.prompts
-    batch, prompt = prompts.ids.shape
-    group, slot = responses.group_size, responses.ids.shape[-1] - 1
-    device = prompts.ids.device
-    ids = torch.cat([prompts.ids, responses.ids[..., :slot].reshape(batch, -1)], dim=1)
-    real = torch.cat([prompts.mask, responses.mask[..., :slot].reshape(batch, -1)], dim=1)
+    prompts, device = responses.prompts, responses.ids.device
+    asked, slots = prompts.mask.sum(1), (responses.lengths - 1).clamp(min=0)
+    sizes = asked + slots.sum(1)
+    width = int(sizes.max())
+    starts = torch.tensor(_starts(sizes.tolist(), width), device=device)
+    rows = int((starts // width).max()) + 1
+    # Where each token of a prompt goes in the flattened rows, and each token of a response that predicts another.
     in_prompt = prompts.mask.cumsum(1) - 1
-    after = prompts.mask.sum(1, keepdim=True) + torch.arange(slot, device=device).repeat(group)
-    positions = torch.cat([in_prompt.clamp(min=0), after], dim=1)
-    # 0 marks the prompt, k the k-th response: a key is seen from its own block, and the prompt from everywhere.
-    block = torch.zeros(prompt + group * slot, dtype=torch.long, device=device)
-    block[prompt:] = torch.arange(1, group + 1, device=device).repeat_interleave(slot)
-    order = torch.arange(len(block), device=device)
-    causal = (order[None, :] <= order[:, None]) & ((block[None, :] == 0) | (block[None, :] == block[:, None]))
-    # Padding sees itself, so that no row of the softmax is empty.
-    seen = (causal & real[:, None, :]) | torch.eye(len(block), dtype=torch.bool, device=device)
+    step = torch.arange(responses.ids.shape[-1], device=device)
+    begins = (starts + asked)[:, None] + slots.cumsum(1) - slots
+    predicting = step < slots[..., None]
+    prompt_at = (starts[:, None] + in_prompt)[prompts.mask]
+    response_at = (begins[..., None] + step)[predicting]
+    # A block is a prompt or a response; its group's prompt is the one other block it sees. Padding is block 0.
+    group = torch.arange(len(responses), device=device)[:, None] * (responses.group_size + 1) + 1
+    block = group + torch.arange(1, responses.group_size + 1, device=device)
+
+    def laid_out(of_prompts: Tensor, of_responses: Tensor) -> Tensor:
+        row = torch.zeros(rows * width, dtype=torch.long, device=device)
+        row[prompt_at] = of_prompts.expand_as(prompts.ids)[prompts.mask]
+        row[response_at] = of_responses.expand_as(responses.ids)[predicting]
+        return row.view(rows, width)
+
+    own = laid_out(group, block[..., None])
+    seen = _seen(own, laid_out(group, group[..., None]))
     mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)
-    predictors = torch.arange(prompt - 1, len(block), device=device)
-    return PackedGroups(ids, positions, mask.unsqueeze(1), predictors)
+    predictors = torch.where(step == 0, (starts + asked)[:, None, None] - 1, begins[..., None] + step - 1)
+    return PackedGroups(
+        ids=laid_out(prompts.ids, responses.ids),
+        positions=laid_out(in_prompt, asked[:, None, None] + step),
+        mask=mask.unsqueeze(1),
+        predictors=predictors[responses.mask],
+    )
 
 
 def packed_token_logps(
@@ -65,27 +83,70 @@ def packed_token_logps(
     """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
 
     Args:
-        model: Takes input_ids, attention_mask, position_ids and logits_to_keep.
-        responses: Trimmed responses, on the model's device.
+        model: Takes input_ids, attention_mask and position_ids.
+        responses: On the model's device.
         dtype: The dtype the model computes in.
 
     Returns:
         float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
     """
     packed = pack(responses, dtype)
+    targets = responses.ids[responses.mask]
+    readout = readout_of(model)
+    found = _from_logits(model, packed, targets) if readout is None else _from_head(model, packed, targets, readout)
+    return torch.zeros(responses.ids.shape, device=found.device).masked_scatter(responses.mask, found)
+
+
+def _from_head(
+    model: nn.Module, packed: PackedGroups, targets: Int[Tensor, " tokens"], readout: Readout
+) -> Float[Tensor, " tokens"]:
+    head = plain_head(model)
+    assert head is not None
+    found: list[Tensor] = []
+
+    def instead(hidden: Tensor) -> Tensor:
+        states = hidden.flatten(0, -2).index_select(0, packed.predictors)
+        found.append(head_token_logps(states, head.weight, head.bias, targets, readout))
+        return found[0][None, :, None]
+
+    with in_place_of(head, instead):
+        output = model(
+            input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+        ).logits
+    # They leave by the side, because the model may scale and cap what it takes for logits. Its output stays in the
+    # graph, since that is where sharded models wait for the backward pass.
+    return found[0] + 0 * output.flatten() if output.requires_grad else found[0]
+
+
+def _from_logits(model: nn.Module, packed: PackedGroups, targets: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """The plain way, for heads of any kind: every logit that is asked for, at once."""
+    width = packed.ids.shape[1]
+    columns, at = (packed.predictors % width).unique(return_inverse=True)
     logits = model(
         input_ids=packed.ids,
         attention_mask=packed.mask,
         position_ids=packed.positions,
-        logits_to_keep=packed.predictors,
+        logits_to_keep=columns,
         use_cache=False,
     ).logits
-    batch, group, length = responses.ids.shape
-    first: Tensor = logits[:, 0].float().log_softmax(-1).gather(-1, responses.ids[:, :, 0]).unsqueeze(-1)
-    if length == 1:
-        return first
-    later = logits[:, 1:].reshape(batch * group * (length - 1), -1).float()
-    targets = responses.ids[..., 1:].reshape(-1)
-    rest = -F.cross_entropy(later, targets, reduction="none").view(batch, group, length - 1)
-    token_logps = torch.cat([first, rest], dim=-1)
-    return torch.where(responses.mask, token_logps, torch.zeros_like(token_logps))
+    return -F.cross_entropy(logits[packed.predictors // width, at].float(), targets, reduction="none")
+
+
+def _seen(own: Int[Tensor, "rows seq"], prompt: Int[Tensor, "rows seq"]) -> Tensor:
+    """Which keys each query sees: its own block and its prompt, up to itself."""
+    order = torch.arange(own.shape[1], device=own.device)
+    same = (own[:, None, :] == own[:, :, None]) | (own[:, None, :] == prompt[:, :, None])
+    return same & (order[None, :] <= order[:, None])
+
+
+def _starts(sizes: list[int], width: int) -> list[int]:
+    """Where each group starts in the flattened rows: the largest first, each in the first row with room."""
+    room: list[int] = []
+    starts = [0] * len(sizes)
+    for group in sorted(range(len(sizes)), key=lambda g: -sizes[g]):
+        row = next((r for r, left in enumerate(room) if left >= sizes[group]), len(room))
+        if row == len(room):
+            room.append(width)
+        starts[group] = row * width + width - room[row]
+        room[row] -= sizes[group]
+    return starts

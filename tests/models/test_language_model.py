@@ -83,7 +83,7 @@ def test_scoring_in_parts_or_alone_changes_nothing(policy, monkeypatch):
     responses = drawn(policy)
     with torch.no_grad():
         whole = policy.logps(responses)
-        monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 1)
+        monkeypatch.setattr(module, "_TOKENS_AT_ONCE", 1)
         torch.testing.assert_close(policy.logps(responses), whole)
         alone = policy.logps(responses.select([3]))
     torch.testing.assert_close(alone, whole[3:4], atol=1e-5, rtol=1e-5)

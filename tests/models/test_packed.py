@@ -7,8 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lit_align.models.packed import packed_token_logps
+from lit_align.models import head as head_module
+from lit_align.models import packed as packed_module
+from lit_align.models.packed import pack, packed_token_logps
 from lit_align.types import Prompts, Responses, pad_left
+from tests.models.architectures import ARCHITECTURES, make
 
 PROMPTS = [[1, 9, 12, 7, 20], [15], [1, 8]]
 GROUPS = {
@@ -53,21 +56,58 @@ def alone(model, prompt, response):
     return logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS.keys())
-def test_values_and_gradients_are_those_of_each_response_alone(model, groups):
-    packed = packed_token_logps(model, batch(PROMPTS, groups), torch.float64)
+def assert_as_alone(model, prompts, groups, responses):
+    """Values and gradients are those of each response in a sequence of its own."""
+    packed = packed_token_logps(model, responses, torch.float64)
     assert packed.dtype == torch.float32
-    coefficients = torch.randn(packed.shape)
+    coefficients = torch.randn(packed.shape) * (torch.rand(packed.shape) < 0.8)
     expected = torch.zeros(packed.shape, dtype=torch.float64)
     for b, k in itertools.product(range(len(groups)), range(len(groups[0]))):
-        values = alone(model, PROMPTS[b], groups[b][k])
+        values = alone(model, prompts[b], groups[b][k])
         expected[b, k, : len(values)] = values
     torch.testing.assert_close(packed, expected.float(), atol=1e-5, rtol=1e-5)
-    weights = list(model.parameters())
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     found = torch.autograd.grad((packed * coefficients).sum(), weights)
     wanted = torch.autograd.grad((expected * coefficients).sum(), weights)
     for a, b in zip(found, wanted, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+        # The log-softmax is taken in float32; relative to the whole gradient of a weight.
+        torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS.keys())
+def test_values_and_gradients_are_those_of_each_response_alone(model, groups):
+    assert_as_alone(model, PROMPTS, groups, batch(PROMPTS, groups))
+
+
+@pytest.mark.parametrize("head", ["trained", "frozen", "plain"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_heads_of_all_kinds_give_them_too(name, head, monkeypatch):
+    model = make(name)
+    model.get_output_embeddings().requires_grad_(head != "frozen")
+    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", 5 * model.config.vocab_size)
+    if head == "plain":
+        monkeypatch.setattr(packed_module, "readout_of", lambda model: None)
+    groups = GROUPS["unequal lengths"]
+    assert_as_alone(model, PROMPTS, groups, batch(PROMPTS, groups, more_left=1, more_right=1))
+
+
+def test_a_group_may_reach_the_limit_of_the_context(model):
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(3, 28, (n,), generator=generator).tolist() for n in (124, 126)]
+    groups = [[[9, 11, 13, 2], [14, 15, 16]], [[7, 2], [8]]]
+    assert_as_alone(model, prompts, groups, batch(prompts, groups))
+
+
+def test_short_groups_share_a_row_and_no_row_is_longer_than_the_longest_group():
+    lengths = [[9, 5, 5], [3, 1, 1], [2, 4, 1], [1, 9, 9]]
+    groups = [[[7] * n for n in group] for group in lengths]
+    prompts = [[8] * 5, [8] * 6, [8] * 7, [8] * 4]
+    packed = pack(batch(prompts, groups, more_left=2, more_right=3), torch.float32)
+    sizes = [len(x) + sum(n - 1 for n in group) for x, group in zip(prompts, lengths, strict=True)]
+    assert sizes == [21, 8, 11, 20]
+    assert packed.ids.shape == (3, 21)
+    assert (packed.ids != 0).sum() == sum(sizes)
+    assert len(packed.predictors) == sum(map(sum, lengths))
 
 
 @pytest.mark.parametrize("garbage", [0, 13])
