@@ -1,8 +1,12 @@
 """A key-value cache with room to grow: a token is written in place instead of copying all that came before it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -39,12 +43,64 @@ class RoomyLayer(DynamicLayer):
         self._buffers = (self._buffers[0][indices], self._buffers[1][indices])
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
+    def add(self, more: DynamicLayer) -> None:
+        """More rows, after those that are there, padded on the left as they may need."""
+        self.keys, self.values = stacked(self.keys, more.keys), stacked(self.values, more.values)
+        self._buffers = (self.keys, self.values)
+
+
+class RowCache:
+    """The cache of a batch of rows, each with its whole sequence: for models of any architecture.
+
+    Args:
+        cache: Has read the prompts.
+        mask: True on the prompts' tokens.
+        group_size: Rows of each prompt.
+    """
+
+    def __init__(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        cache.batch_repeat_interleave(group_size)
+        self.cache = with_room(cache)
+        self.mask = mask.repeat_interleave(group_size, dim=0)
+
+    @property
+    def admits(self) -> bool:
+        """Whether rows of unequal length may stand side by side: windows and states have no room for padding."""
+        return all(type(layer) is RoomyLayer for layer in self.cache.layers)
+
+    @contextmanager
+    def reading(self, model: Any) -> Iterator[dict[str, Any]]:
+        """Arguments of a forward pass over one token of each row; the rows are longer by it afterwards."""
+        del model
+        self.mask = F.pad(self.mask, (0, 1), value=True)
+        yield {"past_key_values": self.cache, "attention_mask": self.mask.long()}
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+    def add(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        """Rows of more prompts, after those that are there: all end in the same column."""
+        cache.batch_repeat_interleave(group_size)
+        for layer, more in zip(self.cache.layers, cache.layers, strict=True):
+            layer.add(more)
+        length = max(mask.shape[1], self.mask.shape[1])
+        both = (self.mask, mask.repeat_interleave(group_size, dim=0))
+        self.mask = torch.cat([F.pad(part, (length - part.shape[1], 0)) for part in both])
+
 
 def with_room(cache: Cache) -> Cache:
     """The same cache with room to grow, where its layers are plain ones (sliding windows keep their own)."""
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [RoomyLayer(layer) for layer in cache.layers]
     return cache
+
+
+def stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Keys or values of unequal length one under the other, padded on the left."""
+    length = max(first.shape[-2], second.shape[-2])
+    return torch.cat([F.pad(states, (0, 0, length - states.shape[-2], 0)) for states in (first, second)])
 
 
 def _widened(states: Tensor, room: int) -> Tensor:

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lit_align.models.cache import with_room
+from lit_align.models.cache import RowCache
+from lit_align.models.grouped import GroupedCache, groupable
+from lit_align.models.prefix import read_prompts
 
 
 class CachedModel:
-    """Feeds a causal LM one token at a time; the prompt's cache is computed once and shared out to its group.
+    """Feeds a causal LM one token at a time; a prompt is read once for its whole group.
 
     Args:
         model: A Hugging Face causal LM in eval mode.
@@ -22,38 +24,34 @@ class CachedModel:
     def __init__(self, model: nn.Module, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self.model = model
         self.around = around
+        self.cache: GroupedCache | RowCache | None = None
+
+    @property
+    def admits(self) -> bool:
+        """Whether more prompts may be read while rows are under way."""
+        return self.cache is None or self.cache.admits
 
     def prefill(
         self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
     ) -> Float[Tensor, "batch vocab"]:
-        """Read left-padded prompts; the cache then has ``group_size`` rows for each."""
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        """Read left-padded prompts; there are ``group_size`` rows more for each, after those that are there."""
         with self.around():
-            output = self.model(
-                input_ids=ids,
-                attention_mask=mask.long(),
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self.cache = output.past_key_values
-        self.cache.batch_repeat_interleave(group_size)
-        self.cache = with_room(self.cache)
-        self.mask = mask.long().repeat_interleave(group_size, dim=0)
-        self.position = mask.sum(1).repeat_interleave(group_size)
-        logits: Tensor = output.logits[:, -1]
+            logits, cache, columns = read_prompts(self.model, ids, mask)
+        position = mask.sum(1).repeat_interleave(group_size)
+        if self.cache is None:
+            kind = GroupedCache if groupable(self.model, cache) else RowCache
+            self.cache, self.position = kind(cache, columns, group_size), position
+        else:
+            self.cache.add(cache, columns, group_size)
+            self.position = torch.cat([self.position, position])
         return logits
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Append one token to every row and return what comes next."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        with self.around():
+        assert self.cache is not None
+        with self.around(), self.cache.reading(self.model) as arguments:
             output = self.model(
-                input_ids=tokens[:, None],
-                attention_mask=self.mask,
-                position_ids=self.position[:, None],
-                past_key_values=self.cache,
-                use_cache=True,
+                input_ids=tokens[:, None], position_ids=self.position[:, None], use_cache=True, **arguments
             )
         self.position = self.position + 1
         logits: Tensor = output.logits[:, -1]
@@ -61,5 +59,6 @@ class CachedModel:
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop every other row from the cache."""
-        self.cache.batch_select_indices(rows)
-        self.mask, self.position = self.mask[rows], self.position[rows]
+        assert self.cache is not None
+        self.cache.keep(rows)
+        self.position = self.position[rows]

@@ -16,6 +16,7 @@ from lit_align.models.adapters import LoRA, merged, nf4, prepared_for_adapters, 
 from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
+from lit_align.models.fused import fused
 from lit_align.models.packed import packed_token_logps
 from lit_align.models.policy import Policy
 from lit_align.sampling import Decoding, Mixture, NextToken, generate
@@ -141,7 +142,8 @@ class LanguageModel(Policy):
         """Draw one response for each row of uniforms, in eval mode, from ``policy``, ``reference`` or ``mixture``."""
         device = self.device
         inputs = prompts.to(device)
-        with self._network("policy" if source == "mixture" else source) as model, _evaluating(model):
+        network_of = "policy" if source == "mixture" else source
+        with self._network(network_of) as model, _evaluating(model), fused(self._adapted.values()):
             network: NextToken = CachedModel(model)
             if source == "mixture":
                 network = Mixture(network, self._cached_reference(), decoding.mixture)

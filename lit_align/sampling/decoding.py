@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_BLOCK = 256  # tokens of the vocabulary that are summed together
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -43,8 +45,8 @@ class Decoding:
         """Whether the sampling law is the policy itself, as the laws of most algorithms assume."""
         return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
 
-    def log_probabilities(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-        """Log-probabilities of the sampling law, float32; -inf where a token cannot be drawn."""
+    def scores(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+        """Log-weights of the sampling law, not normalised, float32; -inf where a token cannot be drawn."""
         logits = logits.float()
         if self.temperature == 0:
             best = logits.argmax(-1, keepdim=True)
@@ -56,27 +58,53 @@ class Decoding:
             logits = logits.masked_fill(logits < smallest, -torch.inf)
         if self.top_p < 1:
             logits = _nucleus(logits, self.top_p)
-        return logits.log_softmax(-1)
+        return logits
+
+    def log_probabilities(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+        """Log-probabilities of the sampling law, float32; -inf where a token cannot be drawn."""
+        return self.scores(logits).log_softmax(-1)
 
 
 def draw(
-    log_probabilities: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]
+    scores: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """One token a row by inverse CDF, and its log-probability.
 
+    The sum runs over blocks of the vocabulary first and then within the one block that the number falls into: one
+    exponential and one sum over the whole, and nothing else of its size.
+
     Args:
-        log_probabilities: Normalised, -inf where a token cannot be drawn.
+        scores: Log-weights, which need not be normalised; -inf where a token cannot be drawn.
         uniforms: In [0, 1), one a row: the same number always gives the same token.
 
     Returns:
         Token ids and their log-probabilities, nats.
     """
-    cdf = log_probabilities.exp().cumsum(-1)
-    total = cdf[:, -1:]
-    # u * total may round up to total, where no token lies: step back to the number below it.
-    target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cdf, target, right=True)
-    return tokens.squeeze(-1), log_probabilities.gather(-1, tokens).squeeze(-1)
+    rows, vocabulary = scores.shape
+    largest = scores.amax(-1, keepdim=True)
+    weights = scores.new_empty(rows, -(-vocabulary // _BLOCK), _BLOCK)
+    torch.sub(scores, largest, out=weights.view(rows, -1)[:, :vocabulary]).exp_()
+    weights.view(rows, -1)[:, vocabulary:] = 0
+    ends, total = _rising(weights.sum(-1))
+    target = _below(uniforms[:, None] * total, total)
+    block = torch.searchsorted(ends, target, right=True)
+    begin = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0)
+    inside, mass = _rising(weights.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1))
+    place = torch.searchsorted(inside, _below(target - begin, mass), right=True)
+    tokens = block * _BLOCK + place
+    logps = scores.gather(-1, tokens) - largest - total.log()
+    return tokens.squeeze(-1), logps.squeeze(-1)
+
+
+def _rising(weights: Float[Tensor, "rows terms"]) -> tuple[Float[Tensor, "rows terms"], Float[Tensor, "rows 1"]]:
+    """Running sums that never fall, and the last: a parallel sum may fall by a rounding error, and end short."""
+    sums = weights.cumsum(-1).cummax(-1).values
+    return sums, sums[:, -1:]
+
+
+def _below(values: Float[Tensor, "rows 1"], bound: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows 1"]:
+    """The values, those that rounding took to the bound or past it (where no token lies) set to the number before."""
+    return torch.minimum(values, torch.nextafter(bound, torch.zeros_like(bound)))
 
 
 def _nucleus(logits: Float[Tensor, "rows vocab"], top_p: float) -> Float[Tensor, "rows vocab"]:

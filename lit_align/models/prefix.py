@@ -1,0 +1,56 @@
+"""Reading a batch of prompts: what all of them begin with, a template's system message say, is read once."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+_WORTH = 8  # tokens: a shorter beginning is not worth a forward pass of its own
+
+
+def read_prompts(
+    model: Any, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]
+) -> tuple[Float[Tensor, "batch vocab"], Cache, Bool[Tensor, "batch columns"]]:
+    """Logits after left-padded prompts, the cache, and which columns of the cache are tokens."""
+    shared = shared_tokens(ids, mask)
+    if len(ids) == 1 or shared < _WORTH:
+        return _read(model, ids, mask)
+    beginning = ids[:1, -int(mask[0].sum()) :][:, :shared]
+    _, cache, _ = _read(model, beginning, torch.ones_like(beginning, dtype=torch.bool))
+    if not all(type(layer) is DynamicLayer for layer in cache.layers):  # a window counts columns, padding too
+        return _read(model, ids, mask)
+    cache.batch_repeat_interleave(len(ids))
+    rest = mask & (mask.cumsum(1) > shared)
+    start = int(rest.any(0).long().argmax())
+    return _read(model, ids[:, start:], rest[:, start:], cache, shared)
+
+
+def shared_tokens(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]) -> int:
+    """How many first tokens all prompts have in common; at least one of each prompt is left to read."""
+    lengths = mask.sum(1)
+    shortest = int(lengths.min()) - 1
+    if shortest <= 0:
+        return 0
+    first = ids.shape[1] - lengths[:, None] + torch.arange(shortest, device=ids.device)
+    begins = ids.gather(1, first)
+    same = (begins == begins[:1]).all(0)
+    return shortest if bool(same.all()) else int(same.long().argmin())
+
+
+def _read(
+    model: Any, ids: Tensor, mask: Tensor, cache: Cache | None = None, before: int = 0
+) -> tuple[Tensor, Cache, Tensor]:
+    columns = F.pad(mask, (before, 0), value=True)
+    output = model(
+        input_ids=ids,
+        attention_mask=columns.long(),
+        position_ids=(before + mask.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1], output.past_key_values, columns
