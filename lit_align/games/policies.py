@@ -194,6 +194,8 @@ class LinearPolicy(EnumerablePolicy):
 class _Walk:
     """A `NextToken` over a table."""
 
+    admits = False  # the prompts of a game are all read at once
+
     def __init__(self, table: Tensor, children: Tensor) -> None:
         self.table, self.children = table, children
 

@@ -58,7 +58,10 @@ class CachedModel:
         return logits
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drop every other row from the cache."""
+        """Drop every other row from the cache; without any, the next prompts begin another."""
         assert self.cache is not None
+        if len(rows) == 0:
+            self.cache = None
+            return
         self.cache.keep(rows)
         self.position = self.position[rows]

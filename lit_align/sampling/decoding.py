@@ -19,6 +19,8 @@ class Decoding:
         top_k: Keep the k most likely tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with at least this probability, in (0, 1]; 1 keeps all.
         mixture: Weight of the reference in [0, 1] where the policy's and the reference's logits are mixed.
+        prompts_at_once: Most prompts under way at once; others take the place of those that have ended. 0 is all.
+            Bounds memory, does not change what is drawn.
     """
 
     max_new_tokens: int
@@ -26,6 +28,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     mixture: float = 0.5
+    prompts_at_once: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
@@ -39,6 +42,8 @@ class Decoding:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if not 0 <= self.mixture <= 1:
             raise ValueError(f"mixture must lie in [0, 1], got {self.mixture}")
+        if self.prompts_at_once < 0:
+            raise ValueError(f"prompts_at_once must be >= 0 (0 is all), got {self.prompts_at_once}")
 
     @property
     def is_policy(self) -> bool:

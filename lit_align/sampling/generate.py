@@ -1,9 +1,11 @@
-"""Autoregressive sampling of groups: each prompt is read once, finished rows are dropped.
+"""Autoregressive sampling of groups: each prompt is read once, finished rows are dropped, others take their place.
 
 The loop knows nothing of any model: it asks a `NextToken` for logits. A Hugging Face model with a key-value cache is
 one (models/), a mixture of two policies another.
 """
 
+from collections import deque
+from itertools import count
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,23 +14,28 @@ from torch import Tensor
 
 from lit_align.sampling.decoding import Decoding, draw
 
-_COMPACT = 0.125  # drop finished rows once they are this share of the batch: each drop copies the cache
+_COMPACT = 0.125  # finished rows are dropped, and prompts admitted, once they are this share: each time copies the cache
+_LOOK = 8  # steps between two looks at how many rows are left, on devices that a look makes the host wait for
 
 
 @runtime_checkable
 class NextToken(Protocol):
     """Next-token logits of a batch of sequences that grow one token at a time."""
 
+    @property
+    def admits(self) -> bool:
+        """Whether prompts may be read while rows are under way."""
+
     def prefill(
         self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
     ) -> Float[Tensor, "batch vocab"]:
-        """Read the prompts once; afterwards there are ``group_size`` rows for each, next to one another."""
+        """Read prompts; ``group_size`` rows for each, next to one another, then follow the rows that are there."""
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Append one token to every row."""
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only; there may be none."""
 
 
 def generate(
@@ -46,35 +53,99 @@ def generate(
         ids: Prompt tokens, left-padded.
         mask: True on prompt tokens.
         uniforms: One number a token; their last dimension is the longest response.
-        decoding: The sampling law.
+        decoding: The sampling law, and how many prompts are under way at once.
         eos: Token ids that end a response (generation configs have several).
 
     Returns:
         Token ids (0 after the end), their log-probabilities under the sampling law (0 after the end), and lengths,
         the end-of-sequence token included.
     """
-    batch, group, length = uniforms.shape
-    rows = torch.arange(batch * group, device=ids.device)  # the row of the result that each live row fills
-    flat = uniforms.reshape(batch * group, length)
-    tokens = torch.zeros(batch * group, length, dtype=torch.long, device=ids.device)
-    logps = torch.zeros(batch * group, length, device=ids.device)
-    lengths = torch.full((batch * group,), length, device=ids.device)
-    logits = model.prefill(ids, mask, group).repeat_interleave(group, dim=0)
-    alive = torch.ones(batch * group, dtype=torch.bool, device=ids.device)
-    for position in range(length):
-        token, logp = draw(decoding.log_probabilities(logits), flat[rows, position])
-        writing = rows[alive]
-        tokens[writing, position], logps[writing, position] = token[alive], logp[alive]
-        ended = alive & torch.isin(token, eos)
-        lengths[rows[ended]] = position + 1
-        alive = alive & ~ended
-        live = int(alive.sum())
-        if live == 0 or position == length - 1:
-            break
-        if live <= (1 - _COMPACT) * len(rows):
-            kept = alive.nonzero().squeeze(-1)
-            model.keep(kept)
-            rows, token, alive = rows[kept], token[kept], alive[kept]
-        logits = model.step(token)
-    shape = (batch, group, length)
-    return tokens.view(shape), logps.view(shape), lengths.view(batch, group)
+    drawn, waiting = _Drawn(uniforms), _Waiting(ids, mask, uniforms.shape[1], decoding.prompts_at_once)
+    rows = torch.arange(0, device=ids.device)  # the row of the result that each row of the model fills
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    logits = None
+    due: deque[int] = deque()  # steps at which the last rows of an admission have had all their tokens
+    for step in count(1):
+        if admitted := waiting.fitting(len(rows), model.admits):
+            more, first = waiting.read(model, admitted)
+            logits = first if logits is None else torch.cat([logits, first])
+            rows, alive = torch.cat([rows, more]), torch.cat([alive, torch.ones_like(more, dtype=torch.bool)])
+            due.append(step + drawn.length - 1)
+        assert logits is not None
+        token, logp = draw(decoding.scores(logits), drawn.next_uniforms(rows))
+        drawn.add(rows, alive, token, logp)
+        alive = alive & ~torch.isin(token, eos) & (drawn.lengths[rows] < drawn.length)
+        ended = step == due[0]
+        if ended:
+            due.popleft()
+        logits = None
+        if ended or ids.device.type == "cpu" or step % _LOOK == 0:
+            live = int(alive.sum())
+            if live == 0 and not waiting:
+                break
+            # No row may go on past its last token: a model may have no position for it.
+            if live <= (1 - _COMPACT) * len(rows) or live == 0 or (ended and live < len(rows)):
+                kept = alive.nonzero().squeeze(-1)
+                model.keep(kept)
+                rows, token, alive = rows[kept], token[kept], alive[kept]
+        if len(rows):
+            logits = model.step(token)
+    return drawn.table()
+
+
+class _Waiting:
+    """Prompts that have not been read."""
+
+    def __init__(self, ids: Tensor, mask: Tensor, group: int, at_once: int) -> None:
+        self.ids, self.mask, self.group = ids, mask, group
+        self.most = min(at_once or len(ids), len(ids)) * group  # rows under way at once
+        self.begun = 0
+
+    def __bool__(self) -> bool:
+        return self.begun < len(self.ids)
+
+    def fitting(self, rows: int, admits: bool) -> int:
+        """How many prompts to read next to so many rows."""
+        free = self.most - rows
+        if not self or (rows and (not admits or free < _COMPACT * self.most)):
+            return 0
+        return min(free // self.group, len(self.ids) - self.begun)
+
+    def read(self, model: NextToken, prompts: int) -> tuple[Int[Tensor, " rows"], Float[Tensor, "rows vocab"]]:
+        """The next prompts' rows, and the logits of their first tokens."""
+        some = slice(self.begun, self.begun + prompts)
+        self.begun += prompts
+        ids, mask = self.ids[some], self.mask[some]
+        start = int(mask.any(0).long().argmax())
+        first = model.prefill(ids[:, start:], mask[:, start:], self.group).repeat_interleave(self.group, dim=0)
+        rows = torch.arange(some.start * self.group, some.stop * self.group, device=ids.device)
+        return rows, first
+
+
+class _Drawn:
+    """What has been drawn: a table that is filled as rows come and go."""
+
+    def __init__(self, uniforms: Float[Tensor, "batch group length"]) -> None:
+        self.shape, self.length = uniforms.shape, uniforms.shape[-1]
+        self.uniforms = uniforms.flatten(0, 1)
+        self.tokens = torch.zeros_like(self.uniforms, dtype=torch.long)
+        self.logps = torch.zeros_like(self.uniforms, dtype=torch.float32)
+        self.lengths = torch.zeros_like(self.tokens[:, 0])
+
+    def next_uniforms(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """The numbers that the rows' next tokens are drawn with; a row that has ended is drawn on, and not read."""
+        return self.uniforms[rows, self._position(rows)]
+
+    def add(self, rows: Tensor, alive: Tensor, token: Tensor, logp: Tensor) -> None:
+        """One token more of each row that has not ended."""
+        at = rows, self._position(rows)
+        self.tokens[at] = torch.where(alive, token, self.tokens[at])
+        self.logps[at] = torch.where(alive, logp, self.logps[at])
+        self.lengths[rows] += alive
+
+    def table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, log-probabilities and lengths, by prompt and slot."""
+        return self.tokens.view(self.shape), self.logps.view(self.shape), self.lengths.view(self.shape[:2])
+
+    def _position(self, rows: Tensor) -> Tensor:
+        return self.lengths[rows].clamp(max=self.length - 1)

@@ -29,6 +29,11 @@ class Mixture:
     reference: NextToken
     weight: float
 
+    @property
+    def admits(self) -> bool:
+        """Whether both do."""
+        return self.policy.admits and self.reference.admits
+
     def prefill(
         self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
     ) -> Float[Tensor, "batch vocab"]:

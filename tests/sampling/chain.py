@@ -12,10 +12,12 @@ EOS = torch.tensor([2, 5])
 class Chain:
     """A `NextToken` with a table of laws, one for each state."""
 
-    def __init__(self, table=None):
+    def __init__(self, table=None, admits=True):
         generator = torch.Generator().manual_seed(5)
         self.table = torch.randn(STATES, VOCABULARY, generator=generator) if table is None else table
         self.rows_seen = []
+        self.admits = admits
+        self.state = torch.zeros(0, dtype=torch.long)
 
     def after(self, state, token):
         return (state * 31 + token + 1) % len(self.table)
@@ -24,7 +26,7 @@ class Chain:
         state = torch.zeros(len(ids), dtype=torch.long)
         for column in range(ids.shape[1]):
             state = torch.where(mask[:, column], self.after(state, ids[:, column]), state)
-        self.state = state.repeat_interleave(group_size)
+        self.state = torch.cat([self.state, state.repeat_interleave(group_size)])
         return self.table[state]
 
     def step(self, tokens):
