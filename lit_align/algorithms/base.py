@@ -222,6 +222,8 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
     def on_train_epoch_start(self) -> None:
         """Forget the optimiser's state if asked to, and log what was collected."""
         self._last_batch, self._phase = -1, 0
+        # An iteration that is gone through again, after a kill, meets the dropout it met before.
+        torch.manual_seed(mixed_seed(run_seed(), TRAINING, int(self.iteration), self.global_rank))
         if self.reset_optimizer:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
