@@ -222,8 +222,6 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
     def on_train_epoch_start(self) -> None:
         """Forget the optimiser's state if asked to, and log what was collected."""
         self._last_batch, self._phase = -1, 0
-        # An iteration that is gone through again, after a kill, meets the dropout it met before.
-        torch.manual_seed(mixed_seed(run_seed(), TRAINING, int(self.iteration), self.global_rank))
         if self.reset_optimizer:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
@@ -237,7 +235,8 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
             optimizer.state.clear()
 
     def on_train_batch_start(self, batch: Rollouts, batch_idx: int) -> None:
-        """Another phase may begin with this minibatch."""
+        """Another phase may begin with this minibatch, whose dropout is its own: gone through again, it is the same."""
+        torch.manual_seed(mixed_seed(run_seed(), TRAINING, int(self.iteration), self.global_rank, batch_idx))
         if batch.phase != self._phase:
             self.begin_phase(batch.phase)
 

@@ -159,8 +159,10 @@ class PromptPool(L.LightningDataModule):
         """Begin the iteration, collect its rollouts, and serve this rank's minibatches of them."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
-        module.begin()
         iteration = int(module.iteration)
+        if 0 <= trainer.max_epochs <= iteration:
+            return DataLoader([0])  # Lightning asks before it sees that the run is over: nothing is collected for it
+        module.begin()
         rollouts = self.collect(module, self.prompts(iteration, trainer.global_rank, trainer.world_size))
         buffer = Buffer(
             rollouts,
