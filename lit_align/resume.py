@@ -124,7 +124,7 @@ def _newest_run(config: Config, fits: bool) -> Path:
     nearest = min(runs, key=lambda run: len(changed[run]))
     there = f"--ckpt_path {nearest / FOLDER / LAST}" if run_checkpoints(nearest) else f"--trainer.run {nearest}"
     raise FileNotFoundError(
-        f"--ckpt_path last: no run under {root} has this config. The nearest is {nearest}, where "
+        f"--ckpt_path last: no run under {root} has this config. In the nearest, {nearest.name}, "
         f"{_listed(changed[nearest])}; to go on with it all the same: {there}"
     )
 
@@ -152,7 +152,7 @@ def _tell(run: Path, checkpoint: Path | None, config: Config) -> None:
         print(f"  {name}: {old} -> {new}", file=sys.stderr)
 
 
-def _listed(changed: dict[str, tuple[Any, Any]], most: int = 3) -> str:
+def _listed(changed: dict[str, tuple[Any, Any]], most: int = 2) -> str:
     shown = [f"{name} is {old}, not {new}" for name, (old, new) in list(changed.items())[:most]]
     more = f" and {len(changed) - most} more" if len(changed) > most else ""
     return ", ".join(shown) + more

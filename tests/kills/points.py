@@ -3,6 +3,7 @@
 import importlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,10 @@ class Better(PairwiseFunction):
 
 
 def more_words(prompts: list[str], first: list[str], second: list[str], records: list[Any]) -> list[float]:
-    """P(first beats second); remembers, in the file of ``$ASKED``, what it has been asked."""
+    """P(first beats second); remembers in the file of ``$ASKED`` what it was asked, and waits where ``$WAIT`` says."""
+    if "WAIT" in os.environ:
+        Path(os.environ["WAIT"]).touch()
+        time.sleep(600)
     with Path(os.environ["ASKED"]).open("a") as file:
         file.writelines(f"{question!r}\n" for question in zip(prompts, first, second, strict=True))
     return [0.25 + 0.5 * (len(set(a.split())) > len(set(b.split()))) for a, b in zip(first, second, strict=True)]
