@@ -1,27 +1,30 @@
 """``python -m lit_align``: the command line, with one clear line for what a user can mend."""
 
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
+from typing import NoReturn
 
-from lit_align.judges import JudgeError
 from lit_align.messages import one_line
 
-_USERS = (ValueError, FileNotFoundError, FileExistsError, JudgeError, ImportError, RuntimeError, OSError)
+_USERS = (ValueError, ImportError, RuntimeError, OSError)
+_INTERRUPTED = 128 + signal.SIGINT  # what a shell expects of a program that Ctrl-C has stopped
 
 
 def run() -> int:
     """Run the command line; the exit status."""
-    from lit_align.cli import main
-
     try:
+        from lit_align.cli import main
+
         main()
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     except SystemExit as stop:
-        # Lightning turns Ctrl-C into status 1; the shell expects 130.
+        # Lightning turns Ctrl-C into status 1.
         if isinstance(stop.__context__, KeyboardInterrupt):
-            return 130
+            return _INTERRUPTED
         raise
     except _USERS as error:
         if os.environ.get("LIT_ALIGN_TRACEBACK"):
@@ -31,5 +34,11 @@ def run() -> int:
     return 0
 
 
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM as an exception, wherever the program is; a trainer has a handler of its own."""
+    raise SystemExit(128 + signum)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(run())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,6 +19,7 @@ import lit_align.games.judge
 import lit_align.games.tree
 import lit_align.judges
 import lit_align.models  # noqa: F401  (configs may name its classes without a path)
+from lit_align import resume
 from lit_align.algorithms import AlignmentModule
 from lit_align.data.pair_data import PairData  # noqa: F401
 from lit_align.data.prompt_pool import PromptPool  # noqa: F401
@@ -28,7 +30,7 @@ from lit_align.trainer import Trainer
 
 
 class SaveConfig(Callback):
-    """Leaves the merged config in the run folder, so that ``-c RUN`` runs it again.
+    """Leaves the merged config in the run folder, so that ``-c RUN`` runs it again, in a folder of its own.
 
     Args:
         parser: Dumps the config.
@@ -38,13 +40,15 @@ class SaveConfig(Callback):
 
     def __init__(self, parser: Any, config: Any, **kwargs: Any) -> None:
         del kwargs
-        self.text = parser.dump(config, skip_unset=False)
+        again = config.clone()
+        again["ckpt_path"] = again["trainer"]["run"] = None
+        self.text = parser.dump(again, skip_unset=False)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write it once, before anything else can fail."""
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        if trainer.is_global_zero and not path.exists():
-            path.write_text(self.text)
+        """Before anything else can fail; a run that goes on with another config has both."""
+        folder = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and (stage == "fit" or not (folder / resume.CONFIG).exists()):
+            resume.keep_config(folder, self.text)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -62,13 +66,13 @@ class AlignmentCLI(LightningCLI):
     """LightningCLI in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
 
     def before_instantiate_classes(self) -> None:
-        """A run that goes on keeps its folder."""
+        """A run that goes on keeps its folder; the command line wins over what it had."""
         config = self.config[self.subcommand]
-        path = config.get("ckpt_path")
-        if path == "last":
-            config["ckpt_path"] = path = str(_newest(Path(config["trainer"]["default_root_dir"])))
-        if path and Path(path).parent.name == "checkpoints" and config["trainer"].get("run") is None:
-            config["trainer"]["run"] = str(Path(path).parent.parent)
+        merged = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_unset=False))
+        asked = config.get("ckpt_path"), config["trainer"].get("run")
+        run, checkpoint = resume.prepare(merged, *asked, fits=self.subcommand == "fit")
+        config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
+        config["trainer"]["run"] = None if run is None else str(run)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; unlike Lightning's, without a warning that arguments were given at all."""
@@ -113,10 +117,3 @@ def _written_out(arguments: list[str]) -> list[str]:
             argument = str(Path(argument) / "config.yaml")
         found.append("--trainer.profile=true" if argument == "--profile" else argument)
     return found
-
-
-def _newest(root: Path) -> Path:
-    checkpoints = sorted(root.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints:
-        raise FileNotFoundError(f"--ckpt_path last: there is no run with a checkpoint under {root}")
-    return checkpoints[-1]

@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from lit_align.callbacks import (
+    Checkpoints,
     CollapseAlarm,
     Interrupts,
     OneFolder,
     Predictions,
     Profile,
     RunRecord,
+    SameRun,
     StageBars,
     TrainStage,
+    WholeFiles,
 )
+from lit_align.callbacks.interrupts import Signals
 from lit_align.callbacks.one_folder import is_first_process
 from lit_align.memory_pressure import OutOfMemory, is_out_of_memory
 
@@ -39,12 +44,13 @@ class Trainer(L.Trainer):
         logger: True for TensorBoard in the run folder, False for none, or loggers of your own beside it, such as
             ``WandbLogger``.
         callbacks: Added to our own (progress bars, run record, collapse alarm, checkpoints); one of the same class
-            given here replaces ours.
+            given here replaces ours, and any callback for checkpoints, such as ``Checkpoints(every=10)``, ours for them.
         max_epochs: Iterations.
         enable_progress_bar: Show a bar for each stage.
         enable_checkpointing: Keep the last two iterations in ``checkpoints/``.
         log_every_n_steps: Optimiser steps between two entries of the logger.
         profile: Print what each stage of the last iteration took, in seconds and as a share of the device's peak.
+        plugins: Added to our own (checkpoints that are written whole and checked); a ``CheckpointIO`` replaces it.
         kwargs: As for Lightning's Trainer.
     """
 
@@ -60,20 +66,22 @@ class Trainer(L.Trainer):
         enable_checkpointing: bool = True,
         log_every_n_steps: int = 1,
         profile: bool = False,
+        plugins: Any | None = None,
         **kwargs: Any,
     ) -> None:
         if run is not None and not Path(run).is_dir():
             raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
         folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        ours: list[Callback] = [OneFolder(), TrainStage(), RunRecord(), Predictions(), Interrupts(), CollapseAlarm()]
+        ours: list[Callback] = [OneFolder(), TrainStage(), SameRun(), RunRecord(), Predictions(), Interrupts()]
+        ours.append(CollapseAlarm())
         if profile:
             ours.insert(1, Profile())  # it reads the clocks that the record then books
         if enable_progress_bar:
             ours.insert(1, StageBars())
         if enable_checkpointing:
-            ours.append(_checkpoints(folder))
-        kept = [callback for callback in ours if not any(isinstance(other, type(callback)) for other in given)]
+            ours.append(Checkpoints())
+        kept = [callback for callback in ours if not any(_replaces(other, callback) for other in given)]
         super().__init__(
             default_root_dir=folder,
             logger=_loggers(folder, logger),
@@ -86,8 +94,10 @@ class Trainer(L.Trainer):
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
+            plugins=_with_whole_files(plugins),
             **kwargs,
         )
+        self._signal_connector = Signals(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's.
@@ -103,17 +113,13 @@ class Trainer(L.Trainer):
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
 
 
-def _checkpoints(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="iteration-{iteration:04.0f}",
-        monitor="iteration",
-        mode="max",
-        save_top_k=2,
-        save_last="link",
-        save_on_train_epoch_end=True,
-        auto_insert_metric_name=False,
-    )
+def _replaces(given: Callback, ours: Callback) -> bool:
+    return isinstance(given, Checkpoint if isinstance(ours, Checkpoint) else type(ours))
+
+
+def _with_whole_files(plugins: Any) -> list[Any]:
+    given = [] if plugins is None else list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [WholeFiles(), *given]
 
 
 def _loggers(folder: Path, logger: Logger | list[Logger] | bool | None) -> list[Logger]:

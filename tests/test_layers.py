@@ -11,12 +11,12 @@ import lit_align
 
 ROOT = Path(lit_align.__file__).parent
 LEVELS = [
-    {"types", "losses", "messages", "stages", "memory_pressure"},
+    {"types", "losses", "messages", "stages", "memory_pressure", "files", "digests"},
     {"models", "sampling", "judges", "data"},
     {"games", "evaluation", "anchors"},
     {"algorithms"},
     {"callbacks"},
-    {"trainer", "lab", "cli", "__main__"},
+    {"trainer", "lab", "resume", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

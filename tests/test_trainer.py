@@ -2,10 +2,18 @@
 
 import lightning as L
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lit_align.callbacks import Interrupts, Predictions, RunRecord, StageBars
+from lit_align.callbacks import (
+    Checkpoints,
+    Interrupts,
+    Predictions,
+    RunRecord,
+    SameRun,
+    StageBars,
+    WholeFiles,
+)
 from lit_align.trainer import Trainer
 
 
@@ -35,8 +43,7 @@ def test_a_given_run_is_gone_on_with(tmp_path):
 def test_checkpoints_and_events_lie_in_the_run_folder(tmp_path):
     made = trainer(tmp_path, logger=True)
     folder = made.default_root_dir
-    (checkpoint,) = of_kind(made, ModelCheckpoint)
-    assert str(checkpoint.dirpath) == f"{folder}/checkpoints"
+    assert of_kind(made, Checkpoint) == of_kind(made, Checkpoints)  # which know no other folder than the trainer's
     (logger,) = made.loggers
     assert isinstance(logger, TensorBoardLogger)
     assert logger.log_dir.rstrip("/") == str(folder)
@@ -47,7 +54,8 @@ def test_ours_are_there_by_default_and_bars_only_when_wanted(tmp_path):
     assert [len(of_kind(made, kind)) for kind in (StageBars, RunRecord, Predictions, Interrupts)] == [1, 1, 1, 1]
     assert made.progress_bar_callback is of_kind(made, StageBars)[0]
     assert not of_kind(trainer(tmp_path), StageBars)
-    assert not of_kind(trainer(tmp_path, enable_checkpointing=False), ModelCheckpoint)
+    assert [len(of_kind(made, kind)) for kind in (Checkpoints, SameRun)] == [1, 1]
+    assert not of_kind(trainer(tmp_path, enable_checkpointing=False), Checkpoint)
 
 
 class MyRecord(RunRecord):
@@ -61,8 +69,18 @@ def test_a_record_of_the_users_replaces_ours(tmp_path, mine):
 
 
 def test_a_checkpoint_of_the_users_replaces_ours(tmp_path):
-    mine = ModelCheckpoint(dirpath=tmp_path / "mine")
-    assert of_kind(trainer(tmp_path, callbacks=[mine]), ModelCheckpoint) == [mine]
+    for mine in (ModelCheckpoint(dirpath=tmp_path / "mine"), Checkpoints(every=10)):
+        assert of_kind(trainer(tmp_path, callbacks=[mine]), Checkpoint) == [mine]
+
+
+class MyFiles(WholeFiles):
+    """A user's own way of writing checkpoints."""
+
+
+def test_checkpoints_are_written_whole_unless_the_user_has_another_way(tmp_path):
+    assert type(trainer(tmp_path).strategy.checkpoint_io) is WholeFiles
+    for mine in (MyFiles(), [MyFiles()]):
+        assert type(trainer(tmp_path, plugins=mine).strategy.checkpoint_io) is MyFiles
 
 
 def test_other_callbacks_are_added(tmp_path):

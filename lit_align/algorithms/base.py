@@ -235,7 +235,8 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
             optimizer.state.clear()
 
     def on_train_batch_start(self, batch: Rollouts, batch_idx: int) -> None:
-        """Another phase may begin with this minibatch."""
+        """Another phase may begin with this minibatch, whose dropout is its own: gone through again, it is the same."""
+        torch.manual_seed(mixed_seed(run_seed(), TRAINING, int(self.iteration), self.global_rank, batch_idx))
         if batch.phase != self._phase:
             self.begin_phase(batch.phase)
 

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lit_align.algorithms.origins import found_rollouts, journal_of, origin_of
 from lit_align.anchors import Anchor
-from lit_align.data.rollout_store import load_rollouts, save_rollouts
-from lit_align.judges import Judge
+from lit_align.data.rollout_store import Origin, save_rollouts
+from lit_align.judges import Journalled, Judge
 from lit_align.judges.missing import check_compared
 from lit_align.memory_pressure import Halving
 from lit_align.models import Policy
@@ -32,7 +33,7 @@ def _scoring_in_halves() -> Halving:
 
 @dataclass(frozen=True)
 class Collector:
-    """Collects rollouts; whatever a stage produced is read back, not computed again.
+    """Collects rollouts; whatever a stage produced is read back, not computed again, as long as it would be the same.
 
     Attributes:
         policy: Draws the responses.
@@ -77,23 +78,27 @@ class Collector:
         Raises:
             ValueError: The file holds rollouts of other prompts.
         """
-        found = load_rollouts(path) if path is not None and path.exists() else None
+        slots = tuple(sources or self.sampler.slots) if given is None else given.responses.source
+        origin = {} if path is None else origin_of(self.policy, self.anchor, self.sampler, self.judge, slots)
+        found = None if path is None else found_rollouts(path, origin)
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
         if responses is None:
             drawn = self._sample(prompts, seed, iteration, sources) if given is None else given.responses
             responses = drawn.trim()
-            self._save(path, responses, responses)
+            self._save(path, responses, responses, origin)
         rollouts = found if isinstance(found, Rollouts) else None
         if rollouts is None:
-            rollouts = self._judge(responses) if given is None else replace(given, responses=responses)
-            self._save(path, rollouts, responses)
+            rollouts = self._judge(responses, path) if given is None else replace(given, responses=responses)
+            self._save(path, rollouts, responses, origin)
+            if path is not None:
+                journal_of(path).unlink(missing_ok=True)  # the file has it all
         missing = {name: score for name, score in scores.items() if getattr(rollouts, f"{name}_token_logps") is None}
         if missing:
             scored: dict[str, Any] = {f"{n}_token_logps": self._score(n, f, responses) for n, f in missing.items()}
             rollouts = replace(rollouts, **scored)
-            self._save(path, rollouts, responses)
+            self._save(path, rollouts, responses, origin)
         return rollouts
 
     def sample(
@@ -111,9 +116,9 @@ class Collector:
     def _answering_as(self, source: str) -> AbstractContextManager[str]:
         return self.anchor.applied(self.policy) if source == "anchor" else nullcontext(source)
 
-    def _save(self, path: Path | None, rollouts: Responses | Rollouts, responses: Responses) -> None:
+    def _save(self, path: Path | None, rollouts: Responses | Rollouts, responses: Responses, origin: Origin) -> None:
         if path is not None:
-            save_rollouts(path, rollouts, self.policy.text(responses))
+            save_rollouts(path, rollouts, self.policy.text(responses), origin)
 
     def _sample(self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None) -> Responses:
         with self.stages.stage("sample", len(prompts)) as advance:
@@ -127,12 +132,13 @@ class Collector:
                 halving=self.sampling,
             )
 
-    def _judge(self, responses: Responses) -> Rollouts:
+    def _judge(self, responses: Responses, path: Path | None) -> Rollouts:
         if self.judge is None:
             alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
             return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
+        judge = self.judge if path is None else Journalled(self.judge, journal_of(path))
         with self.stages.stage("judge", len(responses)) as advance:
-            verdict = self.judge.verdict(responses.prompts, self.policy.text(responses), advance)
+            verdict = judge.verdict(responses.prompts, self.policy.text(responses), advance)
         check_compared(self.judge, verdict.compared, f"iteration {responses.iteration + 1}")
         return Rollouts(
             responses, verdict.wins, verdict.compared, verdict.rewards, weights=self.sampler.weights(responses)

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import nn
 
 from lit_align.algorithms.collector import Collector, Score
-from lit_align.data.rollout_store import load_rollouts
+from lit_align.algorithms.origins import found_rollouts, journal_of
 from lit_align.evaluation import HeldOut
 from lit_align.evaluation.heldout import without_rewards
-from lit_align.judges import Judge
+from lit_align.judges import Journalled, Judge
 from lit_align.models import Policy
 from lit_align.stages import Relay, Stages
 from lit_align.types import Prompts, Rollouts
@@ -93,25 +93,25 @@ class HeldOutEvaluator(Evaluator):
                 initial = silent.collect(
                     prompts, path_of(INITIAL), {}, seed=seed, iteration=INITIAL, sources=("reference",)
                 )
-            self._compare("", collector, own, initial)
-            if iteration > 1 and path_of(iteration - 1).exists():
-                previous = load_rollouts(path_of(iteration - 1))
-                if isinstance(previous, Rollouts) and collector.judge is not None:
-                    both = _with_text(policy, own), _with_text(policy, previous)
-                    self.measures.update_against("_previous", collector.judge, *both)
+            journal = journal_of(path_of(iteration))
+            self._compare("", collector, own, initial, journal)
+            previous = found_rollouts(path_of(iteration - 1), {}) if iteration > 1 else None
+            if isinstance(previous, Rollouts) and collector.judge is not None:
+                both = _with_text(policy, own), _with_text(policy, previous)
+                self.measures.update_against("_previous", Journalled(collector.judge, journal), *both)
 
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
         return self.measures.result()
 
-    def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts) -> None:
+    def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts, journal: Path) -> None:
         policy = collector.policy
         if collector.judge is not None:
             both = _with_text(policy, own), _with_text(policy, other)
-            self.measures.update_against(suffix, collector.judge, *both)
+            self.measures.update_against(suffix, Journalled(collector.judge, journal), *both)
         for name, judge in self.judges.items():
             blind = _with_text(policy, without_rewards(own)), _with_text(policy, without_rewards(other))
-            self.measures.update_against(f"{suffix}_{name}", judge, *blind)
+            self.measures.update_against(f"{suffix}_{name}", Journalled(judge, journal), *blind)
 
 
 def _with_text(policy: Policy, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:

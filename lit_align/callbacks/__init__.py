@@ -1,5 +1,6 @@
-"""What watches a run: progress bars, the record it leaves, predictions on disk, an alarm."""
+"""What watches a run: progress bars, the record it leaves, checkpoints, predictions on disk, an alarm."""
 
+from lit_align.callbacks.checkpoints import Checkpoints, WholeFiles
 from lit_align.callbacks.collapse import CollapseAlarm
 from lit_align.callbacks.interrupts import Interrupts
 from lit_align.callbacks.one_folder import OneFolder
@@ -7,5 +8,18 @@ from lit_align.callbacks.predictions import Predictions
 from lit_align.callbacks.profile import Profile
 from lit_align.callbacks.progress import StageBars, TrainStage
 from lit_align.callbacks.run_record import RunRecord
+from lit_align.callbacks.same_run import SameRun
 
-__all__ = ["CollapseAlarm", "Interrupts", "OneFolder", "Predictions", "Profile", "RunRecord", "StageBars", "TrainStage"]
+__all__ = [
+    "Checkpoints",
+    "CollapseAlarm",
+    "Interrupts",
+    "OneFolder",
+    "Predictions",
+    "Profile",
+    "RunRecord",
+    "SameRun",
+    "StageBars",
+    "TrainStage",
+    "WholeFiles",
+]

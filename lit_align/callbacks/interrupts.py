@@ -1,10 +1,20 @@
-"""What a run says when it is stopped before its end."""
+"""What a run says when it is stopped before its end, and how it is stopped: by Ctrl-C or SIGTERM, at any moment.
 
+Nothing needs to be written then: what a stage has produced is on disk before the next begins, and every verdict of a
+judge with its block. So a signal is an exception wherever the program is, in the loader and in a judge too.
+"""
+
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+
+from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints
 
 
 class Interrupts(Callback):
@@ -12,9 +22,25 @@ class Interrupts(Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Nothing is lost: rollouts and checkpoints are on disk already."""
-        if not trainer.is_global_zero or trainer.state.fn != "fit":
-            return
-        folder = Path(trainer.default_root_dir)
-        checkpoint = folder / "checkpoints" / "last.ckpt"
-        how = f"--ckpt_path {checkpoint}" if checkpoint.exists() else f"--trainer.run {folder}"
-        print(f"\nstopped; to go on: python -m lit_align fit -c {folder} {how}", file=sys.stderr)
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            print(f"\nstopped; to go on: {command_to_go_on(Path(trainer.default_root_dir))}", file=sys.stderr)
+
+
+class Signals(_SignalConnector):
+    """Stops where the program is, rather than after the next minibatch, which sampling may keep waiting for an hour."""
+
+    def _sigterm_notifier_fn(self, signum: int, _: FrameType) -> NoReturn:
+        """Lightning's own would make all ranks meet inside the handler, wherever they are: they would wait for ever."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the stopping
+        launcher = self.trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.Signals(signum))  # the ranks that this process has started
+        raise SystemExit(128 + signum)
+
+
+def command_to_go_on(run: Path) -> str:
+    """What to type to continue the run in this folder: from its last checkpoint or, before the first, its rollouts."""
+    last = run / FOLDER / LAST if run_checkpoints(run) else None
+    if (run / "config.yaml").exists():
+        return f"python -m lit_align fit -c {run} " + (f"--ckpt_path {last}" if last else f"--trainer.run {run}")
+    return f"Trainer(run={str(run)!r}).fit(module, data" + (f", ckpt_path={str(last)!r})" if last else ")")

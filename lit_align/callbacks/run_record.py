@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from lit_align.algorithms import AlignmentModule
 from lit_align.data.shares import from_all_ranks, load_shares
+from lit_align.files import write_text
 
 _PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
 _COLUMNS = {  # heading -> (key of a row, format)
@@ -59,8 +59,7 @@ class RunRecord(Callback):
         """Record the versions of everything that matters."""
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
+            write_text(folder / "versions.json", json.dumps(_versions(), indent=2) + "\n")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Iteration 0 has been evaluated: it is the first row."""
@@ -170,9 +169,7 @@ def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
     writer = csv.DictWriter(text, ["iteration", *names], lineterminator="\n")
     writer.writeheader()
     writer.writerows({**row, "iteration": int(row["iteration"])} for row in rows)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text.getvalue())
-    os.replace(partial, path)
+    write_text(path, text.getvalue())
 
 
 def _versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lit_align.data.buffer import Buffer
 from lit_align.data.sources import Source, checked, read
 from lit_align.data.templates import content_id
+from lit_align.digests import text_digest
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record, Rollouts
 
@@ -71,6 +72,7 @@ class PromptPool(L.LightningDataModule):
         self._pool: Any = None
         self._stream: Iterator[tuple[Record, int]] = iter(())
         self._position = -1
+        self._asked: list[int] | str = []  # ids of the pool's rows in their order, or what a stream is read from
         self._sets: dict[str, Prompts] = {}
 
     def setup(self, stage: str) -> None:
@@ -137,6 +139,13 @@ class PromptPool(L.LightningDataModule):
         step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         return int(self.prompts_per_iteration * self.passes * trainer.lightning_module.phases // step)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the run answers, as short digests, once it is prepared: a run goes on with the same, or not at all."""
+        sets = {"train": self._asked, "heldout": [content_id(record) for record in self._heldout_records()]}
+        dealt = f"{run_seed()} {self.prompts_per_iteration} {self.streaming and self.shuffle_buffer}"
+        return {name: text_digest(repr(ids)) for name, ids in sets.items()} | {"deal": dealt}
+
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
         """The prompts that this rank answers in an iteration."""
         start = iteration * self.prompts_per_iteration
@@ -150,8 +159,10 @@ class PromptPool(L.LightningDataModule):
         """Begin the iteration, collect its rollouts, and serve this rank's minibatches of them."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
-        module.begin()
         iteration = int(module.iteration)
+        if 0 <= trainer.max_epochs <= iteration:
+            return DataLoader([0])  # Lightning asks before it sees that the run is over: nothing is collected for it
+        module.begin()
         rollouts = self.collect(module, self.prompts(iteration, trainer.global_rank, trainer.world_size))
         buffer = Buffer(
             rollouts,
@@ -196,9 +207,10 @@ class PromptPool(L.LightningDataModule):
         assert source is not None
         pool = self.open(source)
         if self.streaming:
+            self._asked = repr(source)
             return pool
         heldout = {content_id(record) for record in self._heldout_records()}
-        check_distinct(self.checked(pool), "data.train", self.key, heldout)
+        self._asked = check_distinct(self.checked(pool), "data.train", self.key, heldout)
         if len(pool) < self.prompts_per_iteration:
             raise ValueError(
                 f"data.train has {len(pool)} prompts, fewer than data.prompts_per_iteration "
@@ -262,7 +274,7 @@ def check_distinct(
     origin: str,
     key: Callable[[Record], int] = content_id,
     heldout: Collection[int] = (),
-) -> None:
+) -> list[int]:
     """Refuse duplicates.
 
     Args:
@@ -270,6 +282,9 @@ def check_distinct(
         origin: Whose rows they are, for messages.
         key: What no two of them may share.
         heldout: Content ids of held-out prompts.
+
+    Returns:
+        The keys, in order.
 
     Raises:
         ValueError: There are no rows, two are the same, or one asks what is held out.
@@ -286,6 +301,7 @@ def check_distinct(
             raise ValueError(f"{origin}: rows {first} and {number} both ask {_shown(record)}; remove one")
     if not found:
         raise ValueError(f"{origin} has no prompts")
+    return list(found)
 
 
 @lru_cache(maxsize=2)

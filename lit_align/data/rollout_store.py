@@ -1,11 +1,11 @@
 """Rollouts on disk: one Parquet file an iteration, one row a prompt, replaced whole as each stage completes.
 
-A file is written beside its final name, flushed to disk and renamed: what a killed run left is either the last complete
-stage or the one before it, never half of one. Any tool that reads Parquet reads them.
+What a killed run left is either the last complete stage or the one before it, never half of one. Any tool that reads
+Parquet reads them. Each file says where its responses come from: iteration, seed, who drew each slot, and digests of
+the model, tokenizer, template and weights that drew them.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,25 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from lit_align.files import write_whole
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
+
+Origin = dict[str, str]
+"""Where responses and verdicts come from: what is drawn or judged anew if it changes."""
 
 _TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps", "current_token_logps", "policy_token_logps")
 
 
-def save_rollouts(path: Path, rollouts: Responses | Rollouts, texts: list[list[str]]) -> None:
+def save_rollouts(
+    path: Path, rollouts: Responses | Rollouts, texts: list[list[str]], origin: Origin | None = None
+) -> None:
     """Write responses (sampled) or rollouts (judged, then scored), atomically.
 
     Args:
         path: Final name, ending in ``.parquet``; replaced if it exists.
         rollouts: What is known so far.
         texts: The responses as text, for readers of the file.
+        origin: What :func:`load_origin` is to give.
     """
     responses = rollouts if isinstance(rollouts, Responses) else rollouts.responses
     prompts = responses.prompts
@@ -47,9 +54,15 @@ def save_rollouts(path: Path, rollouts: Responses | Rollouts, texts: list[list[s
         for name in _TOKEN_LOGPS:
             if (value := getattr(rollouts, name)) is not None:
                 columns[name] = _floats(value, responses.mask)
-    origin = {"iteration": responses.iteration, "seed": responses.seed, "source": list(responses.source)}
-    table = pa.table(columns).replace_schema_metadata({"lit_align": json.dumps(origin)})
-    _write_atomically(path, table)
+    key = {"iteration": responses.iteration, "seed": responses.seed, "source": list(responses.source)}
+    table = pa.table(columns).replace_schema_metadata({"lit_align": json.dumps(key | {"origin": origin or {}})})
+    _write(path, table)
+
+
+def load_origin(path: Path) -> Origin:
+    """Where the responses in a readable file come from."""
+    origin: Origin = json.loads(pq.read_schema(path).metadata[b"lit_align"]).get("origin", {})
+    return origin
 
 
 def load_rollouts(path: Path) -> Responses | Rollouts:
@@ -122,17 +135,10 @@ def _padded(groups: list[list[list[Any]]], width: int, dtype: torch.dtype) -> Te
     return torch.tensor([[row + [0] * (width - len(row)) for row in group] for group in groups], dtype=dtype)
 
 
-def _write_atomically(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+def _write(path: Path, table: pa.Table) -> None:
     try:
-        with partial.open("wb") as file:
-            pq.write_table(table, file, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {path} ({error}); what was written before is whole, the run goes on from it"
         ) from error

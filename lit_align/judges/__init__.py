@@ -1,6 +1,7 @@
 """Judges: what makes one response better than another."""
 
 from lit_align.judges.base import Judge, Verdict
+from lit_align.judges.journal import Journalled
 from lit_align.judges.llm_judge import LLMJudge
 from lit_align.judges.pair_rm import PairRM
 from lit_align.judges.pairwise import PairwiseFunction
@@ -10,6 +11,7 @@ from lit_align.judges.reward_model import RewardModel
 from lit_align.judges.sentiment import Sentiment
 
 __all__ = [
+    "Journalled",
     "Judge",
     "JudgeError",
     "LLMJudge",

@@ -1,6 +1,7 @@
 """The language-model policy: a Hugging Face causal LM that samples and scores, with its reference beside it."""
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_align.data.templates import encode, encode_responses
+from lit_align.digests import folder_digest, text_digest
 from lit_align.models.adapters import LoRA, merged, nf4, prepared_for_adapters, with_adapters
 from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
@@ -84,12 +86,30 @@ class LanguageModel(Policy):
         return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self._hub)
 
     @cached_property
-    def context_length(self) -> int:  # type: ignore[override]
-        """Longest prompt and response together, in tokens."""
+    def config(self) -> Any:
+        """The model's configuration; loading it loads no weights."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self._hub)
-        return int(getattr(config.get_text_config(), "max_position_embeddings", self.tokenizer.model_max_length))
+        return AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self._hub)
+
+    @cached_property
+    def context_length(self) -> int:  # type: ignore[override]
+        """Longest prompt and response together, in tokens."""
+        text = self.config.get_text_config()
+        return int(getattr(text, "max_position_embeddings", self.tokenizer.model_max_length))
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Digests of weights (of a hub id its commit), tokenizer, chat template with system message, and adapters."""
+        folder = Path(local_model(self.name, self.dtype))
+        weights = folder_digest(folder) if folder.is_dir() else str(self.config._commit_hash)
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return {
+            "model": text_digest(weights, str(self.dtype), str(self.quantization)),
+            "tokenizer": text_digest(vocabulary, repr(self.tokenizer.special_tokens_map)),
+            "template": text_digest(str(self.tokenizer.chat_template), str(self.system)),
+            "adapters": text_digest(repr(self.lora)),
+        }
 
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""

@@ -25,6 +25,11 @@ class Policy(nn.Module, ABC):
     context_length: int
     """Longest prompt and response together, in tokens."""
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What it is made of, by name, as short digests, before weights load; a run goes on with the same alone."""
+        return {}
+
     @abstractmethod
     def encode(self, records: list[Record]) -> Prompts:
         """Records as prompts; needs no weights."""

@@ -1,0 +1,73 @@
+"""A run goes on with the model and the prompts it began with, or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from lit_align.algorithms import AlignmentModule
+from lit_align.data.prompt_pool import PromptPool
+from lit_align.files import write_text
+
+FILE = "identity.json"
+_WHAT = {
+    "model": "the model (its weights, dtype or quantization)",
+    "tokenizer": "the tokenizer",
+    "template": "the chat template or system message",
+    "adapters": "policy.lora",
+    "train": "the prompts of data.train",
+    "heldout": "the prompts of data.heldout",
+    "deal": "seed_everything or data.prompts_per_iteration, which deal the prompts",
+}
+
+
+class SameRun(Callback):
+    """Writes down what a run is made of, in ``identity.json`` and its checkpoints, and refuses to go on with another.
+
+    Hyper-parameters may change; what responses are drawn from and what they answer may not.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Prompts and tokenizer are there by now, weights are not.
+
+        Raises:
+            ValueError: The run in this folder is made of something else.
+        """
+        path = Path(trainer.default_root_dir) / FILE
+        found = _identity(trainer, pl_module)
+        if path.exists():
+            _check(json.loads(path.read_text()), found, str(path.parent))
+        elif stage == "fit" and trainer.is_global_zero:
+            write_text(path, json.dumps(found, indent=2) + "\n")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint may leave its run folder."""
+        checkpoint["identity"] = _identity(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another run.
+
+        Raises:
+            ValueError: It is one.
+        """
+        _check(checkpoint.get("identity", {}), _identity(trainer, pl_module), "the checkpoint's run")
+
+
+def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
+    """What the run is made of; while fitting the prompts too."""
+    assert isinstance(module, AlignmentModule)
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    fits = trainer.state.fn == "fit" and isinstance(data, PromptPool)
+    return module.policy.identity | (data.identity if fits else {})
+
+
+def _check(began_with: dict[str, str], found: dict[str, str], run: str) -> None:
+    changed = [name for name in began_with.keys() & found.keys() if began_with[name] != found[name]]
+    if changed:
+        what = " and ".join(_WHAT.get(name, name) for name in sorted(changed))
+        raise ValueError(
+            f"{run} cannot go on: {what} changed. Give what it began with (see its config.yaml), or begin a new run: "
+            "leave out --ckpt_path and --trainer.run"
+        )

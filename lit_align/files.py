@@ -1,0 +1,46 @@
+"""Files that are whole or not there: what a killed run leaves behind can be trusted."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its final name, flush it to disk, and rename it: a kill leaves the file before it, or none.
+
+    Args:
+        path: Final name; replaced if it exists, its folder made if there is none.
+        write: Writes the content to the open file it is given.
+
+    Raises:
+        OSError: There is no room, or no right to write; the file before it is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:  # a signal too
+        partial.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text, as UTF-8, whole or not at all."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _sync(folder: Path) -> None:
+    """A rename is on disk when its folder is; where a folder cannot be opened, the system sees to it."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

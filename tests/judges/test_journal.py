@@ -1,0 +1,129 @@
+"""A verdict that is on disk is not asked for again, to the last bit; one that is damaged is."""
+
+import math
+
+import pytest
+import torch
+
+from lit_align.judges import Journalled, Judge, JudgeError
+from lit_align.judges.journal import Journal
+from lit_align.judges.reward import RewardJudge
+from tests.conftest import prompts_of
+
+PROMPTS = 7
+
+
+class Remembers(Judge):
+    """Has irrational probabilities, misses one in five, and fails when told to."""
+
+    prompts_at_once = 3
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.asked, self.fails_at = [], fails_at
+
+    def compare(self, prompts, first, second, records):
+        if len(self.asked) == self.fails_at:
+            raise JudgeError("no more")
+        self.asked.append(list(zip(prompts, first, second, strict=True)))
+        return [
+            math.nan if hash((a, b)) % 5 == 0 else math.sqrt(len(a) / (len(a) + len(b)))
+            for a, b in zip(first, second, strict=True)
+        ]
+
+
+class Lengths(RewardJudge):
+    """A third of the length, which no decimal number is."""
+
+    prompts_at_once = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = []
+
+    def rewards(self, prompts, responses, records):
+        self.asked.append(responses)
+        return [len(response) / 3 for response in responses]
+
+
+@pytest.fixture
+def prompts(tiny_model):
+    from lit_align.models import LanguageModel
+
+    return LanguageModel(tiny_model).encode(prompts_of(PROMPTS))
+
+
+TEXTS = [["a" * (i + 1), "b" * (3 * i % 5 + 1), f"c{i}"] for i in range(PROMPTS)]
+
+
+@pytest.mark.parametrize("make", [Remembers, Lengths])
+def test_judging_in_blocks_is_judging(prompts, tmp_path, make):
+    expected = make().verdict(prompts, TEXTS)
+    told, judge = [], make()
+    found = Journalled(judge, tmp_path / "j").verdict(prompts, TEXTS, told.append)
+    again = Journalled(judge, tmp_path / "j").verdict(prompts, TEXTS, told.append)
+    assert len(judge.asked) == math.ceil(PROMPTS / judge.prompts_at_once)  # the second time nothing is asked
+    assert sum(told) == 2 * PROMPTS
+    for verdict in (found, again):
+        assert torch.equal(verdict.wins, expected.wins)
+        assert torch.equal(verdict.compared, expected.compared)
+        assert (verdict.rewards is None) == (expected.rewards is None)
+        assert expected.rewards is None or torch.equal(verdict.rewards, expected.rewards)
+        assert verdict.wins.dtype == expected.wins.dtype
+
+
+def test_what_was_judged_before_a_failure_is_kept(prompts, tmp_path):
+    with pytest.raises(JudgeError):
+        Journalled(Remembers(fails_at=2), tmp_path / "j").verdict(prompts, TEXTS)
+    judge = Remembers()
+    found = Journalled(judge, tmp_path / "j").verdict(prompts, TEXTS)
+    assert len(judge.asked) == 1
+    assert torch.equal(found.wins, Remembers().verdict(prompts, TEXTS).wins)
+
+
+def test_comparisons_of_an_evaluation_are_kept_too(prompts, tmp_path):
+    first, second = ([texts[i] for texts in TEXTS] for i in (0, 1))
+    expected = Remembers().beats(prompts, first, second)
+    assert expected.isnan().any()
+    judge = Remembers()
+    for _ in range(2):
+        found = Journalled(judge, tmp_path / "j").beats(prompts, first, second)
+        assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
+    assert len(judge.asked) == 3
+    Journalled(judge, tmp_path / "j").beats(prompts, second, first)
+    assert len(judge.asked) == 6  # another question
+
+
+def test_rewards_that_are_known_are_neither_asked_for_nor_written(prompts, tmp_path):
+    judge = Lengths()
+    known = torch.arange(float(PROMPTS)), torch.full((PROMPTS,), 3.0)
+    wins = Journalled(judge, tmp_path / "j").beats(prompts, ["x"] * PROMPTS, ["y"] * PROMPTS, *known)
+    assert wins.tolist() == [0, 0, 0, 0.5, 1, 1, 1]
+    assert not judge.asked
+    assert not (tmp_path / "j").exists()
+
+
+def test_judges_of_other_names_have_verdicts_of_their_own(prompts, tmp_path):
+    class Another(Remembers):
+        """With another name."""
+
+    Journalled(Remembers(), tmp_path / "j").verdict(prompts, TEXTS)
+    judge = Another()
+    Journalled(judge, tmp_path / "j").verdict(prompts, TEXTS)
+    assert judge.asked
+
+
+def test_a_line_that_was_cut_short_or_damaged_is_not_there_and_harms_no_other(tmp_path, caplog):
+    path = tmp_path / "j"
+    for key, value in (("a", [1.5, None]), ("b", "☀"), ("c", {"x": 0.1})):
+        Journal(path).put(key, value)
+    whole = path.read_bytes()
+    for size in range(whole.index(b'"c"'), len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert [Journal(path).get(key) for key in "abc"] == [[1.5, None], "☀", None]
+    path.write_bytes(whole[:-5])
+    Journal(path).put("d", 4)
+    assert [Journal(path).get(key) for key in "abcd"] == [[1.5, None], "☀", None, 4]
+    path.write_bytes(whole.replace(b"1.5", b"1.6"))
+    caplog.clear()
+    assert [Journal(path).get(key) for key in "abc"] == [None, "☀", {"x": 0.1}]
+    assert "1 damaged" in caplog.text

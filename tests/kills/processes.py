@@ -1,0 +1,108 @@
+"""``python -m lit_align`` in processes that may be killed, forked from one that has imported everything."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tests.conftest import prompts_of, write_jsonl
+from tests.kills.points import HalfWritten, Point
+
+# The server has never run a backward pass and has no threads, which the process of the tests cannot promise.
+_IMPORTS = ["lit_align.cli", "transformers.models.llama.modeling_llama", "peft", "datasets", "tests.kills.points"]
+ITERATIONS = 3
+
+
+def lit_align(folder: Path, *arguments: str, point: Point | HalfWritten | None = None) -> int:
+    """The exit status; minus the number of the signal that has ended the process.
+
+    Args:
+        folder: Has the file of what the judge was asked, and that of what was printed.
+        arguments: Of the command line.
+        point: Where the process is killed.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTS)
+    process = context.Process(target=_main, args=(folder, arguments, point))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def write_config(folder: Path, model: str, **settings: Any) -> str:
+    """A config of three iterations, each of two steps of two minibatches; ``settings`` of the module override."""
+    init = {
+        "beta": 0.2,
+        "policy": {"class_path": "LanguageModel", "init_args": {"name": model, "lora": {"rank": 4, "dropout": 0.3}}},
+        "judge": {"class_path": "tests.kills.points.Better"},
+        "eval_judges": {"same": {"class_path": "tests.kills.points.Better"}},
+        "anchor": {"class_path": "Extrapolated", "init_args": {"alpha": 0.5}},
+        "sampler": {"group_size": 3, "max_new_tokens": 5, "token_budget": 80},
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+        "reset_optimizer": False,
+        "warmup_steps": 1,
+        "schedule": "cosine",
+    }
+    trainer = {
+        "default_root_dir": str(folder / "runs"),
+        "max_epochs": ITERATIONS,
+        "accelerator": "cpu",
+        "devices": 1,
+        "enable_progress_bar": False,
+        "logger": False,
+        "accumulate_grad_batches": 2,
+        "callbacks": [{"class_path": "lit_align.callbacks.RunRecord", "init_args": {"samples": 0, "export": False}}],
+    }
+    pools = {
+        "train": write_jsonl(folder / "train.jsonl", prompts_of(12)),
+        "heldout": write_jsonl(folder / "heldout.jsonl", prompts_of(4, offset=40)),
+    }
+    data = {"class_path": "PromptPool", "init_args": {"prompts_per_iteration": 4, "batch_size": 1} | pools}
+    config = {"trainer": trainer, "model": {"class_path": "WIND", "init_args": init | settings}, "data": data}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def only_run(folder: Path) -> Path:
+    """There is one run folder."""
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def asked(folder: Path) -> list[str]:
+    """All that the judge was ever asked, sorted."""
+    path = folder / "asked.txt"
+    return sorted(path.read_text().splitlines()) if path.exists() else []
+
+
+def final_state(run: Path) -> dict[str, torch.Tensor]:
+    """Weights, optimiser and anchor of the last checkpoint, by name."""
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return dict(_tensors({name: checkpoint[name] for name in ("state_dict", "optimizer_states", "anchor", "folded")}))
+
+
+def _tensors(value: Any, name: str = "") -> Any:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(inner, f"{name}.{key}")
+
+
+def _main(folder: Path, arguments: tuple[str, ...], point: Point | HalfWritten | None) -> None:
+    os.environ |= {"ASKED": str(folder / "asked.txt"), "TOKENIZERS_PARALLELISM": "false"}
+    torch.set_num_threads(1)
+    printed = os.open(folder / "printed.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    sys.argv = ["lit_align", *arguments]
+    if point is not None:
+        point.arm()
+    runpy.run_module("lit_align", run_name="__main__", alter_sys=True)

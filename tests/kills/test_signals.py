@@ -1,0 +1,90 @@
+"""SIGTERM and Ctrl-C stop a run wherever it is, with the command that continues it and the status a shell expects."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_model
+from tests.kills.points import Point
+from tests.kills.processes import lit_align, only_run, write_config
+from tests.kills.test_kills import ASK, EVALUATE, SAMPLE, SCORE, STEP, assert_same
+
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+STAGES = {
+    "reading the config": ("lit_align.cli:AlignmentCLI.before_instantiate_classes", 1, None),
+    "loading weights": ("lit_align.algorithms.base:AlignmentModule.configure_model", 1, "--trainer.run"),
+    "sampling": (SAMPLE, 2, "--trainer.run"),
+    "judging": (ASK, 2, "--trainer.run"),
+    "scoring": (SCORE, 2, "--trainer.run"),
+    "training": (STEP, 6, "--ckpt_path"),
+    "evaluating": (EVALUATE, 3, "--ckpt_path"),
+    "saving": ("lit_align.callbacks.checkpoints:_point", 2, "--ckpt_path"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(make_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert lit_align(folder, "fit", "-c", write_config(folder, model)) == 0
+    return folder
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """What was printed as the command that continues, as arguments."""
+    said = [
+        line for line in (folder / "printed.txt").read_text().splitlines() if line.startswith("stopped; to go on: ")
+    ]
+    return [shlex.split(line.removeprefix("stopped; to go on: python -m lit_align ")) for line in said]
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize(("function", "call", "option"), STAGES.values(), ids=STAGES.keys())
+def test_a_signal_stops_every_stage_at_once(tmp_path, model, function, call, option, number):
+    point = Point(function, call, number=number)
+    assert lit_align(tmp_path, "fit", "-c", write_config(tmp_path, model), point=point) == STATUS[number]
+    if option is None:
+        assert commands(tmp_path) == []
+        assert not (tmp_path / "runs").exists()
+    else:
+        (command,) = commands(tmp_path)
+        assert command[:4] == ["fit", "-c", str(only_run(tmp_path)), option]
+    assert "Traceback" not in (tmp_path / "printed.txt").read_text()
+
+
+def test_the_command_that_is_printed_goes_on_as_if_nothing_had_happened(tmp_path, model, whole):
+    config = write_config(tmp_path, model)
+    assert lit_align(tmp_path, "fit", "-c", config, point=Point(ASK, 2, number=signal.SIGTERM)) == 143
+    assert lit_align(tmp_path, *commands(tmp_path)[0], point=Point(STEP, 6, number=signal.SIGINT)) == 130
+    assert lit_align(tmp_path, *commands(tmp_path)[1], point=Point(EVALUATE, 2, number=signal.SIGTERM)) == 143
+    assert lit_align(tmp_path, *commands(tmp_path)[2]) == 0
+    assert_same(whole, tmp_path)
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+def test_a_process_of_its_own_that_waits_for_its_judge_is_stopped_from_outside(tmp_path, model, whole, number):
+    arguments = ["fit", "-c", write_config(tmp_path, model)]
+    waiting = tmp_path / "waiting"
+    environment = os.environ | {"ASKED": str(tmp_path / "asked.txt"), "WAIT": str(waiting), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "printed.txt").open("wb") as printed:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lit_align", *arguments], env=environment, stdout=printed, stderr=printed
+        )
+        while not waiting.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == STATUS[number]
+    waiting.unlink()
+    assert lit_align(tmp_path, *commands(tmp_path)[0]) == 0
+    assert_same(whole, tmp_path)
