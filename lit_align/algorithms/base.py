@@ -26,6 +26,7 @@ from lit_align.anchors import Anchor, Previous
 from lit_align.data.shares import gathered, share_name
 from lit_align.judges import Judge
 from lit_align.models import Policy
+from lit_align.models.sharding import clip_flat, sharding, trainable
 from lit_align.sampling import Sampler
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.stages import Stages
@@ -144,7 +145,7 @@ class AlignmentModule(Requirements, EvaluatedModule):
         if self._rollouts is None or self._rollouts[0] != iteration:
             name = share_name(f"iteration-{iteration:04d}", self.global_rank, self.trainer.world_size)
             path = self.run_folder / "rollouts" / name
-            with self.inference():
+            with self.anchor.gathered(self.policy), self.inference():
                 share = self.collector.collect(
                     prompts,
                     path if self.keep_rollouts else None,
@@ -187,8 +188,11 @@ class AlignmentModule(Requirements, EvaluatedModule):
     # ------------------------------------------------------------------ optimise
 
     def configure_model(self) -> None:
-        """Load the weights, on the device they will stay on."""
+        """Load the weights, on the device they will stay on, and shard them if the strategy does."""
+        cut = sharding(self.trainer.strategy, str(self.trainer.precision))
         self.policy.load(self.trainer.strategy.root_device)
+        if cut is not None:
+            self.policy.shard(cut)
         for judge in self._judges:
             judge.to(self.trainer.strategy.root_device)
 
@@ -203,6 +207,14 @@ class AlignmentModule(Requirements, EvaluatedModule):
         return scheduled(
             optimizer, steps=steps, warmup=self.warmup_steps, schedule=self.schedule, again=self.reset_optimizer
         )
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Lightning's own; FSDP1 clips by the norm over all ranks itself, which Lightning does not."""
+        by_norm = gradient_clip_val if gradient_clip_algorithm in (None, "norm") else None
+        if not (by_norm and clip_flat(self.policy, float(by_norm))):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
         """Evaluate iteration 0: what the run starts from."""
@@ -271,7 +283,7 @@ class AlignmentModule(Requirements, EvaluatedModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What training changes: trainable weights and the iteration counter."""
-        kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad} | {"iteration"}
+        kept = {name for name, _ in trainable(self)} | {"iteration"}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -279,10 +291,12 @@ class AlignmentModule(Requirements, EvaluatedModule):
         checkpoint["history"] = self.history
         checkpoint["anchor"] = self.anchor.state_dict()
         checkpoint["folded"] = self.policy.folded()
+        checkpoint["trained"] = [name for name, _ in trainable(self)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the table; refuse the weights of another model."""
-        missing = self.state_dict().keys() - checkpoint["state_dict"].keys()
+        # By name: a strategy that shards has taken the weights out of the checkpoint by now.
+        missing = {name for name, _ in trainable(self)} - set(checkpoint["trained"])
         if missing:
             raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
         self.history = checkpoint["history"]

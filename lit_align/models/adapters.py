@@ -46,12 +46,21 @@ def with_adapters(model: Any, lora: LoRA) -> Any:
 
 
 @torch.no_grad()
-def merged(trained: Any, base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
-    """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them."""
+def merged(trained: Any, state: dict[str, Any], base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
+    """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them.
+
+    Args:
+        trained: The adapted model.
+        state: Its adapters' weights, whole.
+        base: What they are merged into.
+        lora: How they were made.
+        folded: Their frozen update, by the name of the layer.
+    """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     model = with_adapters(base, lora)
-    set_peft_model_state_dict(model, {name: value.cpu() for name, value in get_peft_model_state_dict(trained).items()})
+    adapters = get_peft_model_state_dict(trained, state_dict=state)
+    set_peft_model_state_dict(model, {name: value.cpu() for name, value in adapters.items()})
     for name, (first, second) in folded.items():
         weight = model.get_submodule(name).base_layer.weight
         weight += (first.cpu() @ second.cpu()).to(weight.dtype)
@@ -63,7 +72,11 @@ def nf4(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,  # the bits travel as numbers of this type, which FSDP knows how to cut
     )
 
 
