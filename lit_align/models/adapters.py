@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_align.models.folded import Factors
 
@@ -46,21 +46,19 @@ def with_adapters(model: Any, lora: LoRA) -> Any:
 
 
 @torch.no_grad()
-def merged(trained: Any, state: dict[str, Any], base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
+def merged(adapters: dict[str, Tensor], base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
     """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them.
 
     Args:
-        trained: The adapted model.
-        state: Its adapters' weights, whole.
+        adapters: The trained model's own weights, whole, under its own names.
         base: What they are merged into.
         lora: How they were made.
         folded: Their frozen update, by the name of the layer.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
     model = with_adapters(base, lora)
-    adapters = get_peft_model_state_dict(trained, state_dict=state)
-    set_peft_model_state_dict(model, {name: value.cpu() for name, value in adapters.items()})
+    unknown = model.load_state_dict(adapters, strict=False).unexpected_keys
+    assert adapters, "no adapters"
+    assert not unknown, unknown
     for name, (first, second) in folded.items():
         weight = model.get_submodule(name).base_layer.weight
         weight += (first.cpu() @ second.cpu()).to(weight.dtype)

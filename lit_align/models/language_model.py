@@ -241,13 +241,14 @@ class LanguageModel(Policy):
         Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too. All
         ranks of a sharded policy call it together, and the first one writes.
         """
-        state = full_state(self.model, frozen=self.lora is None) if self.sharded else self.model.state_dict()
+        state = full_state(self.model, frozen=self.lora is None) if self.sharded or self.lora is not None else None
         if self.sharded and not is_first_rank():
             return
         if self.lora is None:
             self.model.save_pretrained(folder, state_dict=state)
         else:
-            merged(self.model, state, self._base(), self.lora, self.folded()).save_pretrained(folder)
+            assert state is not None
+            merged(state, self._base(), self.lora, self.folded()).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager

@@ -98,14 +98,15 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
         step(cut, drawn.select(list(range(rank, len(drawn), 2))))
     one, other = full_state(whole, frozen=False), full_state(cut, frozen=False)
     cut.export(folder / "cut")
-    whole.export(folder / f"whole-{rank}")
     first = rank == 0
+    if first:
+        whole.export(folder / "whole")
     return Seen(
         sampled,
         gaps,
         gathers,
         difference(one, other) if first else None,
-        difference(exported(folder / "whole-0"), exported(folder / "cut")) if first else None,
+        difference(exported(folder / "whole"), exported(folder / "cut")) if first else None,
         difference(one, initial) if first else 0.0,
     )
 
@@ -157,10 +158,11 @@ def counted() -> Iterator[Collectives]:
 
 def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     assert first.keys() == second.keys()
-    return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 def exported(folder: Path) -> dict[str, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 
-    return dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
