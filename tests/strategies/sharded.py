@@ -16,6 +16,8 @@ from lit_align.models.sharding import clip_flat, full_state, shard, shard_flat, 
 from lit_align.sampling import Sampler
 from tests.conftest import prompts_of
 
+Weights = dict[str, torch.Tensor]
+
 POLICIES: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"lora": LoRA(rank=4)},
@@ -156,12 +158,12 @@ def counted() -> Iterator[Collectives]:
         yield mode
 
 
-def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+def difference(first: Weights, second: Weights) -> float:
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-def exported(folder: Path) -> dict[str, torch.Tensor]:
+def exported(folder: Path) -> Weights:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
