@@ -20,13 +20,14 @@ from lit_align.algorithms.collected import collected_metrics
 from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluated import TRAINING, EvaluatedModule
 from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.algorithms.optimizer_names import named
 from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
 from lit_align.data.shares import gathered, share_name
 from lit_align.judges import Judge
 from lit_align.models import Policy
-from lit_align.models.sharding import clip_flat, sharding, trainable
+from lit_align.models.sharding import clip_flat, full_state, is_flat, sharding, trainable
 from lit_align.sampling import Sampler
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.stages import Stages
@@ -283,6 +284,8 @@ class AlignmentModule(Requirements, EvaluatedModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What training changes: trainable weights and the iteration counter."""
+        if is_flat(self.policy):  # FSDP1's own hooks copy all that is frozen to the CPU as well
+            return {**full_state(self, frozen=False), "iteration": self.iteration}
         kept = {name for name, _ in trainable(self)} | {"iteration"}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
@@ -292,6 +295,9 @@ class AlignmentModule(Requirements, EvaluatedModule):
         checkpoint["anchor"] = self.anchor.state_dict()
         checkpoint["folded"] = self.policy.folded()
         checkpoint["trained"] = [name for name, _ in trainable(self)]
+        if "optimizer_states" in checkpoint:
+            states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            checkpoint["optimizer_states"] = [named(state, optimizer, self) for state, optimizer in states]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the table; refuse the weights of another model."""

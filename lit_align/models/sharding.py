@@ -160,7 +160,7 @@ def full_state(network: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
 @torch.no_grad()
 def pieces_of(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Whole trainable weights, the same on every rank, cut as a network's are. All ranks call it together."""
-    if not _flat(network):
+    if not is_flat(network):
         return {name: _cut(state[name], parameter) for name, parameter in trainable(network)}
     own = {name: piece(parameter).clone() for name, parameter in trainable(network)}
     with _summoned(network, writeback=True):
@@ -170,6 +170,11 @@ def pieces_of(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]
     for name, parameter in trainable(network):
         piece(parameter).copy_(own[name])
     return cut
+
+
+def is_flat(network: nn.Module) -> bool:
+    """Whether FSDP1 has cut any of it."""
+    return bool(FlatModule.fsdp_modules(network))
 
 
 def clip_flat(network: nn.Module, largest: float) -> bool:
@@ -206,7 +211,7 @@ def _unsharded(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def _summoned(network: nn.Module, writeback: bool = False) -> Iterator[None]:
     """FSDP1: all flat tensors are gathered now, and forward passes go around the hooks that would do it again."""
-    modules = _flat(network)
+    modules: list[Any] = FlatModule.fsdp_modules(network)
     with ExitStack() as stack:
         if modules:
             stack.enter_context(FlatModule.summon_full_params(network, writeback=writeback))
@@ -217,10 +222,6 @@ def _summoned(network: nn.Module, writeback: bool = False) -> Iterator[None]:
         finally:
             for module in modules:
                 del module.forward
-
-
-def _flat(network: nn.Module) -> list[Any]:
-    return FlatModule.fsdp_modules(network)
 
 
 def _cut(whole: Tensor, like: Tensor) -> Tensor:
