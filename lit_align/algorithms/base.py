@@ -27,7 +27,8 @@ from lit_align.anchors import Anchor, Previous
 from lit_align.data.shares import gathered, share_name
 from lit_align.judges import Judge
 from lit_align.models import Policy
-from lit_align.models.sharding import clip_flat, full_state, is_flat, sharding, trainable
+from lit_align.models.gathering import full_state, is_flat, trainable
+from lit_align.models.sharding import check_takes_shards, clip_flat, sharding
 from lit_align.sampling import Sampler
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.stages import Stages
@@ -191,9 +192,10 @@ class AlignmentModule(Requirements, EvaluatedModule):
     def configure_model(self) -> None:
         """Load the weights, on the device they will stay on, and shard them if the strategy does."""
         cut = sharding(self.trainer.strategy, str(self.trainer.precision))
-        self.policy.load(self.trainer.strategy.root_device)
         if cut is not None:
+            check_takes_shards(self.optimizer)
             self.policy.shard(cut)
+        self.policy.load(self.trainer.strategy.root_device)
         for judge in self._judges:
             judge.to(self.trainer.strategy.root_device)
 

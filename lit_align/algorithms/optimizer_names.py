@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lit_align.models.sharding import trainable
+from lit_align.models.gathering import trainable
 
 
 def named(state: dict[str, Any], optimizer: Optimizer, network: nn.Module) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.models import Policy
-from lit_align.models.sharding import full_state, piece, pieces_of, trainable
+from lit_align.models.gathering import full_state, piece, pieces_of, trainable
 from lit_align.types import Responses
 
 

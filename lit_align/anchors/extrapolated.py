@@ -13,7 +13,7 @@ import torch
 from lit_align.anchors.base import Anchor, Snapshot
 from lit_align.models import Policy
 from lit_align.models.folded import Factors, combine
-from lit_align.models.sharding import piece, trainable
+from lit_align.models.gathering import piece, trainable
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 
 from lit_align.anchors.base import Anchor, Snapshot
 from lit_align.models import Policy
-from lit_align.models.sharding import piece, trainable
+from lit_align.models.gathering import piece, trainable
 
 
 class MovingAverage(Anchor):

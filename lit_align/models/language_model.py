@@ -16,9 +16,10 @@ from lit_align.models.adapters import LoRA, merged, nf4, prepared_for_adapters, 
 from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
+from lit_align.models.gathering import full_state, gathered, is_first_rank
 from lit_align.models.packed import packed_token_logps
 from lit_align.models.policy import Policy
-from lit_align.models.sharding import Shard, full_state, gathered, is_first_rank
+from lit_align.models.sharding import Shard
 from lit_align.sampling import Decoding, Mixture, NextToken, generate
 from lit_align.types import Prompts, Record, Responses
 
@@ -197,7 +198,7 @@ class LanguageModel(Policy):
         # Without gradients nothing is kept, so the logits need never all be there at once.
         logits = trimmed.ids[0].numel() * self.vocabulary
         rows = torch.arange(len(trimmed)).split(len(trimmed) if train else max(1, _LOGITS_AT_ONCE // logits))
-        computed = self.model.get_input_embeddings().weight.dtype  # of hidden states; 4-bit models keep theirs in float32
+        computed = self.model.get_input_embeddings().weight.dtype  # of hidden states: float32 in 4-bit models
         with self._network(source) as model, torch.set_grad_enabled(train):
             parts = [packed_token_logps(model, trimmed.select(some.tolist()), computed) for some in rows]
         token_logps = torch.cat(parts)

@@ -53,7 +53,7 @@ class Policy(nn.Module, ABC):
         """Load the weights. A second call does nothing."""
 
     def shard(self, cut: Shard) -> None:
-        """Let each rank keep a part of the weights, of those to be loaded as of those that are. A second call does nothing.
+        """Let each rank keep a part of the weights, loaded already or later. A second call does nothing.
 
         Raises:
             ValueError: They cannot be cut.

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_align.anchors import Extrapolated, MovingAverage
 from lit_align.models import LanguageModel, LoRA
-from lit_align.models.sharding import clip_flat, full_state, shard, shard_flat, trainable
+from lit_align.models.gathering import full_state, trainable
+from lit_align.models.sharding import clip_flat, shard, shard_flat
 from lit_align.sampling import Sampler
 from tests.conftest import prompts_of
 
@@ -93,7 +94,8 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
                 mine = answers(cut, averages[cut], drawn)
             else:
                 sampled.append(torch.equal(sampler.sample(cut, prompts, seed=0, iteration=iteration).ids, drawn.ids))
-                mine = [torch.cat(parts) for parts in zip(*(answers(cut, averages[cut], one) for one in ones(drawn)))]
+                parts = [answers(cut, averages[cut], one) for one in ones(drawn)]
+                mine = [torch.cat(column) for column in zip(*parts, strict=True)]
         gaps.append(tuple(float((ours - theirs).abs().max()) for ours, theirs in zip(mine, said, strict=True)))
         gathers.append((before.count - inside.count, inside.count))
         step(whole, drawn)

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lit_align.anchors import Extrapolated, MovingAverage, Previous
 from lit_align.data.shares import load_shares
 from lit_align.models import LanguageModel, LoRA
-from lit_align.models.sharding import full_state
+from lit_align.models.gathering import full_state
 from lit_align.sampling import Sampler
 from lit_align.types import Rollouts
 from tests.runs import Run, build

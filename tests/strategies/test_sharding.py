@@ -8,7 +8,8 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch.distributed.fsdp import MixedPrecision
 
 from lit_align.games import RandomGame, TabularPolicy
-from lit_align.models.sharding import full_state, gathered, piece, plain_name, sharding, trainable
+from lit_align.models.gathering import full_state, gathered, piece, plain_name, trainable
+from lit_align.models.sharding import check_takes_shards, sharding
 from tests.strategies.sharded import CASES, all_seen, loaded
 from tests.strategies.two_processes import on_two_processes
 
@@ -65,7 +66,7 @@ def test_a_policy_on_one_device_is_whole_already(tiny_model):
 
 
 def test_names_do_not_tell_how_weights_are_kept():
-    assert plain_name("model._fsdp_wrapped_module.layers.0._fsdp_wrapped_module.up.weight") == "model.layers.0.up.weight"
+    assert plain_name("model._fsdp_wrapped_module.layers.0._fsdp_wrapped_module.up") == "model.layers.0.up"
 
 
 def test_an_exact_policy_is_not_sharded():
@@ -87,6 +88,14 @@ def test_layers_are_not_split():
 def test_fsdp1_does_not_round_by_rules_of_its_own():
     with pytest.raises(ValueError, match=r"trainer\.strategy\.mixed_precision"):
         sharding(FSDPStrategy(mixed_precision=MixedPrecision(param_dtype=torch.bfloat16)))
+
+
+def test_an_optimiser_that_knows_no_shards_is_refused():
+    from bitsandbytes.optim import PagedAdamW8bit
+
+    with pytest.raises(ValueError, match="PagedAdamW8bit keeps its state of whole weights"):
+        check_takes_shards(lambda parameters: PagedAdamW8bit(parameters, lr=0.1))
+    check_takes_shards(lambda parameters: torch.optim.AdamW(parameters, lr=0.1))
 
 
 class Mesh(dict):
