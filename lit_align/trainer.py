@@ -44,7 +44,7 @@ class Trainer(L.Trainer):
         logger: True for TensorBoard in the run folder, False for none, or loggers of your own beside it, such as
             ``WandbLogger``.
         callbacks: Added to our own (progress bars, run record, collapse alarm, checkpoints); one of the same class
-            given here replaces ours, and any callback for checkpoints, such as ``Checkpoints(every=10)``, ours for them.
+            given here replaces ours; so does any for checkpoints, such as ``Checkpoints(every=10)``.
         max_epochs: Iterations.
         enable_progress_bar: Show a bar for each stage.
         enable_checkpointing: Keep the last two iterations in ``checkpoints/``.
@@ -98,6 +98,7 @@ class Trainer(L.Trainer):
             **kwargs,
         )
         self._signal_connector = Signals(self)
+        _check_precision(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's.
@@ -111,6 +112,17 @@ class Trainer(L.Trainer):
             if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
+
+
+def _check_precision(trainer: L.Trainer) -> None:
+    """The dtype of the weights is the policy's affair, and log-probs are float32 whatever it is."""
+    if str(trainer.precision) in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision {trainer.precision} would round log-probs too: set model.policy.dtype to bfloat16 for "
+            "the weights alone, or trainer.precision to bf16-mixed"
+        )
+    # FSDP1's precision would convert what is in a batch, which is frozen.
+    trainer.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
 
 
 def _replaces(given: Callback, ours: Callback) -> bool:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_align.anchors import Anchor
-from lit_align.anchors.base import trainable
 from lit_align.data.rollout_store import Origin, load_origin, load_rollouts
 from lit_align.digests import text_digest, weights_digest
 from lit_align.judges import Judge
 from lit_align.models import Policy
+from lit_align.models.gathering import trainable
 from lit_align.sampling import Sampler
 from lit_align.types import Responses, Rollouts
 

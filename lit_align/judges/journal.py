@@ -79,7 +79,7 @@ class Journalled(Judge):
         return self.judge.name
 
     @property
-    def faults(self) -> Faults:  # type: ignore[override]
+    def faults(self) -> Faults:
         """The judge's."""
         return self.judge.faults
 
