@@ -42,6 +42,7 @@ _HOME = {
     "PromptPool": "data.prompt_pool",
     "RPO": "algorithms",
     "RandomGame": "games.game",
+    "Replay": "data.replay",
     "RewardFunction": "judges",
     "RewardModel": "judges",
     "RobustDPO": "algorithms",

@@ -20,6 +20,7 @@ from lit_align.algorithms.collected import collected_metrics
 from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluated import TRAINING, EvaluatedModule
 from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.algorithms.remembered import remembered
 from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
@@ -134,16 +135,18 @@ class AlignmentModule(Requirements, EvaluatedModule):
 
         Args:
             prompts: The iteration's prompts on this rank.
-            given: Responses to them that are compared already, to be scored alone.
+            given: Responses to them that are compared already, to be scored alone; log-probs recorded with them serve
+                where this run's own policies give the same.
         """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
             path = self.run_folder / "rollouts" / f"iteration-{iteration:04d}-rank{self.global_rank}.parquet"
+            scores, given = remembered(self._scores(), given)
             with self.inference():
                 rollouts = self.collector.collect(
                     prompts,
                     path if self.keep_rollouts else None,
-                    self._scores(),
+                    scores,
                     seed=mixed_seed(run_seed(), TRAINING),
                     iteration=iteration,
                     given=given,
