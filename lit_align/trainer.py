@@ -8,7 +8,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from lit_align.callbacks import Interrupts, Predictions, RunRecord, StageBars
+from lit_align.algorithms import AlignmentModule
+from lit_align.callbacks import Interrupts, MemoryCheck, Predictions, RunRecord, StageBars
+from lit_align.plan import Plan
+from lit_align.plan.command import ConfiguredTrainer
 
 
 class Trainer(L.Trainer):
@@ -28,6 +31,8 @@ class Trainer(L.Trainer):
         enable_progress_bar: Show a bar for each stage.
         enable_checkpointing: Keep the last two iterations in ``checkpoints/``.
         log_every_n_steps: Optimiser steps between two entries of the logger.
+        check_memory: Refuse a run whose plan (``python -m lit_align plan``) does not fit the device, before its weights
+            load.
         kwargs: As for Lightning's Trainer.
     """
 
@@ -42,6 +47,7 @@ class Trainer(L.Trainer):
         enable_progress_bar: bool = True,
         enable_checkpointing: bool = True,
         log_every_n_steps: int = 1,
+        check_memory: bool = True,
         **kwargs: Any,
     ) -> None:
         if run is not None and not Path(run).is_dir():
@@ -53,6 +59,8 @@ class Trainer(L.Trainer):
             ours.insert(0, StageBars())
         if enable_checkpointing:
             ours.append(_checkpoints(folder))
+        if check_memory:
+            ours.append(MemoryCheck())
         kept = [callback for callback in ours if not any(isinstance(other, type(callback)) for other in given)]
         super().__init__(
             default_root_dir=folder,
@@ -68,6 +76,31 @@ class Trainer(L.Trainer):
             enable_model_summary=False,
             **kwargs,
         )
+
+    def plan(
+        self, model: AlignmentModule, datamodule: Any, memory: float | None = None, prompt_tokens: int | None = None
+    ) -> Plan:
+        """Print the memory that a run needs on each device, before any weights load.
+
+        Args:
+            model: The algorithm.
+            datamodule: Its data.
+            memory: GiB that one device has, where the devices of the config are not here.
+            prompt_tokens: Longest prompt, instead of that of the first iteration.
+
+        Raises:
+            ValueError: It does not fit; the message says what to type instead.
+        """
+        options = {
+            "accelerator": self.strategy.root_device.type,
+            "devices": self.num_devices,
+            "num_nodes": self.num_nodes,
+            "strategy": self.strategy,
+            "precision": self.precision,
+            "max_epochs": self.max_epochs,
+            "accumulate_grad_batches": self.accumulate_grad_batches,
+        }
+        return ConfiguredTrainer(options).plan(model, datamodule, memory, prompt_tokens)
 
 
 def _checkpoints(folder: Path) -> ModelCheckpoint:
