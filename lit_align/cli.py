@@ -1,4 +1,4 @@
-"""``python -m lit_align fit|validate|test|predict``: Lightning's CLI over the package's classes."""
+"""``python -m lit_align fit|validate|test|predict|plan|export``: Lightning's CLI over the package's classes."""
 
 import sys
 from collections.abc import Sequence
@@ -23,8 +23,12 @@ from lit_align import resume
 from lit_align.algorithms import AlignmentModule
 from lit_align.data.pair_data import PairData  # noqa: F401
 from lit_align.data.prompt_pool import PromptPool  # noqa: F401
+from lit_align.data.replay import Replay  # noqa: F401
+from lit_align.exporting import export_parser, export_run
 from lit_align.messages import one_line
 from lit_align.models import LoRA
+from lit_align.models.agreement import Agreement
+from lit_align.plan.command import ConfiguredTrainer
 from lit_align.sampling import Sampler
 from lit_align.trainer import Trainer
 
@@ -61,9 +65,30 @@ class OneLineParser(LightningArgumentParser):
         print(f"error: {one_line(message)}", file=sys.stderr)
         sys.exit(2)
 
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember them: Lightning's are methods of the Trainer, and ours need not be."""
+        self.subcommands = super().add_subcommands(*args, **kwargs)
+        return self.subcommands
+
 
 class AlignmentCLI(LightningCLI):
     """LightningCLI in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
+
+    def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        export = export_parser(OneLineParser)
+        parser.subcommands.add_subcommand("export", export, help=export.description)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's own, and what a run would need of memory."""
+        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """A plan is about devices that need not be here, and needs no run folder."""
+        if self.subcommand == "plan":
+            return ConfiguredTrainer(self._get(self.config_init, "trainer", default={}))
+        return super().instantiate_trainer(**kwargs)
 
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder; the command line wins over what it had."""
@@ -82,17 +107,20 @@ class AlignmentCLI(LightningCLI):
         """Lightning lets a checkpoint's hyper-parameters override the command line without a word: not here."""
 
 
-def main(args: Sequence[str] | None = None) -> AlignmentCLI:
+def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
     """Parse, build and run; callable in process.
 
     Args:
         args: As on the command line; None takes the command line itself.
 
     Returns:
-        The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run.
+        The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run; of ``export``, how well what was
+        written agrees.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler, LoRA])
     arguments = list(sys.argv[1:] if args is None else args)
+    if arguments[:1] == ["export"]:
+        return export_run(**export_parser(OneLineParser).parse_args(arguments[1:]).as_dict())
     return AlignmentCLI(
         AlignmentModule,
         L.LightningDataModule,

@@ -15,8 +15,8 @@ LEVELS = [
     {"models", "sampling", "judges", "data"},
     {"games", "evaluation", "anchors"},
     {"algorithms"},
-    {"callbacks"},
-    {"trainer", "lab", "resume", "cli", "__main__"},
+    {"callbacks", "plan"},
+    {"trainer", "lab", "resume", "exporting", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

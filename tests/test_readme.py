@@ -9,6 +9,7 @@ import pytest
 
 import lit_align
 from lit_align.cli import AlignmentCLI, main
+from lit_align.exporting import export_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,7 +39,7 @@ def test_every_algorithm_and_every_config_of_one_has_a_row():
 
     table = README.split("<!-- methods -->")[1].split("<!-- /methods -->")[0]
     for path in (ROOT / "configs" / "algorithms").glob("*.yaml"):
-        assert path.stem == "dpo_offline" or f"configs/algorithms/{path.name}" in table
+        assert path.stem in ("dpo_offline", "dpo_replay") or f"configs/algorithms/{path.name}" in table
     modules = [name for name in lit_align.algorithms.__all__ if name not in ("AlignmentModule",)]
     for name in modules:
         assert name.endswith("Evaluator") or f"`{name}" in table, name
@@ -63,7 +64,16 @@ def commands():
     return [line.split() for line in lines]
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=lambda arguments: " ".join(arguments)[:60])
+def test_the_command_that_exports_parses():
+    (arguments,) = [arguments for arguments in commands() if arguments[0] == "export"]
+    assert export_parser().parse_args(arguments[1:]).output.name == "my_model"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [arguments for arguments in commands() if arguments[0] != "export"],
+    ids=lambda arguments: " ".join(arguments)[:60],
+)
 def test_every_command_parses(arguments, monkeypatch, tmp_path):
     (tmp_path / "my_rewards.py").write_text("def brevity(prompts, responses, records): return [0.0] * len(prompts)\n")
     monkeypatch.chdir(tmp_path)
@@ -82,4 +92,4 @@ def test_every_command_parses(arguments, monkeypatch, tmp_path):
 
 
 def test_the_commands_are_all_found():
-    assert len(commands()) == 8
+    assert len(commands()) == 9

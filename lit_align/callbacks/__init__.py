@@ -3,6 +3,7 @@
 from lit_align.callbacks.checkpoints import Checkpoints, WholeFiles
 from lit_align.callbacks.collapse import CollapseAlarm
 from lit_align.callbacks.interrupts import Interrupts
+from lit_align.callbacks.memory_check import MemoryCheck
 from lit_align.callbacks.one_folder import OneFolder
 from lit_align.callbacks.predictions import Predictions
 from lit_align.callbacks.profile import Profile
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoints",
     "CollapseAlarm",
     "Interrupts",
+    "MemoryCheck",
     "OneFolder",
     "Predictions",
     "Profile",

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from lit_align.models.folded import Factors
+from torch import nn
 
 
 @dataclass
@@ -43,26 +41,6 @@ def with_adapters(model: Any, lora: LoRA) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
-
-
-@torch.no_grad()
-def merged(adapters: dict[str, Tensor], base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
-    """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them.
-
-    Args:
-        adapters: The trained model's own weights, whole, under its own names.
-        base: What they are merged into.
-        lora: How they were made.
-        folded: Their frozen update, by the name of the layer.
-    """
-    model = with_adapters(base, lora)
-    unknown = model.load_state_dict(adapters, strict=False).unexpected_keys
-    assert adapters, "no adapters"
-    assert not unknown, unknown
-    for name, (first, second) in folded.items():
-        weight = model.get_submodule(name).base_layer.weight
-        weight += (first.cpu() @ second.cpu()).to(weight.dtype)
-    return model.merge_and_unload()
 
 
 def nf4(dtype: torch.dtype) -> Any:

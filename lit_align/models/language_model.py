@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from lit_align.data.templates import encode, encode_responses
 from lit_align.digests import folder_digest, text_digest
-from lit_align.models.adapters import LoRA, merged, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.agreement import probes
 from lit_align.models.cached import CachedModel
+from lit_align.models.export import default_kind, export, trained
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
 from lit_align.models.fused import fused
-from lit_align.models.gathering import full_state, gathered, is_first_rank
+from lit_align.models.gathering import gathered, is_first_rank
 from lit_align.models.packed import packed_token_logps
 from lit_align.models.policy import Policy
 from lit_align.models.sharding import Shard
@@ -75,7 +77,7 @@ class LanguageModel(Policy):
         self.quantization = quantization
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
-        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self.hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.model: Any = None
         self.frozen: Any = None
         self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
@@ -87,14 +89,14 @@ class LanguageModel(Policy):
         """The model's own tokenizer; loading it loads no weights."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self._hub)
+        return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self.hub)
 
     @cached_property
     def config(self) -> Any:
         """The model's configuration; loading it loads no weights."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self._hub)
+        return AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub)
 
     @cached_property
     def context_length(self) -> int:  # type: ignore[override]
@@ -122,7 +124,7 @@ class LanguageModel(Policy):
         options: dict[str, Any] = {"attn_implementation": self.attention}
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
-        model = self._base(**options)
+        model = self.base(**options)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.quantization:
@@ -133,7 +135,7 @@ class LanguageModel(Policy):
         self.model = self._cut(model)
         if self.lora is None:
             # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
-            frozen = self._base(**options) if self.sharded else copy.deepcopy(model)
+            frozen = self.base(**options) if self.sharded else copy.deepcopy(model)
             self.frozen = self._cut(frozen.requires_grad_(False).eval())
 
     def shard(self, cut: Shard) -> None:
@@ -254,20 +256,30 @@ class LanguageModel(Policy):
         return {name: layer.folded for name, layer in self._adapted.items() if layer.folded is not None}
 
     def export(self, folder: Path) -> None:
-        """Write the policy as a plain Hugging Face model with its tokenizer.
+        """Write the policy as a plain Hugging Face model with its tokenizer and a card of the run around the folder.
 
-        Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too. All
-        ranks of a sharded policy call it together, and the first one writes.
+        Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too. What
+        was there is replaced. All ranks of a sharded policy call it together, and the first one writes.
+
+        Raises:
+            RuntimeError: What was written does not give the policy's log-probs.
         """
-        state = full_state(self.model, frozen=self.lora is None) if self.sharded or self.lora is not None else None
-        if self.sharded and not is_first_rank():
-            return
-        if self.lora is None:
-            self.model.save_pretrained(folder, state_dict=state)
-        else:
-            assert state is not None
-            merged(state, self._base(), self.lora, self.folded()).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        made = trained(self)
+        with self.gathered():
+            own = probes(self).of(self)
+        if is_first_rank():
+            export(self, folder, made, default_kind(self), own=own, run=folder.parent, overwrite=True)
+
+    def base(self, **options: Any) -> Any:
+        """The initial model, loaded afresh.
+
+        Args:
+            options: As for transformers' ``from_pretrained``.
+        """
+        from transformers import AutoModelForCausalLM
+
+        path = local_model(self.name, self.dtype)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self.hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:
@@ -286,12 +298,6 @@ class LanguageModel(Policy):
         if self.lora is None:
             return CachedModel(self.frozen)
         return CachedModel(self.model, around=self.model.disable_adapter)
-
-    def _base(self, **options: Any) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        path = local_model(self.name, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self._hub, **options)
 
 
 def _uncut(network: nn.Module) -> nn.Module:
