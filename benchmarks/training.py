@@ -10,8 +10,9 @@ Every contender is a process of its own, inside its own trainer's loop. Steps al
 whatever else the machine does falls on all of them; medians are reported. Memory is the peak of resident memory above
 what is resident as the first step begins, with the weights of policy and reference. The reference's log-probs of
 lit_align are taken while collecting and those of ``trl, precomputed`` before training; neither is part of the step.
-Efficiency is useful floating-point operations a second (6 a weight and packed token, 6 a weight of the head and
-response token, attention and recomputation not counted) over those of a 2048^3 product in the same process.
+Efficiency is useful floating-point operations a processor second (6 a weight and packed token, 6 a weight of the head
+and response token; attention and recomputation are not counted) over those of a 2048^3 product in the same process.
+Processor seconds, all threads together, say the same on a machine that does other things as well; seconds do not.
 """
 
 import argparse
@@ -261,10 +262,11 @@ def row(steps: list[dict[str, float]]) -> dict[str, float]:
     found = {
         "seconds": seconds,
         "responses_per_second": PROMPTS * GROUP / seconds,
+        "processor_seconds": statistics.median(step["processor"] for step in timed),
         "peak_gib": steps[-1]["peak"],
         "steps": len(timed),
     }
-    products = [useful_operations() / step["seconds"] / step["product"] for step in timed]
+    products = [useful_operations() / step["processor"] / step["product"] for step in timed]
     return found | {"efficiency": statistics.median(products)}
 
 
@@ -275,24 +277,25 @@ def table(results: dict[str, dict[str, float]]) -> str:
     ]
     for name, found in results.items():
         share = "" if name.startswith("trl") or "LoRA" in name else f"{found['efficiency']:.2f}"
-        numbers = f"{found['responses_per_second']:.2f} | {found['seconds']:.1f} | {found['peak_gib']:.2f} | {share}"
-        lines.append(f"| {name} | {numbers} |")
+        rates = f"{found['responses_per_second']:.2f} | {found['seconds']:.1f} | {found['processor_seconds']:.1f}"
+        lines.append(f"| {name} | {rates} | {found['peak_gib']:.2f} | {share} |")
     return "\n".join(lines)
 
 
 def main(path: Path, names: list[str], steps: int, threads: int) -> None:
     contenders = {name: Contender(name, steps + 1, threads) for name in names}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for _ in range(steps + 1):
+    for done in range(steps + 1):
         for name, contender in contenders.items():
             measured[name].append(contender.step())
             print(name, measured[name][-1], file=sys.stderr, flush=True)
+        if done:
+            results = {name: row(found) for name, found in measured.items()}
+            about = {"torch": torch.__version__, "threads": threads}
+            path.write_text(json.dumps({"rows": results, "steps": measured, **about}, indent=1) + "\n")
     for contender in contenders.values():
         contender.process.wait()
-    results = {name: row(found) for name, found in measured.items()}
     print(table(results))
-    versions = {"torch": torch.__version__, "threads": threads}
-    path.write_text(json.dumps({"rows": results, "steps": measured, **versions}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

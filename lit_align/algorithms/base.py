@@ -25,6 +25,7 @@ from lit_align.algorithms.optimizer_names import named
 from lit_align.algorithms.remembered import remembered
 from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
+from lit_align.algorithms.scoring import of_one_network
 from lit_align.anchors import Anchor, Previous
 from lit_align.data.shares import gathered, share_name
 from lit_align.judges import Judge
@@ -184,7 +185,9 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
             "reference": lambda responses: self.policy.logps(responses, "reference"),
             "current": lambda responses: self.policy.logps(responses, "policy"),
         }
-        return {name: score for name, score in scores.items() if name in self.needs}
+        needed = {name: score for name, score in scores.items() if name in self.needs}
+        # Nothing has been trained yet: anchor, reference and policy are the same.
+        return needed if int(self.iteration) else of_one_network(needed, exact=self._exact)
 
     def setup(self, stage: str) -> None:
         """Check the judges before any weights load."""

@@ -82,10 +82,11 @@ class HeldOutEvaluator(Evaluator):
                 "reference": lambda responses: policy.logps(responses, "reference"),
             }
             if iteration == INITIAL:
-                del scores["reference"]  # the policy is the reference still: its KL is 0, not an estimate of 0
+                scores = {}  # the policy is the reference still: its KL is 0, not an estimate of 0
             own = quiet.collect(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, sources=ONE)
             if iteration == INITIAL:
-                own = replace(own, reference_token_logps=own.anchor_token_logps)
+                same = own.responses.sample_logps
+                own = replace(own, anchor_token_logps=same, reference_token_logps=same)
             self.measures.update(own)
             initial = own
             if iteration != INITIAL:
