@@ -125,7 +125,8 @@ class FiniteSteps(L.LightningModule):
 
 def _norm(parameters: Iterable[Tensor]) -> float:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return _number(get_total_norm(gradients)) if gradients else 0.0
+    kinds = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)]  # never mixed
+    return math.hypot(*(_number(get_total_norm(some)) for some in kinds if some))
 
 
 def _number(norm: Tensor) -> float:
