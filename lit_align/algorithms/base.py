@@ -270,8 +270,8 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
         scored = replace(batch, policy_token_logps=policy_token_logps)
         values, weights = self.loss(scored)
         assert batch.window_weight is not None
-        loss = self.watched(batch_idx, scored, (values * weights).sum() / batch.window_weight)
-        if not again and not loss.isnan():
+        loss: Tensor = (values * weights).sum() / batch.window_weight
+        if self.watch(batch_idx, scored, loss) and not again:
             self._last_batch = batch_idx
             self.mean_loss.update(values.detach(), weights)
             self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, batch_size=len(batch))

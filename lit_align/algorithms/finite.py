@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -38,10 +37,9 @@ class Watched:
 
 
 class FiniteSteps(L.LightningModule):
-    """Checks every optimiser step before it is taken, on all ranks together.
+    """Checks the losses and the gradient of every optimiser step before it is taken, on all ranks together.
 
-    A loss that is not finite makes all gradients so, those of other ranks too, so one check of the gradient's norm is
-    enough. The norm is that of clipping where gradients are clipped by it.
+    The gradient is checked by its norm, which is that of clipping where gradients are clipped by it.
     """
 
     policy: Policy
@@ -52,8 +50,8 @@ class FiniteSteps(L.LightningModule):
         super().__init__()
         self._watched: list[Watched] = []
 
-    def watched(self, number: int, batch: Rollouts, loss: Tensor) -> Tensor:
-        """The loss of a minibatch, remembered until its step is taken; nan if it is not finite.
+    def watch(self, number: int, batch: Rollouts, loss: Tensor) -> bool:
+        """Remember a minibatch until its step is taken; whether its loss is finite.
 
         Args:
             number: Of the minibatch in its iteration.
@@ -63,7 +61,7 @@ class FiniteSteps(L.LightningModule):
         assert batch.policy_token_logps is not None
         kept = replace(batch, policy_token_logps=batch.policy_token_logps.detach())
         self._watched.append(Watched(number, kept, float(loss.detach())))
-        return loss if math.isfinite(self._watched[-1].loss) else loss * torch.nan
+        return math.isfinite(self._watched[-1].loss)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -127,7 +125,8 @@ class FiniteSteps(L.LightningModule):
 
 def _norm(parameters: Iterable[Tensor]) -> float:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return _number(get_total_norm(gradients)) if gradients else 0.0
+    kinds = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)]  # never mixed
+    return math.hypot(*(_number(get_total_norm(some)) for some in kinds if some))
 
 
 def _number(norm: Tensor) -> float:

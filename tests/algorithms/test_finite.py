@@ -69,8 +69,8 @@ def test_the_minibatch_is_left_with_its_texts_wins_and_log_probs(tiny_model, poo
 
     run = build(tiny_model, pools | {"heldout": None}, tmp_path, pool={"batch_size": 2})
     scored = []
-    watched = run.module.watched
-    run.module.watched = lambda number, batch, loss: (scored.append(batch), watched(number, batch, loss))[1]
+    watch = run.module.watch
+    run.module.watch = lambda number, batch, loss: (scored.append(batch), watch(number, batch, loss))[1]
     run, _ = poisoned(run, 2, POISONS["nan"])
     with pytest.raises(NonFiniteError) as error:
         run.fit()
