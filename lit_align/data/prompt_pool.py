@@ -160,8 +160,9 @@ class PromptPool(L.LightningDataModule):
         trainer: Any = self.trainer
         module = trainer.lightning_module
         iteration = int(module.iteration)
-        if 0 <= trainer.max_epochs <= iteration:
-            return DataLoader([0])  # type: ignore[arg-type]  # Lightning asks before it sees that the run is over: nothing is collected for it
+        if trainer.ckpt_path and 0 <= trainer.max_epochs <= iteration:
+            # Lightning asks before it sees that a continued run is over: nothing is collected for it.
+            return DataLoader([0])  # type: ignore[arg-type]
         module.begin()
         rollouts = self.collect(module, self.prompts(iteration, trainer.global_rank, trainer.world_size))
         buffer = Buffer(
