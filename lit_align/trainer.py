@@ -88,6 +88,7 @@ class Trainer(L.Trainer):
             enable_model_summary=False,
             **kwargs,
         )
+        _check_precision(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's.
@@ -101,6 +102,17 @@ class Trainer(L.Trainer):
             if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
+
+
+def _check_precision(trainer: L.Trainer) -> None:
+    """The dtype of the weights is the policy's affair, and log-probs are float32 whatever it is."""
+    if str(trainer.precision) in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision {trainer.precision} would round log-probs too: set model.policy.dtype to bfloat16 for "
+            "the weights alone, or trainer.precision to bf16-mixed"
+        )
+    # FSDP1's precision would convert what is in a batch, which is frozen.
+    trainer.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
 
 
 def _checkpoints(folder: Path) -> ModelCheckpoint:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from lit_align.cli import main
 from lit_align.data.sources import checked, read
@@ -104,6 +106,51 @@ def test_a_published_setting_parses_and_steps_on_batches_of_64(path, begun):
     steps = cli.datamodule.prompts_per_iteration // 64
     assert cli.model.warmup_steps == pytest.approx(steps / 10, abs=1)
     assert not cli.model.sampler.decoding.is_policy  # as published: T .7, top-p .9
+
+
+def merged(begun, monkeypatch, base, overlay, *more):
+    """The run that a config and an overlay describe, as if the machine had their GPUs."""
+    from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
+
+    monkeypatch.setattr(_AcceleratorConnector, "_check_strategy_and_fallback", lambda self: None)
+    return begun(base, "-c", str(ROOT / "overlays" / f"{overlay}.yaml"), "--trainer.accelerator", "cpu", *more)
+
+
+@pytest.mark.parametrize("base", [ROOT / "config.yaml", *PAPERS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("overlay", ["fsdp", "fsdp2", "qlora"])
+def test_an_overlay_changes_what_it_names_and_keeps_the_rest(base, overlay, begun, monkeypatch):
+    cli = merged(begun, monkeypatch, base, overlay)
+    plain, model = (yaml.safe_load(path.read_text()) for path in (base, ROOT / "overlays" / f"{overlay}.yaml"))
+    written, changed = plain["model"]["init_args"], model["model"]["init_args"]
+    policy = changed["policy"]["init_args"]
+    assert cli.model.policy.name == written["policy"]["init_args"]["name"]
+    assert cli.model.sampler.group_size == written["sampler"]["group_size"]
+    assert str(cli.model.policy.dtype) == f"torch.{policy['dtype']}"
+    assert cli.model.policy.quantization == policy.get("quantization")
+    recomputes = written["policy"]["init_args"].get("gradient_checkpointing", False)
+    assert cli.model.policy.gradient_checkpointing == recomputes
+    assert cli.trainer.precision == model["trainer"]["precision"]
+    assert cli.trainer.num_devices == model["trainer"]["devices"]
+    chosen = changed.get("optimizer", written["optimizer"])
+    made = cli.model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert type(made).__name__ == chosen["class_path"].rpartition(".")[2]
+    assert made.param_groups[0]["lr"] == chosen["init_args"]["lr"]
+
+
+@pytest.mark.parametrize(("overlay", "kind"), [("fsdp", FSDPStrategy), ("fsdp2", ModelParallelStrategy)])
+def test_a_published_setting_fits_the_devices_of_a_sharded_run(overlay, kind, begun, monkeypatch):
+    cli = merged(begun, monkeypatch, ROOT / "papers" / "wind_llama3_8b.yaml", overlay, "--trainer.devices", "4")
+    assert type(cli.trainer.strategy) is kind
+    assert cli.trainer.world_size == 4
+    if kind is ModelParallelStrategy:
+        assert cli.trainer.strategy._data_parallel_size == 4
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_published_setting_steps_on_batches_of_64_on_a_single_gpu_too(path, begun, monkeypatch):
+    cli = merged(begun, monkeypatch, path, "qlora", "--trainer.accumulate_grad_batches", "64")
+    assert cli.datamodule.batch_size * cli.trainer.accumulate_grad_batches == 64
+    assert cli.model.policy.lora.rank == 64
 
 
 def test_another_algorithm_on_the_command_line_keeps_the_rest(begun):

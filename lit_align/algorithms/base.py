@@ -21,12 +21,15 @@ from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluated import TRAINING, EvaluatedModule
 from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
 from lit_align.algorithms.finite import FiniteSteps
+from lit_align.algorithms.optimizer_names import named
 from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
 from lit_align.data.shares import gathered, share_name
 from lit_align.judges import Judge
 from lit_align.models import Policy
+from lit_align.models.gathering import full_state, is_flat, trainable
+from lit_align.models.sharding import check_takes_shards, clip_flat, sharding
 from lit_align.sampling import Sampler
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.stages import Stages
@@ -145,7 +148,7 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
         if self._rollouts is None or self._rollouts[0] != iteration:
             name = share_name(f"iteration-{iteration:04d}", self.global_rank, self.trainer.world_size)
             path = self.run_folder / "rollouts" / name
-            with self.inference():
+            with self.anchor.gathered(self.policy), self.inference():
                 share = self.collector.collect(
                     prompts,
                     path if self.keep_rollouts else None,
@@ -188,7 +191,11 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
     # ------------------------------------------------------------------ optimise
 
     def configure_model(self) -> None:
-        """Load the weights, on the device they will stay on."""
+        """Load the weights, on the device they will stay on, and shard them if the strategy does."""
+        cut = sharding(self.trainer.strategy, str(self.trainer.precision))
+        if cut is not None:
+            check_takes_shards(self.optimizer)
+            self.policy.shard(cut)
         self.policy.load(self.trainer.strategy.root_device)
         for judge in self._judges:
             judge.to(self.trainer.strategy.root_device)
@@ -205,6 +212,17 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
         return scheduled(
             optimizer, steps=steps, warmup=self.warmup_steps, schedule=self.schedule, again=self.reset_optimizer
         )
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip and check the step; FSDP1 clips by the norm over all ranks itself, which Lightning does not."""
+        by_norm = gradient_clip_val if gradient_clip_algorithm in (None, "norm") else None
+        norm = clip_flat(self.policy, by_norm) if by_norm else None
+        if norm is None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.check_step(norm)
 
     def on_train_start(self) -> None:
         """Evaluate iteration 0: what the run starts from."""
@@ -272,7 +290,9 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What training changes: trainable weights and the iteration counter."""
-        kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad} | {"iteration"}
+        if is_flat(self.policy):  # FSDP1's own hooks copy all that is frozen to the CPU as well
+            return {**full_state(self, frozen=False), "iteration": self.iteration}
+        kept = {name for name, _ in trainable(self)} | {"iteration"}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -280,10 +300,15 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
         checkpoint["history"] = self.history
         checkpoint["anchor"] = self.anchor.state_dict()
         checkpoint["folded"] = self.policy.folded()
+        checkpoint["trained"] = [name for name, _ in trainable(self)]
+        if "optimizer_states" in checkpoint:
+            states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            checkpoint["optimizer_states"] = [named(state, optimizer, self) for state, optimizer in states]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the table; refuse the weights of another model."""
-        missing = self.state_dict().keys() - checkpoint["state_dict"].keys()
+        # By name: a strategy that shards has taken the weights out of the checkpoint by now.
+        missing = {name for name, _ in trainable(self)} - set(checkpoint["trained"])
         if missing:
             raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
         self.history = checkpoint["history"]

@@ -39,11 +39,11 @@ class EvaluatedModule(L.LightningModule):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Eval mode, no gradients, the trainer's precision; then the mode that was."""
+        """Eval mode, no gradients, the trainer's precision, sharded weights whole; then all as it was."""
         was_training = self.policy.training
         self.policy.eval()
         try:
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            with torch.no_grad(), self.policy.gathered(), self.trainer.precision_plugin.forward_context():
                 yield
         finally:
             self.policy.train(was_training)

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.models import Policy
+from lit_align.models.gathering import full_state, piece, pieces_of, trainable
 from lit_align.types import Responses
 
 
@@ -30,6 +32,14 @@ class Anchor(ABC):
     def applied(self, policy: Policy) -> AbstractContextManager[str]:
         """A context, entered while collecting, in which the policy answers as pi_t under the name it gives."""
 
+    def gathered(self, policy: Policy) -> AbstractContextManager[None]:
+        """A context around a whole collection, entered before the policy's own, in which pi_t is whole on every rank.
+
+        It is entered by all ranks together; what happens inside asks nothing of the others.
+        """
+        del policy
+        return nullcontext()
+
     def logps(self, policy: Policy, responses: Responses) -> Float[Tensor, "batch group length"]:
         """Log pi_t of every response token, without gradients, called while collecting."""
         with self.applied(policy) as source:
@@ -45,39 +55,73 @@ class Anchor(ABC):
 
 
 class Snapshot:
-    """One copy of the trainable weights.
+    """One copy of the trainable weights; of sharded ones, each rank copies the piece that it keeps.
 
     Attributes:
-        weights: Name -> tensor; empty before the first :meth:`take`.
+        weights: Name -> this rank's piece; empty before the first :meth:`take`.
     """
 
     def __init__(self) -> None:
         self.weights: dict[str, Tensor] = {}
+        self._loaded: dict[str, Tensor] = {}  # whole weights of a checkpoint, until a policy tells how they are cut
+        self._whole: dict[str, Tensor] = {}  # while gathered
+        self._policy: Policy | None = None
 
     def take(self, policy: Policy) -> None:
         """Copy the policy's trainable weights."""
-        self.weights = {name: parameter.detach().clone() for name, parameter in trainable(policy)}
+        self._policy, self._loaded = policy, {}
+        self.weights = {name: piece(parameter).clone() for name, parameter in trainable(policy)}
+
+    @contextmanager
+    def gathered(self, policy: Policy) -> Iterator[None]:
+        """The copy whole on every rank; all of them enter together. Nothing is copied where weights are not sharded."""
+        if policy.sharded:
+            self.on(policy)
+            with self._in_place_of(policy, self.weights), policy.gathered():
+                self._whole = {name: parameter.detach().clone() for name, parameter in trainable(policy)}
+        try:
+            yield
+        finally:
+            self._whole = {}
 
     @contextmanager
     def applied(self, policy: Policy) -> Iterator[str]:
-        """Exchange the policy's weights for the copy, and back: nothing is copied."""
-        self._exchange(policy)
-        try:
+        """Exchange the policy's weights for the copy, and back."""
+        with self._in_place_of(policy, self._whole or self.on(policy)):
             yield "policy"
-        finally:
-            self._exchange(policy)
 
     def on(self, policy: Policy) -> dict[str, Tensor]:
-        """The copy, on the device of the policy (a checkpoint is read on the CPU)."""
-        self.weights = {name: self.weights[name].to(parameter.device) for name, parameter in trainable(policy)}
+        """The copy, cut as the policy is and on its device (a checkpoint holds whole weights, read on the CPU)."""
+        self._policy = policy
+        if self._loaded:
+            self.weights, self._loaded = pieces_of(self._loaded, policy), {}
         return self.weights
 
-    def _exchange(self, policy: Policy) -> None:
-        weights = self.on(policy)
-        for name, parameter in trainable(policy):
-            parameter.data, weights[name] = weights[name], parameter.data
+    def state(self) -> dict[str, Tensor]:
+        """The whole copy, on rank 0 alone where it is sharded; all ranks ask for it together."""
+        if self._policy is None or not self._policy.sharded or not self.weights:
+            return self._loaded or self.weights
+        with self._in_place_of(self._policy, self.weights):
+            return full_state(self._policy, frozen=False)
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Take up what :meth:`state` gave rank 0."""
+        self._loaded = weights
+
+    @contextmanager
+    def _in_place_of(self, policy: Policy, weights: dict[str, Tensor]) -> Iterator[None]:
+        _exchange(policy, weights)
+        try:
+            yield
+        finally:
+            _exchange(policy, weights)
 
 
-def trainable(policy: Policy) -> list[tuple[str, Any]]:
-    """Names and parameters of what training changes."""
-    return [(name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad]
+@torch.no_grad()
+def _exchange(policy: Policy, weights: dict[str, Tensor]) -> None:
+    """In place, for the weights of a sharded policy are views that FSDP keeps."""
+    for name, parameter in trainable(policy):
+        ours, theirs = weights[name], piece(parameter)
+        theirs_before = theirs.clone()
+        theirs.copy_(ours)
+        ours.copy_(theirs_before)

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from lit_align.anchors.base import Anchor, Snapshot, trainable
+from lit_align.anchors.base import Anchor, Snapshot
 from lit_align.models import Policy
 from lit_align.models.folded import Factors, combine
+from lit_align.models.gathering import piece, trainable
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +70,26 @@ class Extrapolated(Anchor):
 
     def state_dict(self) -> dict[str, Any]:
         """The last iterate and when the policy moved."""
-        return {"weights": self._iterate.weights, "update": self._update, "moved": self._moved}
+        return {"weights": self._iterate.state(), "update": self._update, "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up an iterate."""
-        self._iterate.weights, self._update, self._moved = state["weights"], state["update"], state["moved"]
+        self._iterate.load(state["weights"])
+        self._update, self._moved = state["update"], state["moved"]
 
     def _move_weights(self, policy: Policy) -> None:
         older = self._iterate.on(policy) if self._moved >= 0 else {}
         self._iterate.take(policy)
         for name, parameter in trainable(policy):
             if name in older:
-                parameter.add_(parameter - older[name], alpha=self.alpha)
+                mine = piece(parameter)
+                mine.add_(mine - older[name], alpha=self.alpha)
 
     def _move_update(self, policy: Policy) -> None:
         """New frozen update = frozen + alpha (frozen + trainable - the whole update of the iterate before)."""
-        trained, frozen = policy.factors(), policy.folded()
+        with policy.gathered():
+            trained = policy.factors()
+        frozen = policy.folded()
         whole = {name: [(1.0, trained[name]), *([(1.0, frozen[name])] if frozen else [])] for name in trained}
         if self._update:
             older = {name: (b.to(trained[name][0]), a.to(trained[name][0])) for name, (b, a) in self._update.items()}

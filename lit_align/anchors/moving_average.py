@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from lit_align.anchors.base import Anchor, Snapshot, trainable
+from lit_align.anchors.base import Anchor, Snapshot
 from lit_align.models import Policy
+from lit_align.models.gathering import piece, trainable
 
 
 class MovingAverage(Anchor):
@@ -45,17 +46,22 @@ class MovingAverage(Anchor):
         else:
             weights = self._copy.on(policy)
             for name, parameter in trainable(policy):
-                weights[name].lerp_(parameter, self.rate)
+                weights[name].lerp_(piece(parameter), self.rate)
         self._moved = iteration
 
     def applied(self, policy: Policy) -> AbstractContextManager[str]:
         """The policy with the averaged weights."""
         return self._copy.applied(policy)
 
+    def gathered(self, policy: Policy) -> AbstractContextManager[None]:
+        """The average whole on every rank."""
+        return self._copy.gathered(policy)
+
     def state_dict(self) -> dict[str, Any]:
         """The average and when it moved."""
-        return {"weights": self._copy.weights, "moved": self._moved}
+        return {"weights": self._copy.state(), "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up an average."""
-        self._copy.weights, self._moved = state["weights"], state["moved"]
+        self._copy.load(state["weights"])
+        self._moved = state["moved"]

@@ -39,10 +39,16 @@ class Optimistic(Anchor):
         """The policy with the weights of the base."""
         return self._base.applied(policy)
 
+    def gathered(self, policy: Policy) -> AbstractContextManager[None]:
+        """The base whole on every rank."""
+        return self._base.gathered(policy)
+
     def state_dict(self) -> dict[str, Any]:
         """Both bases and when the anchor moved."""
-        return {"base": self._base.weights, "next": self._next.weights, "moved": self._moved}
+        return {"base": self._base.state(), "next": self._next.state(), "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up both."""
-        self._base.weights, self._next.weights, self._moved = state["base"], state["next"], state["moved"]
+        self._base.load(state["base"])
+        self._next.load(state["next"])
+        self._moved = state["moved"]

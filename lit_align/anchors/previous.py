@@ -40,13 +40,18 @@ class Previous(Anchor):
         """The policy as it was."""
         return nullcontext("policy") if self.is_policy else self._copy.applied(policy)
 
+    def gathered(self, policy: Policy) -> AbstractContextManager[None]:
+        """The copy whole on every rank."""
+        return nullcontext() if self.is_policy else self._copy.gathered(policy)
+
     def state_dict(self) -> dict[str, Any]:
         """The copy and when it was taken."""
-        return {"weights": self._copy.weights, "taken": self._taken}
+        return {"weights": self._copy.state(), "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a copy."""
-        self._copy.weights, self._taken = state["weights"], state["taken"]
+        self._copy.load(state["weights"])
+        self._taken = state["taken"]
 
 
 class Initial(Anchor):

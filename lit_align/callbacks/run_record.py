@@ -85,15 +85,15 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The table, the samples, the model."""
-        if not trainer.is_global_zero:
-            return
         module, folder = _module(pl_module), Path(trainer.default_root_dir)
-        self._write(trainer, module)
-        self.console.print(self._table(module.history))
-        self._show_samples(module, folder / "evaluation", trainer.world_size)
-        if self.export:
+        if trainer.is_global_zero:
+            self._write(trainer, module)
+            self.console.print(self._table(module.history))
+            self._show_samples(module, folder / "evaluation", trainer.world_size)
+        if self.export and (trainer.is_global_zero or module.policy.sharded):
             module.policy.export(folder / "model")
-        self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
+        if trainer.is_global_zero:
+            self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
 
     def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
         taken = _module(trainer.lightning_module).stages.take(*stages)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_align.models.folded import Factors
 
@@ -46,12 +46,19 @@ def with_adapters(model: Any, lora: LoRA) -> Any:
 
 
 @torch.no_grad()
-def merged(trained: Any, base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
-    """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+def merged(adapters: dict[str, Tensor], base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
+    """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them.
 
+    Args:
+        adapters: The trained model's own weights, whole, under its own names.
+        base: What they are merged into.
+        lora: How they were made.
+        folded: Their frozen update, by the name of the layer.
+    """
     model = with_adapters(base, lora)
-    set_peft_model_state_dict(model, {name: value.cpu() for name, value in get_peft_model_state_dict(trained).items()})
+    unknown = model.load_state_dict(adapters, strict=False).unexpected_keys
+    assert adapters, "no adapters"
+    assert not unknown, unknown
     for name, (first, second) in folded.items():
         weight = model.get_submodule(name).base_layer.weight
         weight += (first.cpu() @ second.cpu()).to(weight.dtype)
@@ -63,7 +70,11 @@ def nf4(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,  # the bits travel as numbers of this type, which FSDP knows how to cut
     )
 
 

@@ -16,8 +16,10 @@ from lit_align.models.adapters import LoRA, merged, nf4, prepared_for_adapters, 
 from lit_align.models.cached import CachedModel
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
+from lit_align.models.gathering import full_state, gathered, is_first_rank
 from lit_align.models.packed import packed_token_logps
 from lit_align.models.policy import Policy
+from lit_align.models.sharding import Shard
 from lit_align.sampling import Decoding, Mixture, NextToken, generate
 from lit_align.types import Prompts, Record, Responses
 
@@ -74,6 +76,8 @@ class LanguageModel(Policy):
         self.model: Any = None
         self.frozen: Any = None
         self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
+        self._cut: Shard = _uncut
+        self._gathered = False
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -105,9 +109,38 @@ class LanguageModel(Policy):
         if self.lora is not None:
             model = with_adapters(model, self.lora)
             self._adapted = attach(model)
-        else:
-            self.frozen = copy.deepcopy(model).requires_grad_(False).eval()
-        self.model = model
+        self.model = self._cut(model)
+        if self.lora is None:
+            # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
+            frozen = self._base(**options) if self.sharded else copy.deepcopy(model)
+            self.frozen = self._cut(frozen.requires_grad_(False).eval())
+
+    def shard(self, cut: Shard) -> None:
+        """Let each rank keep a part of the policy and of a reference that is a copy. A second call does nothing."""
+        if self.sharded:
+            return
+        self._cut, self.sharded = cut, True
+        if self.model is not None:
+            self.model = cut(self.model)
+        if self.frozen is not None:
+            self.frozen = cut(self.frozen)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Sharded weights are whole on every rank inside: once a phase, not once a token.
+
+        Each device then holds the whole policy, and the whole reference where it is a copy (full weights), in the dtype
+        they are computed in (4-bit weights in 4 bits); optimiser and gradients stay in shards.
+        """
+        if self._gathered:
+            yield
+            return
+        with gathered(*(network for network in (self.model, self.frozen) if network is not None)):
+            self._gathered = True
+            try:
+                yield
+            finally:
+                self._gathered = False
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Training mode for the policy; the reference stays in eval mode."""
@@ -165,8 +198,9 @@ class LanguageModel(Policy):
         # Without gradients nothing is kept, so a few groups at a time bound the memory.
         tokens = trimmed.prompts.ids.shape[1] + trimmed.ids[0].numel()
         rows = torch.arange(len(trimmed)).split(len(trimmed) if train else max(1, _TOKENS_AT_ONCE // tokens))
+        computed = self.model.get_input_embeddings().weight.dtype  # of hidden states: float32 in 4-bit models
         with self._network(source) as model, torch.set_grad_enabled(train):
-            parts = [packed_token_logps(model, trimmed.select(some.tolist()), self.dtype) for some in rows]
+            parts = [packed_token_logps(model, trimmed.select(some.tolist()), computed) for some in rows]
         token_logps = torch.cat(parts)
         missing = responses.ids.shape[-1] - token_logps.shape[-1]
         return nn.functional.pad(token_logps, (0, missing))
@@ -200,10 +234,17 @@ class LanguageModel(Policy):
     def export(self, folder: Path) -> None:
         """Write the policy as a plain Hugging Face model with its tokenizer.
 
-        Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too.
+        Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too. All
+        ranks of a sharded policy call it together, and the first one writes.
         """
-        model = self.model if self.lora is None else merged(self.model, self._base(), self.lora, self.folded())
-        model.save_pretrained(folder)
+        state = full_state(self.model, frozen=self.lora is None) if self.sharded or self.lora is not None else None
+        if self.sharded and not is_first_rank():
+            return
+        if self.lora is None:
+            self.model.save_pretrained(folder, state_dict=state)
+        else:
+            assert state is not None
+            merged(state, self._base(), self.lora, self.folded()).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
@@ -229,6 +270,10 @@ class LanguageModel(Policy):
 
         path = local_model(self.name, self.dtype)
         return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self._hub, **options)
+
+
+def _uncut(network: nn.Module) -> nn.Module:
+    return network
 
 
 @contextmanager

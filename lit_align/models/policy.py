@@ -1,6 +1,7 @@
 """What an algorithm asks of a policy: language models and exactly solvable policies both answer it."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_align.models.folded import Factors
+from lit_align.models.sharding import Shard
 from lit_align.sampling import Decoding
 from lit_align.types import Prompts, Record, Responses
 
@@ -21,6 +23,9 @@ class Policy(nn.Module, ABC):
     additive: bool = True
     """Whether adding to the trainable weights adds the same to the network's. A policy of which that is not so, such as
     one of low-rank adapters, has ``factors`` and ``fold``."""
+
+    sharded: bool = False
+    """Whether each rank keeps a part of the weights only."""
 
     context_length: int
     """Longest prompt and response together, in tokens."""
@@ -46,6 +51,22 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights. A second call does nothing."""
+
+    def shard(self, cut: Shard) -> None:
+        """Let each rank keep a part of the weights, loaded already or later. A second call does nothing.
+
+        Raises:
+            ValueError: They cannot be cut.
+        """
+        del cut
+        raise ValueError(f"{type(self).__name__} cannot be sharded: set trainer.strategy to auto or ddp")
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """A context in which sharded weights, reference included, are whole on every rank.
+
+        Sampling and scoring there ask nothing of the other ranks. All ranks enter and leave together.
+        """
+        return nullcontext()
 
     @abstractmethod
     def sample(
