@@ -222,10 +222,13 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Lightning's own; FSDP1 clips by the norm over all ranks itself, which Lightning does not."""
+        """Clip and check the step; FSDP1 clips by the norm over all ranks itself, which Lightning does not."""
         by_norm = gradient_clip_val if gradient_clip_algorithm in (None, "norm") else None
-        if not (by_norm and clip_flat(self.policy, float(by_norm))):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        norm = clip_flat(self.policy, by_norm) if by_norm else None
+        if norm is None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.check_step(norm)
 
     def on_train_start(self) -> None:
         """Evaluate iteration 0: what the run starts from."""

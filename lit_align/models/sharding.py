@@ -114,13 +114,12 @@ def shard_flat(network: nn.Module, **options: Any) -> nn.Module:
     return FlatModule(network, **({"use_orig_params": True} | options | {"auto_wrap_policy": alone}))
 
 
-def clip_flat(network: nn.Module, largest: float) -> bool:
-    """Clip the gradients of FSDP1 networks by their norm over all ranks; False where there are none."""
+def clip_flat(network: nn.Module, largest: float) -> float | None:
+    """Clip the gradients of an FSDP1 network by their norm over all ranks; what that was, None where there is none."""
     roots = FlatModule.fsdp_modules(network, root_only=True)
     trained = [root for root in roots if any(parameter.requires_grad for parameter in root.parameters())]
-    for root in trained:
-        root.clip_grad_norm_(largest)
-    return bool(trained)
+    norms = [float(root.clip_grad_norm_(largest)) for root in trained]
+    return max(norms, default=None)
 
 
 def decoder_layers(network: nn.Module) -> list[nn.Module]:

@@ -148,7 +148,7 @@ def step(policy: LanguageModel, responses: Any) -> None:
     parameters = [parameter for _, parameter in trainable(policy)]
     policy.train()
     (policy.logps(responses).sum() / len(responses)).backward()
-    if not clip_flat(policy, CLIP):
+    if clip_flat(policy, CLIP) is None:
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
     torch.optim.SGD(parameters, lr=0.1).step()
     policy.zero_grad()

@@ -31,12 +31,21 @@ def fsdp2() -> ModelParallelStrategy:
 
 @dataclass
 class Case:
-    """How a run is sharded, and what of: ``policy`` is given to `LanguageModel`, ``goes_on`` asks for a second half."""
+    """How a run is sharded, and what of it.
+
+    Attributes:
+        strategy: Makes that of two devices.
+        anchor: Makes the anchor.
+        policy: Given to `LanguageModel`.
+        goes_on: Whether it is also run in two parts.
+        twin: Another case, whose run on one device would be the same.
+    """
 
     strategy: Callable[[], Any]
     anchor: Callable[[], Any]
     policy: dict[str, Any]
     goes_on: bool = False
+    twin: str | None = None
 
 
 ADAPTERS = {"lora": LoRA(rank=4)}
@@ -46,8 +55,7 @@ CASES = {
     "all weights, extrapolated": Case(fsdp2, lambda: Extrapolated(0.5), {}),
     "adapters, extrapolated": Case(fsdp2, lambda: Extrapolated(0.5), ADAPTERS, goes_on=True),
     "adapters on nf4": Case(fsdp2, lambda: MovingAverage(0.5), ADAPTERS | {"quantization": "nf4"}),
-    "FSDP1, all weights": Case(FSDP1OnCPU, lambda: MovingAverage(0.5), {}, goes_on=True),
-    "FSDP1, adapters": Case(FSDP1OnCPU, lambda: Extrapolated(0.5), ADAPTERS),
+    "FSDP1": Case(FSDP1OnCPU, lambda: MovingAverage(0.5), {}, goes_on=True, twin="all weights, moving average"),
 }
 
 
@@ -74,7 +82,8 @@ class Left:
 
 def all_left(model: str, pools: dict[str, str], root: Path, devices: int, others: Path) -> dict[str, Left]:
     """Every run to its end, then those that go on from their own checkpoints and those of the ``others``' runs."""
-    return {name: left(name, model, pools, root, devices, others) for name in CASES}
+    names = [name for name, case in CASES.items() if devices > 1 or case.twin is None]
+    return {name: left(name, model, pools, root, devices, others) for name in names}
 
 
 def left(name: str, model: str, pools: dict[str, str], root: Path, devices: int, others: Path) -> Left:
@@ -90,7 +99,8 @@ def left(name: str, model: str, pools: dict[str, str], root: Path, devices: int,
     went_on, taken_over = {}, {}
     if CASES[name].goes_on:
         went_on = gone_on(run("parts", max_epochs=ITERATIONS - 1).fit().folder)
-        taken_over = gone_on(begun_by(others / name)) if (others / name).exists() else {}
+        folder = others / (CASES[name].twin or name)
+        taken_over = gone_on(begun_by(folder)) if folder.exists() else {}
     whole = run("whole").fit()
     weights = full_state(whole.module.policy, frozen=False)
     rollouts = [load_shares(whole.folder / "rollouts", f"iteration-{i:04d}", devices) for i in range(ITERATIONS)]

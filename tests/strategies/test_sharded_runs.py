@@ -17,7 +17,7 @@ def runs(tmp_path_factory):
     one = all_left(model, pools, folder / "one", 1, folder / "nobody")
     two, second = on_two_processes(all_left, model, pools, folder / "two", 2, folder / "one")
     assert all(not left.weights for left in second.values())
-    return {name: (one[name], two[name]) for name in CASES}
+    return {name: (one[case.twin or name], two[name]) for name, case in CASES.items()}
 
 
 @pytest.fixture(params=CASES)
@@ -35,7 +35,7 @@ def test_shards_draw_the_very_tokens_that_whole_weights_draw(run):
     for drawn, same in zip(shards.rollouts, whole.rollouts, strict=True):
         assert torch.equal(drawn.responses.ids, same.responses.ids)
         assert torch.equal(drawn.responses.mask, same.responses.mask)
-        torch.testing.assert_close(drawn.anchor_token_logps, same.anchor_token_logps, rtol=0, atol=1e-5)
+        torch.testing.assert_close(drawn.anchor_token_logps, same.anchor_token_logps, rtol=0, atol=5e-5)
 
 
 def test_shards_end_at_the_weights_of_a_single_device(run):
