@@ -67,7 +67,9 @@ class GroupedLayer(DynamicLayer):
         precise = torch.promote_types(query.dtype, torch.float32)
         weights = torch.cat([of_prompt, of_own], dim=-1).softmax(-1, dtype=precise).to(query.dtype)
         to_prompt, to_own = weights.split([of_prompt.shape[-1], of_own.shape[-1]], dim=-1)
-        read = rows.by_row(self._over_prompts(rows.by_prompt(to_prompt), self.prompt_values)) + to_own @ self.values
+        read: Tensor = (
+            rows.by_row(self._over_prompts(rows.by_prompt(to_prompt), self.prompt_values)) + to_own @ self.values
+        )
         return read.reshape(len(query), 1, -1, read.shape[-1])
 
     def keep(self, rows: Int[Tensor, " kept"], prompts: Int[Tensor, " prompts"]) -> None:

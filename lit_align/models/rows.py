@@ -27,6 +27,9 @@ class Rows:
         self.mask = mask
         self.prompt = torch.arange(len(mask)).repeat_interleave(group_size)
         self.filled = torch.zeros(len(self.prompt), dtype=torch.long)
+        self.column: Tensor | None = None
+        self.hidden: Tensor | None = None
+        self._place: Tensor | None = None
         self._arrange()
 
     def __len__(self) -> int:
@@ -42,6 +45,7 @@ class Rows:
 
     def keep(self, rows: Int[Tensor, " kept"]) -> Int[Tensor, " prompts"]:
         """Go on with these rows; returns the prompts that still have one."""
+        prompts: Tensor
         prompts, self.prompt = self.prompt[rows].unique(return_inverse=True)
         self.filled = self.filled[rows]
         self.mask = self.mask[prompts.to(self.mask.device)]
@@ -63,14 +67,14 @@ class Rows:
         else:
             buffer[torch.arange(len(buffer), device=buffer.device), :, self.column] = states
 
-    def by_prompt(self, rows: Float[Tensor, "rows *rest"]) -> Float[Tensor, "batch width *rest"]:
+    def by_prompt(self, rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "batch width ..."]:
         """The rows of each prompt side by side, empty places 0."""
         shape = (len(self.mask), self._width, *rows.shape[1:])
         if self._place is None:
             return rows.view(shape)
         return rows.new_zeros(shape).flatten(0, 1).index_copy(0, self._place, rows).view(shape)
 
-    def by_row(self, groups: Float[Tensor, "batch width *rest"]) -> Float[Tensor, "rows *rest"]:
+    def by_row(self, groups: Float[Tensor, "batch width ..."]) -> Float[Tensor, "rows ..."]:
         """The way back."""
         rows = groups.flatten(0, 1)
         return rows if self._place is None else rows[self._place]

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lit_align.sampling.decoding import Decoding, draw
 
-_COMPACT = 0.125  # finished rows are dropped, and prompts admitted, once they are this share: each time copies the cache
-_LOOK = 8  # steps between two looks at how many rows are left, on devices that a look makes the host wait for
+_COMPACT = 0.125  # finished rows make way once they are this share of the batch: each time copies the cache
+_NO_WAIT = ("cpu",)  # devices that the host need not wait for to see how many rows are left
+_LOOK = 8  # steps between two looks, on others
 
 
 @runtime_checkable
@@ -79,7 +80,7 @@ def generate(
         if ended:
             due.popleft()
         logits = None
-        if ended or ids.device.type == "cpu" or step % _LOOK == 0:
+        if ended or ids.device.type in _NO_WAIT or step % _LOOK == 0:
             live = int(alive.sum())
             if live == 0 and not waiting:
                 break

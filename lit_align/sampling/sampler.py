@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -16,12 +17,14 @@ from lit_align.types import Prompts, Responses
 
 log = logging.getLogger(__name__)
 
+_RUN = 4  # micro-batches whose last responses, when few rows are left, are waited for together
+
 Slot = Literal["policy", "anchor", "reference", "mixture"]
 """Who draws a response: the policy, the iterate it starts from, the initial policy, or the token-wise geometric mixture
 of policy and reference."""
 
 Report = Callable[[int, int], None]
-"""Called after each micro-batch with (prompts done, tokens drawn): what progress bars listen to."""
+"""Called after every few micro-batches with (prompts done, tokens drawn): what progress bars listen to."""
 
 
 def sampling_in_halves() -> Halving:
@@ -129,7 +132,7 @@ class Sampler:
             seed: Seed of the random numbers.
             iteration: Part of the random numbers' key, so iterations draw afresh.
             sources: Who draws each slot, instead of the sampler's own.
-            report: Told of progress after each micro-batch.
+            report: Told of progress after every few micro-batches.
             halving: Halves micro-batches where memory runs out, and remembers; one of this call's own by default.
         """
         slots = tuple(sources or self.slots)
@@ -137,12 +140,15 @@ class Sampler:
         order: list[int] = []
         parts: list[Responses] = []
 
+        halving = halving or sampling_in_halves()
+
         def draw(rows: Sequence[int]) -> Responses:
             part = prompts.select(rows).trim()
             uniforms = token_uniforms(part.record_id, group, self.max_new_tokens, seed=seed, iteration=iteration)
-            return self._draw(policy, part, uniforms, slots)
+            at_once = -(-self._fitting(part.ids.shape[1], group) // halving.parts)
+            return self._draw(policy, part, uniforms, slots, replace(self.decoding, prompts_at_once=at_once))
 
-        for rows, drawn in (halving or sampling_in_halves()).each(self.micro_batches(prompts, group), draw):
+        for rows, drawn in halving.each(self._runs(prompts, group), draw):
             order += rows
             parts.append(drawn)
             if report is not None:
@@ -150,12 +156,23 @@ class Sampler:
         joined = _join(prompts.select(order), parts).select(torch.argsort(torch.tensor(order)).tolist())
         return replace(joined, source=slots, iteration=iteration, seed=seed)
 
-    def _draw(self, policy: Samples, prompts: Prompts, uniforms: Tensor, slots: tuple[str, ...]) -> Responses:
+    def _draw(
+        self, policy: Samples, prompts: Prompts, uniforms: Tensor, slots: tuple[str, ...], decoding: Decoding
+    ) -> Responses:
         """One micro-batch; a slot keeps its own random numbers whoever draws the others."""
         places = {source: [i for i, slot in enumerate(slots) if slot == source] for source in dict.fromkeys(slots)}
-        drawn = [policy.sample(prompts, uniforms[:, at], self.decoding, source) for source, at in places.items()]
+        drawn = [policy.sample(prompts, uniforms[:, at], decoding, source) for source, at in places.items()]
         order = torch.argsort(torch.tensor([place for at in places.values() for place in at]))
         return _side_by_side(prompts, drawn, order)
+
+    def _runs(self, prompts: Prompts, group: int) -> list[list[int]]:
+        """Rows of the prompts for several micro-batches: drawn in one go, the next begun where responses have ended."""
+        batches = self.micro_batches(prompts, group)
+        return [list(chain(*batches[start : start + _RUN])) for start in range(0, len(batches), _RUN)]
+
+    def _fitting(self, prompt: int, group: int) -> int:
+        """How many prompts of this length fit the budget; at least one."""
+        return max(1, self.token_budget // ((prompt + self.max_new_tokens) * group))
 
     def micro_batches(self, prompts: Prompts, group: int) -> list[list[int]]:
         """Rows of the prompts, shortest first, in runs that fit the budget; at least one prompt each."""

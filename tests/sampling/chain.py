@@ -39,13 +39,13 @@ class Chain:
 
 
 class ChainPolicy:
-    """The part of a policy that a sampler needs; remembers the sizes of its micro-batches."""
+    """The part of a policy that a sampler needs; remembers how many prompts were under way at once, and how wide."""
 
     def __init__(self):
         self.batches = []
 
     def sample(self, prompts, uniforms, decoding, source):
-        self.batches.append((len(prompts), prompts.ids.shape[1]))
+        self.batches.append((min(len(prompts), decoding.prompts_at_once), prompts.ids.shape[1]))
         ids, logps, lengths = generate(Chain(), prompts.ids, prompts.mask, uniforms, decoding, EOS)
         mask = torch.arange(ids.shape[-1]) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)

@@ -55,6 +55,37 @@ def test_rounding_in_the_sum_never_leads_past_the_last_possible_token():
     assert logps.isfinite().all()
 
 
+@pytest.mark.parametrize("vocabulary", [255, 256, 257, 1000, 4096])
+@pytest.mark.parametrize("options", [{}, {"top_k": 40}, {"top_p": 0.9}, {"temperature": 0.3}, {"temperature": 0.0}])
+def test_draws_over_blocks_are_those_of_one_sum_in_double_precision(vocabulary, options):
+    logits, uniforms = 3 * torch.randn(2000, vocabulary), torch.rand(2000)
+    law = Decoding(1, **options).log_probabilities(logits).double()
+    cdf = law.softmax(-1).cumsum(-1)
+    expected = torch.searchsorted(cdf, uniforms[:, None].double() * cdf[:, -1:], right=True)
+    tokens, logps = draw(Decoding(1, **options).scores(logits), uniforms)
+    # A float32 sum may fall on the other side of a number that lies within 1e-6 of a step.
+    near = (cdf - uniforms[:, None]).abs().amin(-1) < 1e-6
+    assert near.float().mean() < 0.05
+    assert torch.equal(tokens[~near], expected.squeeze(-1)[~near])
+    torch.testing.assert_close(logps.double(), law.gather(-1, tokens[:, None]).squeeze(-1), rtol=0, atol=1e-5)
+
+
+def test_a_running_sum_that_falls_by_rounding_leads_to_no_token_without_probability(monkeypatch):
+    """As parallel sums on accelerators may."""
+    exact = torch.Tensor.cumsum
+
+    def uneven(self, dim):
+        sums = exact(self, dim)
+        return sums * (1 + 1e-6 * (-1) ** torch.arange(sums.shape[dim]))
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", uneven)
+    logits = torch.randn(500, 1500).masked_fill(torch.rand(500, 1500) < 0.9, -torch.inf)
+    for uniforms in (torch.rand(500), torch.zeros(500), torch.full((500,), 1 - 2.0**-24)):
+        tokens, logps = draw(logits, uniforms)
+        assert (tokens < 1500).all()
+        assert logps.isfinite().all()
+
+
 def test_the_law_is_normalised_whatever_the_scale_of_the_logits():
     logits = torch.tensor([1e4, 1e4 - 1, -1e4])
     torch.testing.assert_close(law(logits), logits.softmax(0))

@@ -71,6 +71,53 @@ def test_dropping_finished_rows_changes_no_token(monkeypatch, share):
     assert (min(model.rows_seen) < 36) == (share < 1)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 4, 9, 20])
+@pytest.mark.parametrize("admits", [True, False])
+def test_prompts_that_wait_for_room_are_answered_as_they_would_be_at_once(at_once, admits):
+    uniforms = torch.rand(9, 4, LENGTH)
+    whole = run(uniforms=uniforms)
+    model = Chain(admits=admits)
+    waited = run(model, uniforms=uniforms, decoding=Decoding(LENGTH, prompts_at_once=at_once))
+    assert all(torch.equal(a, b) for a, b in zip(whole, waited, strict=True))
+    assert max(model.rows_seen) <= 4 * at_once
+
+
+def test_prompts_are_admitted_before_the_last_row_has_ended():
+    uniforms, few = torch.rand(9, 4, LENGTH), Decoding(LENGTH, prompts_at_once=3)
+    steps = {}
+    for admits in (True, False):
+        run(model := Chain(admits=admits), uniforms=uniforms, decoding=few)
+        steps[admits] = len(model.rows_seen)
+    assert steps[True] < steps[False]
+
+
+def test_looking_every_eighth_step_alone_changes_no_token_and_takes_no_row_past_its_last(monkeypatch):
+    uniforms = torch.rand(9, 4, LENGTH)
+    whole = run(uniforms=uniforms, decoding=Decoding(LENGTH, prompts_at_once=3))
+
+    class Counting(Chain):
+        """Counts the tokens of each row."""
+
+        def prefill(self, ids, mask, group_size):
+            logits = super().prefill(ids, mask, group_size)
+            before = getattr(self, "tokens", self.state[:0])
+            self.tokens = torch.cat([before, torch.zeros(len(self.state) - len(before), dtype=torch.long)])
+            return logits
+
+        def step(self, tokens):
+            self.tokens = self.tokens + 1
+            assert self.tokens.max() < LENGTH
+            return super().step(tokens)
+
+        def keep(self, rows):
+            super().keep(rows)
+            self.tokens = self.tokens[rows]
+
+    monkeypatch.setattr(sys.modules["lit_align.sampling.generate"], "_NO_WAIT", ())
+    seldom = run(Counting(), uniforms=uniforms, decoding=Decoding(LENGTH, prompts_at_once=3))
+    assert all(torch.equal(a, b) for a, b in zip(whole, seldom, strict=True))
+
+
 def test_nothing_is_computed_for_a_batch_that_has_ended():
     always = torch.full((STATES, VOCABULARY), -torch.inf)
     always[:, 5] = 0.0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lit_align.sampling import Sampler
+from lit_align.sampling.sampler import sampling_in_halves
 from tests.sampling.chain import EOS, ChainPolicy, prompts
 
 
@@ -30,13 +31,19 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize("budget", [1, 60, 130, 500])
-def test_the_token_budget_bounds_each_micro_batch_and_changes_nothing(budget):
+def test_the_token_budget_bounds_the_prompts_under_way_at_once_and_changes_nothing(budget):
     policy = ChainPolicy()
     drawn = sample(policy=policy, token_budget=budget)
     assert_same(drawn, sample())
-    assert sum(rows for rows, _ in policy.batches) == 9
     assert all(rows == 1 or rows * 3 * (width + 8) <= budget for rows, width in policy.batches)
-    assert (len(policy.batches) == 9) == (budget == 1)
+    assert (max(rows for rows, _ in policy.batches) == 1) == (budget < 72)
+
+
+def test_halving_makes_the_prompts_under_way_at_once_fewer():
+    halving, policy = sampling_in_halves(), ChainPolicy()
+    halving.parts = 4
+    Sampler(group_size=3, max_new_tokens=8).sample(policy, prompts(8), seed=1, iteration=2, halving=halving)
+    assert [rows for rows, _ in policy.batches] == [2, 2, 2, 2]
 
 
 def test_micro_batches_go_from_short_to_long_and_are_as_full_as_the_budget_allows():
@@ -100,7 +107,7 @@ def test_responses_of_a_group_differ_and_carry_their_marks():
 
 def test_progress_reports_add_up_to_all_prompts_and_tokens():
     told = []
-    drawn = sample(token_budget=100, report=lambda *counts: told.append(counts))
+    drawn = sample(token_budget=60, report=lambda *counts: told.append(counts))
     assert len(told) > 1
     assert sum(done for done, _ in told) == 9
     assert sum(tokens for _, tokens in told) == int(drawn.mask.sum())
