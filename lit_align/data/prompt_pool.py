@@ -161,7 +161,7 @@ class PromptPool(L.LightningDataModule):
         module = trainer.lightning_module
         iteration = int(module.iteration)
         if 0 <= trainer.max_epochs <= iteration:
-            return DataLoader([0])  # Lightning asks before it sees that the run is over: nothing is collected for it
+            return DataLoader([0])  # type: ignore[arg-type]  # Lightning asks before it sees that the run is over
         module.begin()
         rollouts = self.collect(module, self.prompts(iteration, trainer.global_rank, trainer.world_size))
         buffer = Buffer(
