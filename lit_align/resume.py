@@ -101,9 +101,10 @@ def keep_config(folder: Path, text: str) -> None:
     """
     path = folder / CONFIG
     if path.exists():
-        if not differences(yaml.safe_load(path.read_text()), yaml.safe_load(text)):
+        old = path.read_text()
+        if not differences(yaml.safe_load(old), yaml.safe_load(text)):
             return
-        path.rename(folder / f"config-{1 + len(list(folder.glob('config-*.yaml')))}.yaml")
+        write_text(folder / f"config-{1 + len(list(folder.glob('config-*.yaml')))}.yaml", old)
     write_text(path, text)
 
 
