@@ -10,6 +10,7 @@ _HOME = {
     "AcceleratedPO": "algorithms",
     "AlignmentModule": "algorithms",
     "AlphaDPO": "algorithms",
+    "Checkpoints": "callbacks",
     "ChiPO": "algorithms",
     "CollapseAlarm": "callbacks",
     "Contexts": "games.contexts",

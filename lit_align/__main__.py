@@ -10,7 +10,7 @@ from typing import NoReturn
 from lit_align.messages import one_line
 
 _USERS = (ValueError, ImportError, RuntimeError, OSError)
-_INTERRUPTED = 128 + signal.SIGINT  # what a shell expects of a program that Ctrl-C has stopped
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # what a shell expects of who was stopped
 
 
 def run() -> int:
@@ -25,6 +25,8 @@ def run() -> int:
         # Lightning turns Ctrl-C into status 1.
         if isinstance(stop.__context__, KeyboardInterrupt):
             return _INTERRUPTED
+        if stop.code == _TERMINATED:
+            return _TERMINATED
         raise
     except _USERS as error:
         if os.environ.get("LIT_ALIGN_TRACEBACK"):
@@ -36,9 +38,14 @@ def run() -> int:
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     """SIGTERM as an exception, wherever the program is; a trainer has a handler of its own."""
-    raise SystemExit(128 + signum)
+    raise SystemExit(_TERMINATED)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run())
+    status = run()
+    if status in (_INTERRUPTED, _TERMINATED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # without waiting for threads that wait for an answer
+    sys.exit(status)

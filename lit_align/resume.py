@@ -26,6 +26,7 @@ _PLACES = (
     "trainer.logger",
     "trainer.callbacks",
     "trainer.profiler",
+    "trainer.profile",
     "trainer.enable_progress_bar",
     "trainer.enable_checkpointing",
     "trainer.log_every_n_steps",
@@ -40,13 +41,9 @@ _FREE = (
     "trainer.devices",
     "trainer.num_nodes",
     "model.sampler.token_budget",
-    "model.judge.api_key_env",
-    "model.judge.cache",
-    "model.judge.concurrency",
-    "model.judge.max_retries",
-    "model.judge.timeout",
-    "model.judge.backoff",
 )
+_JUDGES = ("model.judge", "model.eval_judges")
+_PATIENCE = ("api_key_env", "cache", "concurrency", "max_retries", "timeout", "backoff", "token_budget")
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -104,9 +101,10 @@ def keep_config(folder: Path, text: str) -> None:
     """
     path = folder / CONFIG
     if path.exists():
-        if not differences(yaml.safe_load(path.read_text()), yaml.safe_load(text)):
+        old = path.read_text()
+        if not differences(yaml.safe_load(old), yaml.safe_load(text)):
             return
-        path.rename(folder / f"config-{1 + len(list(folder.glob('config-*.yaml')))}.yaml")
+        write_text(folder / f"config-{1 + len(list(folder.glob('config-*.yaml')))}.yaml", old)
     write_text(path, text)
 
 
@@ -133,7 +131,7 @@ def _differences_of_runs(run: Path, config: Config, fits: bool) -> dict[str, tup
     """What makes it another run; to look at one, only the policy counts."""
     changed = differences(yaml.safe_load((run / CONFIG).read_text()), config)
     if fits:
-        return {name: values for name, values in changed.items() if not _under(name, _FREE)}
+        return {name: values for name, values in changed.items() if not _is_free(name)}
     return {name: values for name, values in changed.items() if _under(name, ("model.policy",))}
 
 
@@ -167,6 +165,10 @@ def _flat(config: Any, name: str = "") -> Config:
         inner = name if key in ("init_args", "class_path") else f"{name}.{key}".lstrip(".")
         flat |= _flat(value, inner)
     return flat
+
+
+def _is_free(name: str) -> bool:
+    return _under(name, _FREE) or (_under(name, _JUDGES) and name.rpartition(".")[2] in _PATIENCE)
 
 
 def _under(name: str, keys: tuple[str, ...]) -> bool:

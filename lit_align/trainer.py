@@ -48,7 +48,7 @@ class Trainer(L.Trainer):
         logger: True for TensorBoard in the run folder, False for none, or loggers of your own beside it, such as
             ``WandbLogger``.
         callbacks: Added to our own (progress bars, run record, collapse alarm, checkpoints); one of the same class
-            given here replaces ours; so does any for checkpoints, such as ``Checkpoints(every=10)``.
+            given here replaces ours, such as ``Checkpoints(every=10)``; any other for checkpoints does so too.
         max_epochs: Iterations.
         enable_progress_bar: Show a bar for each stage.
         enable_checkpointing: Keep the last two iterations in ``checkpoints/``.

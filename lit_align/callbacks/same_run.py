@@ -47,11 +47,15 @@ class SameRun(Callback):
         checkpoint["identity"] = _identity(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another run.
+        """Refuse the checkpoint of another run, and to go on in the middle of an iteration.
 
         Raises:
-            ValueError: It is one.
+            ValueError: It is one; or a callback of the user's has written it between two steps, from where Lightning
+                would go on without evaluating the iteration, counting it, or knowing what it had collected.
         """
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        if trainer.state.fn == "fit" and epochs["processed"] != epochs["started"]:
+            raise ValueError("the checkpoint was written in the middle of an iteration: go on from the end of one")
         _check(checkpoint.get("identity", {}), _identity(trainer, pl_module), "the checkpoint's run")
 
 

@@ -100,7 +100,7 @@ class Journalled(Judge):
                     report(len(rows))
                 continue
             parts.append(self.judge.verdict(block, some, report))
-            if parts[-1].compared.sum() > len(rows) * len(some[0]):  # more than the diagonal
+            if _answers(parts[-1]):
                 self.journal.put(key, {name: _plain(value) for name, value in vars(parts[-1]).items()})
         rewards = [part.rewards for part in parts if part.rewards is not None]
         wins, compared = torch.cat([part.wins for part in parts]), torch.cat([part.compared for part in parts])
@@ -134,6 +134,13 @@ class Journalled(Judge):
     def _key(self, question: str, prompts: Prompts, texts: Sequence[Sequence[str]]) -> str:
         asked = repr((prompts.record_id.tolist(), texts))
         return text_digest(question, type(self.judge).__name__, self.judge.name, asked)
+
+
+def _answers(verdict: Verdict) -> bool:
+    """Whether there is more in it than that a response is as good as itself."""
+    diagonal = verdict.compared.shape[0] * verdict.compared.shape[1]
+    rewarded = verdict.rewards is not None and not bool(verdict.rewards.isnan().all())
+    return rewarded or int(verdict.compared.sum()) > diagonal
 
 
 def _plain(value: Tensor | None) -> Any:

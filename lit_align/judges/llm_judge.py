@@ -69,6 +69,8 @@ class LLMJudge(Judge):
         ValueError: An argument is out of its range, or the template lacks a field.
     """
 
+    prompts_at_once = 4  # a kill costs no more verdicts than these; `cache` keeps single answers
+
     def __init__(
         self,
         model: str,
@@ -131,8 +133,11 @@ class LLMJudge(Judge):
         found = {question: self.cache.get(self._key(question)) for question in questions}  # each asked once
         new = [question for question, answer in found.items() if answer is None]
         self._unreachable = 0
-        with ThreadPoolExecutor(self.concurrency) as pool:
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
             replies = list(pool.map(self._ask, new))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a run that is stopped does not wait for what is under way
         failures = [reason for answer, reason in replies if answer is None]
         found |= {question: answer for question, (answer, _) in zip(new, replies, strict=True)}
         answers = {question: _WINS[answer] for question, answer in found.items() if answer is not None}

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,19 +73,33 @@ def test_the_command_that_is_printed_goes_on_as_if_nothing_had_happened(tmp_path
     assert_same(whole, tmp_path)
 
 
-@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
-def test_a_process_of_its_own_that_waits_for_its_judge_is_stopped_from_outside(tmp_path, model, whole, number):
-    arguments = ["fit", "-c", write_config(tmp_path, model)]
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """``python -m lit_align`` as a process of its own."""
+    environment |= {"ASKED": str(folder / "asked.txt"), "OMP_NUM_THREADS": "1"}
+    with (folder / "printed.txt").open("wb") as printed:
+        command = [sys.executable, "-m", "lit_align", *arguments]
+        return subprocess.Popen(command, env=os.environ | environment, stdout=printed, stderr=printed)
+
+
+def test_a_process_of_its_own_that_waits_for_its_judge_is_stopped_from_outside(tmp_path, model, whole):
     waiting = tmp_path / "waiting"
-    environment = os.environ | {"ASKED": str(tmp_path / "asked.txt"), "WAIT": str(waiting), "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "printed.txt").open("wb") as printed:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lit_align", *arguments], env=environment, stdout=printed, stderr=printed
-        )
-        while not waiting.exists() and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(timeout=60) == STATUS[number]
-    waiting.unlink()
+    process = start(tmp_path, "fit", "-c", write_config(tmp_path, model), WAIT=str(waiting))
+    while not waiting.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
     assert lit_align(tmp_path, *commands(tmp_path)[0]) == 0
     assert_same(whole, tmp_path)
+
+
+def test_answers_that_are_under_way_are_not_waited_for(tmp_path, model):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        arguments = {"model": "m", "base_url": url, "api_key_env": None, "timeout": 600}
+        config = write_config(tmp_path, model, judge={"class_path": "LLMJudge", "init_args": arguments})
+        process = start(tmp_path, "fit", "-c", config)
+        connection, _ = server.accept()  # and never an answer
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+        connection.close()
+    assert commands(tmp_path)[0][3] == "--trainer.run"
