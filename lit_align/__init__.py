@@ -43,6 +43,7 @@ _HOME = {
     "PromptPool": "data.prompt_pool",
     "RPO": "algorithms",
     "RandomGame": "games.game",
+    "Replay": "data.replay",
     "RewardFunction": "judges",
     "RewardModel": "judges",
     "RobustDPO": "algorithms",

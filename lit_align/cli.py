@@ -21,6 +21,7 @@ import lit_align.models  # noqa: F401  (configs may name its classes without a p
 from lit_align.algorithms import AlignmentModule
 from lit_align.data.pair_data import PairData  # noqa: F401
 from lit_align.data.prompt_pool import PromptPool  # noqa: F401
+from lit_align.data.replay import Replay  # noqa: F401
 from lit_align.messages import one_line
 from lit_align.models import LoRA
 from lit_align.sampling import Sampler

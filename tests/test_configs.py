@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -16,7 +18,8 @@ ROOT = Path(__file__).parent.parent / "configs"
 BANDITS = sorted((ROOT / "bandit").glob("*.yaml"))
 PAPERS = sorted((ROOT / "papers").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "overlays").glob("*.yaml"))
-CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(BANDITS) - set(PAPERS) - set(OVERLAYS))
+REPLAY = ROOT / "algorithms" / "dpo_replay.yaml"
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - {REPLAY} - set(BANDITS) - set(PAPERS) - set(OVERLAYS))
 
 
 @pytest.fixture
@@ -75,6 +78,19 @@ def test_a_config_begins(path, begun, tmp_path):
     ids = {name: {content_id(row) for row in some} for name, some in rows.items()}
     assert not ids["train"] & ids.get("heldout", set())
     assert not ids["train"] & ids.get("test", set())
+
+
+def test_a_replay_begins_with_the_budget_of_the_run_it_names(begun, tmp_path):
+    rollouts = tmp_path / "rollouts" / "iteration-0000-rank0.parquet"
+    rollouts.parent.mkdir()
+    pq.write_table(pa.table({"record": [""] * 16}), rollouts)
+    cli = begun(REPLAY, "--data.path", str(tmp_path))
+    recorded = yaml.safe_load((ROOT / "algorithms" / "wind.yaml").read_text())
+    assert cli.datamodule.prompts_per_iteration == recorded["data"]["init_args"]["prompts_per_iteration"]
+    assert cli.trainer.max_epochs <= recorded["trainer"]["max_epochs"]
+    cli.datamodule.check_divisible()
+    policy = recorded["model"]["init_args"]["policy"]["init_args"]
+    assert (cli.model.policy.name, cli.model.policy.system) == (policy["name"], policy["system"])
 
 
 def test_a_folder_means_its_config(begun):

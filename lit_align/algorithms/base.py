@@ -21,6 +21,7 @@ from lit_align.algorithms.collector import Collector, Score
 from lit_align.algorithms.evaluated import TRAINING, EvaluatedModule
 from lit_align.algorithms.evaluator import Evaluator, HeldOutEvaluator
 from lit_align.algorithms.finite import FiniteSteps
+from lit_align.algorithms.remembered import remembered
 from lit_align.algorithms.requirements import Requirements
 from lit_align.algorithms.schedules import Schedule, scheduled
 from lit_align.anchors import Anchor, Previous
@@ -136,7 +137,8 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
 
         Args:
             prompts: The iteration's prompts on this rank.
-            given: Responses to them that are compared already, to be scored alone.
+            given: Responses to them that are compared already, to be scored alone; log-probs recorded with them serve
+                where this run's own policies give the same.
 
         Returns:
             Of all ranks, the same on each.
@@ -145,11 +147,12 @@ class AlignmentModule(Requirements, FiniteSteps, EvaluatedModule):
         if self._rollouts is None or self._rollouts[0] != iteration:
             name = share_name(f"iteration-{iteration:04d}", self.global_rank, self.trainer.world_size)
             path = self.run_folder / "rollouts" / name
+            scores, given = remembered(self._scores(), given)
             with self.inference():
                 share = self.collector.collect(
                     prompts,
                     path if self.keep_rollouts else None,
-                    self._scores(),
+                    scores,
                     seed=mixed_seed(run_seed(), TRAINING),
                     iteration=iteration,
                     given=given,

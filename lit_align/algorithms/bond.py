@@ -53,7 +53,7 @@ class IterativeBOND(AlignmentModule):
     def __init__(
         self,
         policy: Policy,
-        judge: Judge,
+        judge: Judge | None = None,
         n: int = 2,
         beta: float = 0.5,
         law: Literal["approximate", "exact"] = "approximate",

@@ -40,7 +40,12 @@ class EXO(AlignmentModule):
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "rewards"})
 
     def __init__(
-        self, policy: Policy, judge: Judge, beta_policy: float = 0.1, beta_reward: float = 0.1, **kwargs: Any
+        self,
+        policy: Policy,
+        judge: Judge | None = None,
+        beta_policy: float = 0.1,
+        beta_reward: float = 0.1,
+        **kwargs: Any,
     ) -> None:
         for name, value in (("beta_policy", beta_policy), ("beta_reward", beta_reward)):
             if value <= 0:

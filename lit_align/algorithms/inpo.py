@@ -44,7 +44,7 @@ class INPO(PairwiseModule):
     def __init__(
         self,
         policy: Policy,
-        judge: Judge,
+        judge: Judge | None = None,
         eta: float = 7.5e-3,
         tau: float = 2.5e-3,
         pairing: Pairing = "random",

@@ -43,7 +43,7 @@ class JBOND(AlignmentModule):
     def __init__(
         self,
         policy: Policy,
-        judge: Judge,
+        judge: Judge | None = None,
         beta: float = 0.5,
         gamma: float = 0.0,
         anchor: Anchor | None = None,

@@ -40,7 +40,7 @@ class NashMD(AlignmentModule):
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     roles: ClassVar[tuple[Slot, ...]] = ("policy", "mixture")
 
-    def __init__(self, policy: Policy, judge: Judge, tau: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, policy: Policy, judge: Judge | None = None, tau: float = 0.1, **kwargs: Any) -> None:
         if tau < 0:
             raise ValueError(f"model.tau must be >= 0, got {tau}")
         super().__init__(policy, judge, **kwargs)

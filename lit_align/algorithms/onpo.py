@@ -47,7 +47,7 @@ class ONPO(PairwiseModule):
     anchor: Optimistic
 
     def __init__(
-        self, policy: Policy, judge: Judge, eta: float = 100.0, pairing: Pairing = "random", **kwargs: Any
+        self, policy: Policy, judge: Judge | None = None, eta: float = 100.0, pairing: Pairing = "random", **kwargs: Any
     ) -> None:
         if eta <= 0:
             raise ValueError(f"model.eta must be > 0, got {eta}")

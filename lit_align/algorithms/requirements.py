@@ -40,9 +40,8 @@ class Requirements:
 
     def check_judge(self, judge: Judge | None) -> None:
         """Refuse a judge that only compares where the loss reads rewards."""
-        if "rewards" in self.needs and not (judge is not None and judge.has_rewards):
-            who = "there is no judge" if judge is None else f"the judge {judge.name} only compares"
-            raise ValueError(f"{type(self).__name__} needs rewards, and {who}")
+        if "rewards" in self.needs and judge is not None and not judge.has_rewards:
+            raise ValueError(f"{type(self).__name__} needs rewards, and the judge {judge.name} only compares")
 
     def check_samples(self) -> None:
         """Refuse prompts alone where nobody judges the responses to them."""
@@ -65,6 +64,26 @@ class Requirements:
                 f"LBFGS searches along the loss itself, and each of {devices} devices has its own: set trainer.devices "
                 "to 1 or model.optimizer to another, such as torch.optim.AdamW"
             )
+
+    def check_recorded(self, sources: tuple[str, ...], *, rewarded: bool) -> None:
+        """Refuse rollouts of another run whose groups the loss cannot read.
+
+        Args:
+            sources: Who drew each response of a group.
+            rewarded: Whether they have rewards.
+        """
+        name = type(self).__name__
+        if "data" in sources and not self.takes_pairs:
+            raise ValueError(f"{name} learns from responses that policies draw, and these are labelled pairs")
+        if len(sources) < self.min_group_size:
+            raise ValueError(f"{name} needs at least {self.min_group_size} responses to a prompt, and there is one")
+        if self.roles and set(sources) != set(self.roles):
+            raise ValueError(
+                f"{name} needs responses of {' and '.join(dict.fromkeys(self.roles))}, and these are of "
+                f"{' and '.join(dict.fromkeys(sources))}"
+            )
+        if "rewards" in self.needs and not rewarded:
+            raise ValueError(f"{name} needs rewards, and there are none: the judge of that run only compares")
 
     def check_pairs(self, soft: bool) -> None:
         """Refuse labelled pairs where the algorithm's law asks for responses of its own.

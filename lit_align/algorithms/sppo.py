@@ -46,7 +46,7 @@ class SPPO(AlignmentModule):
     def __init__(
         self,
         policy: Policy,
-        judge: Judge,
+        judge: Judge | None = None,
         beta: float = 1e-3,
         offset: Offset = "half",
         opponents: Opponents = "others",

@@ -47,7 +47,7 @@ class WIND(AlignmentModule):
     def __init__(
         self,
         policy: Policy,
-        judge: Judge,
+        judge: Judge | None = None,
         beta: float = 0.1,
         eta: float = 1.0,
         risk: Literal["squared", "kl", "nce"] = "squared",

@@ -41,7 +41,9 @@ class XPO(AlignmentModule):
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     roles: ClassVar[tuple[Slot, ...]] = ("policy", "reference")
 
-    def __init__(self, policy: Policy, judge: Judge, beta: float = 0.1, alpha: float = 1e-5, **kwargs: Any) -> None:
+    def __init__(
+        self, policy: Policy, judge: Judge | None = None, beta: float = 0.1, alpha: float = 1e-5, **kwargs: Any
+    ) -> None:
         if beta <= 0:
             raise ValueError(f"model.beta must be > 0, got {beta}")
         if alpha < 0:

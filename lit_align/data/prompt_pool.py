@@ -276,16 +276,21 @@ def check_distinct(
     """
     found: dict[int, int] = {}
     for number, record in enumerate(rows):
-        if content_id(record) in heldout:
-            raise ValueError(
-                f"data.heldout: {_shown(record)} is in {origin} too (row {number}); a win rate on prompts that were "
-                "trained on means nothing: remove it from one of them"
-            )
+        check_not_heldout(record, f"{origin} too (row {number})", heldout)
         first = found.setdefault(key(record), number)
         if first != number:
             raise ValueError(f"{origin}: rows {first} and {number} both ask {_shown(record)}; remove one")
     if not found:
         raise ValueError(f"{origin} has no prompts")
+
+
+def check_not_heldout(record: Record, where: str, heldout: Collection[int]) -> None:
+    """Refuse a record to train on that asks what is held out; ``heldout`` are content ids."""
+    if content_id(record) in heldout:
+        raise ValueError(
+            f"data.heldout: {_shown(record)} is in {where}; a win rate on prompts that were trained on means nothing: "
+            "remove it from one of them"
+        )
 
 
 @lru_cache(maxsize=2)
