@@ -1,4 +1,4 @@
-"""``python -m lit_align fit|validate|test|predict``: Lightning's CLI over the package's classes."""
+"""``python -m lit_align fit|validate|test|predict|export``: Lightning's CLI over the package's classes."""
 
 import sys
 from collections.abc import Sequence
@@ -22,8 +22,10 @@ from lit_align.algorithms import AlignmentModule
 from lit_align.data.pair_data import PairData  # noqa: F401
 from lit_align.data.prompt_pool import PromptPool  # noqa: F401
 from lit_align.data.replay import Replay  # noqa: F401
+from lit_align.exporting import export_parser, export_run
 from lit_align.messages import one_line
 from lit_align.models import LoRA
+from lit_align.models.agreement import Agreement
 from lit_align.sampling import Sampler
 from lit_align.trainer import Trainer
 
@@ -58,9 +60,19 @@ class OneLineParser(LightningArgumentParser):
         print(f"error: {one_line(message)}", file=sys.stderr)
         sys.exit(2)
 
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember them: Lightning's are methods of the Trainer, and ours need not be."""
+        self.subcommands = super().add_subcommands(*args, **kwargs)
+        return self.subcommands
+
 
 class AlignmentCLI(LightningCLI):
     """LightningCLI in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
+
+    def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        export = export_parser(OneLineParser)
+        parser.subcommands.add_subcommand("export", export, help=export.description)
 
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder."""
@@ -79,17 +91,20 @@ class AlignmentCLI(LightningCLI):
         """Lightning lets a checkpoint's hyper-parameters override the command line without a word: not here."""
 
 
-def main(args: Sequence[str] | None = None) -> AlignmentCLI:
+def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
     """Parse, build and run; callable in process.
 
     Args:
         args: As on the command line; None takes the command line itself.
 
     Returns:
-        The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run.
+        The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run; of ``export``, how well what was
+        written agrees.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler, LoRA])
     arguments = list(sys.argv[1:] if args is None else args)
+    if arguments[:1] == ["export"]:
+        return export_run(**export_parser(OneLineParser).parse_args(arguments[1:]).as_dict())
     return AlignmentCLI(
         AlignmentModule,
         L.LightningDataModule,

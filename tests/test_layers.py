@@ -16,7 +16,7 @@ LEVELS = [
     {"games", "evaluation", "anchors"},
     {"algorithms"},
     {"callbacks"},
-    {"trainer", "lab", "cli", "__main__"},
+    {"trainer", "lab", "exporting", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

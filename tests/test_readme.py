@@ -9,6 +9,7 @@ import pytest
 
 import lit_align
 from lit_align.cli import AlignmentCLI, main
+from lit_align.exporting import export_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,7 +64,16 @@ def commands():
     return [line.split() for line in lines]
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=lambda arguments: " ".join(arguments)[:60])
+def test_the_command_that_exports_parses():
+    (arguments,) = [arguments for arguments in commands() if arguments[0] == "export"]
+    assert export_parser().parse_args(arguments[1:]).output.name == "my_model"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [arguments for arguments in commands() if arguments[0] != "export"],
+    ids=lambda arguments: " ".join(arguments)[:60],
+)
 def test_every_command_parses(arguments, monkeypatch, tmp_path):
     (tmp_path / "my_rewards.py").write_text("def brevity(prompts, responses, records): return [0.0] * len(prompts)\n")
     monkeypatch.chdir(tmp_path)
@@ -82,4 +92,4 @@ def test_every_command_parses(arguments, monkeypatch, tmp_path):
 
 
 def test_the_commands_are_all_found():
-    assert len(commands()) == 8
+    assert len(commands()) == 9

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_align.models.folded import Factors
-
 
 @dataclass
 class LoRA:
@@ -43,19 +41,6 @@ def with_adapters(model: Any, lora: LoRA) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
-
-
-@torch.no_grad()
-def merged(trained: Any, base: Any, lora: LoRA, folded: dict[str, Factors]) -> Any:
-    """A base, fresh and not quantised, with the adapters of a trained model and what is folded beside them."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    model = with_adapters(base, lora)
-    set_peft_model_state_dict(model, {name: value.cpu() for name, value in get_peft_model_state_dict(trained).items()})
-    for name, (first, second) in folded.items():
-        weight = model.get_submodule(name).base_layer.weight
-        weight += (first.cpu() @ second.cpu()).to(weight.dtype)
-    return model.merge_and_unload()
 
 
 def nf4(dtype: torch.dtype) -> Any:

@@ -59,6 +59,15 @@ def local_model(name: str, dtype: torch.dtype) -> str:
     return name
 
 
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that a name stands for, if it is one and lies on this machine."""
+    path = Path(name)
+    if name.startswith("pypi:"):
+        _, _, member, sha = _parse_pypi(name)
+        path = cache_folder() / "files" / sha / Path(member).name
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
 def _parse_pypi(name: str) -> tuple[str, str, str, str]:
     match = _PYPI.fullmatch(name)
     if match is None:

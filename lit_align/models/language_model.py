@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_align.data.templates import encode, encode_responses
-from lit_align.models.adapters import LoRA, merged, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.agreement import probes
 from lit_align.models.cached import CachedModel
+from lit_align.models.export import default_kind, export, trained
 from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
 from lit_align.models.packed import packed_token_logps
@@ -97,7 +99,7 @@ class LanguageModel(Policy):
         options: dict[str, Any] = {"attn_implementation": self.attention}
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
-        model = self._base(**options)
+        model = self.base(**options)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.quantization:
@@ -198,13 +200,27 @@ class LanguageModel(Policy):
         return {name: layer.folded for name, layer in self._adapted.items() if layer.folded is not None}
 
     def export(self, folder: Path) -> None:
-        """Write the policy as a plain Hugging Face model with its tokenizer.
+        """Write the policy as a plain Hugging Face model with its tokenizer and a card of the run around the folder.
 
-        Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too.
+        Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too. What
+        was there is replaced.
+
+        Raises:
+            RuntimeError: What was written does not give the policy's log-probs.
         """
-        model = self.model if self.lora is None else merged(self.model, self._base(), self.lora, self.folded())
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        own = probes(self).of(self)
+        export(self, folder, trained(self), default_kind(self), own=own, run=folder.parent, overwrite=True)
+
+    def base(self, **options: Any) -> Any:
+        """The initial model, loaded afresh.
+
+        Args:
+            options: As for transformers' ``from_pretrained``.
+        """
+        from transformers import AutoModelForCausalLM
+
+        path = local_model(self.name, self.dtype)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self._hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:
@@ -223,12 +239,6 @@ class LanguageModel(Policy):
         if self.lora is None:
             return CachedModel(self.frozen)
         return CachedModel(self.model, around=self.model.disable_adapter)
-
-    def _base(self, **options: Any) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        path = local_model(self.name, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self._hub, **options)
 
 
 @contextmanager

@@ -1,0 +1,119 @@
+"""Whether a model on disk is the policy it was made from: log-probs of a few sentences, read with plain libraries."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lit_align.types import Responses
+
+ASKED = ("Describe the night sky as seen from a desert.", "What is two and two?", "Name a good day of the week.")
+ANSWERED = ("The stars are very bright, and the sand is cold and grey.", "Four.", "Sunday was always a happy one.")
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
+"""Largest difference of a token's log-prob, in nats, that rounding the sum of base and update to a dtype may make."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far log-probs of a reloaded model lie from the policy's.
+
+    Attributes:
+        tokens: Compared.
+        gap: Largest difference on a token, nats.
+        tolerance: Largest that is let pass.
+        quantised_gap: Mean difference on a token from the policy as the run has it, where its base is quantised and the
+            export's is not; nats.
+    """
+
+    tokens: int
+    gap: float
+    tolerance: float
+    quantised_gap: float | None = None
+
+    def __str__(self) -> str:
+        """One line."""
+        text = f"log-probs of {self.tokens} tokens agree with the policy's to {self.gap:.1e} nats"
+        if self.quantised_gap is not None:
+            text += f"; from those with the base in 4 bits they differ by {self.quantised_gap:.2g} on average"
+        return text
+
+
+class Probes:
+    """A few sentences as a policy's tokens.
+
+    Args:
+        policy: A language model; its weights need not be loaded.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        prompts = policy.encode([{"prompt": text} for text in ASKED])
+        self.responses: Responses = policy.encode_responses(prompts, [[text] for text in ANSWERED], 64)
+        self.dtype: torch.dtype = policy.dtype
+
+    @torch.no_grad()
+    def token_logps(self, network: nn.Module) -> Float[Tensor, " tokens"]:
+        """Log-probs of all response tokens, one sentence at a time, without padding, mask or packing."""
+        found = []
+        device = next(network.parameters()).device
+        for row in range(len(self.responses)):
+            prompt = self.responses.prompts.ids[row][self.responses.prompts.mask[row]]
+            response = self.responses.ids[row, 0][self.responses.mask[row, 0]]
+            logits = network(input_ids=torch.cat([prompt, response])[None].to(device)).logits
+            predicted = logits[0, len(prompt) - 1 : -1].double().log_softmax(-1).cpu()
+            found.append(predicted.gather(-1, response[:, None])[:, 0])
+        return torch.cat(found).float()
+
+    def of(self, policy: Any) -> Float[Tensor, " tokens"]:
+        """What a loaded policy says of them, the way it scores responses."""
+        was_training = policy.training
+        policy.eval()
+        try:
+            with torch.no_grad():
+                token_logps = policy.logps(self.responses).cpu()
+        finally:
+            policy.train(was_training)
+        return torch.cat([token_logps[row, 0][self.responses.mask[row, 0]] for row in range(len(self.responses))])
+
+    def agreement(self, folder: Path, expected: Tensor, own: Tensor | None, *, adapters: bool) -> Agreement:
+        """Reload what was written and compare.
+
+        Args:
+            folder: Where it is.
+            expected: Token log-probs of the policy.
+            own: The same with its base quantised, if the run's was.
+            adapters: Whether it is adapters alone.
+
+        Raises:
+            RuntimeError: It does not load without code of its own, or is another model.
+        """
+        try:
+            found = self.token_logps(_reloaded(folder, self.dtype, adapters))
+        except Exception as error:  # whatever keeps others from reading it
+            raise RuntimeError(f"what was written does not load with plain transformers ({error})") from error
+        gap = float((found - expected).abs().max())
+        tolerance = TOLERANCE[self.dtype]
+        if not gap <= tolerance:
+            raise RuntimeError(
+                f"what was written is not the policy: log-probs of a few sentences differ by up to {gap:.2g} nats on a "
+                f"token, more than rounding does ({tolerance:g} in {self.dtype}); nothing was written"
+            )
+        quantised = None if own is None or own is expected else float((found - own).abs().mean())
+        return Agreement(len(found), gap, tolerance, quantised)
+
+
+def probes(policy: Any) -> Probes:
+    """A few sentences in a policy's own tokens."""
+    return Probes(policy)
+
+
+def _reloaded(folder: Path, dtype: torch.dtype, adapters: bool) -> Any:
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    reader = AutoPeftModelForCausalLM if adapters else AutoModelForCausalLM
+    options = {} if adapters else {"use_safetensors": True}
+    return reader.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **options).eval()
