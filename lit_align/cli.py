@@ -1,4 +1,4 @@
-"""``python -m lit_align fit|validate|test|predict|export``: Lightning's CLI over the package's classes."""
+"""``python -m lit_align fit|validate|test|predict|plan|export``: Lightning's CLI over the package's classes."""
 
 import sys
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from lit_align.exporting import export_parser, export_run
 from lit_align.messages import one_line
 from lit_align.models import LoRA
 from lit_align.models.agreement import Agreement
+from lit_align.plan.command import ConfiguredTrainer
 from lit_align.sampling import Sampler
 from lit_align.trainer import Trainer
 
@@ -73,6 +74,17 @@ class AlignmentCLI(LightningCLI):
         super()._add_subcommands(parser, **kwargs)
         export = export_parser(OneLineParser)
         parser.subcommands.add_subcommand("export", export, help=export.description)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's own, and what a run would need of memory."""
+        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """A plan is about devices that need not be here, and needs no run folder."""
+        if self.subcommand == "plan":
+            return ConfiguredTrainer(self._get(self.config_init, "trainer", default={}))
+        return super().instantiate_trainer(**kwargs)
 
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder."""

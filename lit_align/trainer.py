@@ -8,9 +8,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from lit_align.algorithms import AlignmentModule
 from lit_align.callbacks import (
     CollapseAlarm,
     Interrupts,
+    MemoryCheck,
     OneFolder,
     Predictions,
     Profile,
@@ -20,6 +22,8 @@ from lit_align.callbacks import (
 )
 from lit_align.callbacks.one_folder import is_first_process
 from lit_align.memory_pressure import OutOfMemory, is_out_of_memory
+from lit_align.plan import Plan
+from lit_align.plan.command import ConfiguredTrainer
 
 _ADVICE = (
     "training: halve data.batch_size and double trainer.accumulate_grad_batches (the same steps in smaller parts), set "
@@ -45,6 +49,8 @@ class Trainer(L.Trainer):
         enable_checkpointing: Keep the last two iterations in ``checkpoints/``.
         log_every_n_steps: Optimiser steps between two entries of the logger.
         profile: Print what each stage of the last iteration took, in seconds and as a share of the device's peak.
+        check_memory: Refuse a run whose plan (``python -m lit_align plan``) does not fit the device, before its weights
+            load.
         kwargs: As for Lightning's Trainer.
     """
 
@@ -60,6 +66,7 @@ class Trainer(L.Trainer):
         enable_checkpointing: bool = True,
         log_every_n_steps: int = 1,
         profile: bool = False,
+        check_memory: bool = True,
         **kwargs: Any,
     ) -> None:
         if run is not None and not Path(run).is_dir():
@@ -73,6 +80,8 @@ class Trainer(L.Trainer):
             ours.insert(1, StageBars())
         if enable_checkpointing:
             ours.append(_checkpoints(folder))
+        if check_memory:
+            ours.append(MemoryCheck())
         kept = [callback for callback in ours if not any(isinstance(other, type(callback)) for other in given)]
         super().__init__(
             default_root_dir=folder,
@@ -101,6 +110,31 @@ class Trainer(L.Trainer):
             if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
+
+    def plan(
+        self, model: AlignmentModule, datamodule: Any, memory: float | None = None, prompt_tokens: int | None = None
+    ) -> Plan:
+        """Print the memory that a run needs on each device, before any weights load.
+
+        Args:
+            model: The algorithm.
+            datamodule: Its data.
+            memory: GiB that one device has, where the devices of the config are not here.
+            prompt_tokens: Longest prompt, instead of that of the first iteration.
+
+        Raises:
+            ValueError: It does not fit; the message says what to type instead.
+        """
+        options = {
+            "accelerator": self.strategy.root_device.type,
+            "devices": self.num_devices,
+            "num_nodes": self.num_nodes,
+            "strategy": self.strategy,
+            "precision": self.precision,
+            "max_epochs": self.max_epochs,
+            "accumulate_grad_batches": self.accumulate_grad_batches,
+        }
+        return ConfiguredTrainer(options).plan(model, datamodule, memory, prompt_tokens)
 
 
 def _checkpoints(folder: Path) -> ModelCheckpoint:

@@ -15,7 +15,7 @@ LEVELS = [
     {"models", "sampling", "judges", "data"},
     {"games", "evaluation", "anchors"},
     {"algorithms"},
-    {"callbacks"},
+    {"callbacks", "plan"},
     {"trainer", "lab", "exporting", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -59,6 +59,11 @@ def local_model(name: str, dtype: torch.dtype) -> str:
     return name
 
 
+def converted_folder(gguf: Path, dtype: torch.dtype) -> Path:
+    """Where the plain Hugging Face folder of a GGUF file is, or will be."""
+    return cache_folder() / "converted" / f"{_sha256(gguf)}-{str(dtype).removeprefix('torch.')}"
+
+
 def gguf_file(name: str) -> Path | None:
     """The GGUF file that a name stands for, if it is one and lies on this machine."""
     path = Path(name)
@@ -109,7 +114,7 @@ def _converted(gguf: Path, dtype: torch.dtype) -> Path:
     """The plain Hugging Face folder of a GGUF file, written on first use."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    target = cache_folder() / "converted" / f"{_sha256(gguf)}-{str(dtype).removeprefix('torch.')}"
+    target = converted_folder(gguf, dtype)
     if (target / "config.json").is_file():
         return target
     print(f"converting {gguf.name} to {dtype} (once; its weights are dequantised) ...", file=sys.stderr)

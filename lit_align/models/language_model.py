@@ -72,7 +72,7 @@ class LanguageModel(Policy):
         self.quantization = quantization
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
-        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self.hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.model: Any = None
         self.frozen: Any = None
         self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
@@ -82,14 +82,14 @@ class LanguageModel(Policy):
         """The model's own tokenizer; loading it loads no weights."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self._hub)
+        return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self.hub)
 
     @cached_property
     def context_length(self) -> int:  # type: ignore[override]
         """Longest prompt and response together, in tokens."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self._hub)
+        config = AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub)
         return int(getattr(config.get_text_config(), "max_position_embeddings", self.tokenizer.model_max_length))
 
     def load(self, device: torch.device | str = "cpu") -> None:
@@ -220,7 +220,7 @@ class LanguageModel(Policy):
         from transformers import AutoModelForCausalLM
 
         path = local_model(self.name, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self._hub, **options)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self.hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:

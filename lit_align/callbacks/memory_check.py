@@ -1,0 +1,30 @@
+"""A run that cannot fit is refused before its weights load."""
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from lit_align.algorithms import AlignmentModule
+from lit_align.models import LanguageModel
+from lit_align.plan import devices_of, plan_of
+
+
+class MemoryCheck(Callback):
+    """Prints in one line what memory the run will take, and refuses it where the device has less."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Plan, when the prompts have been read and the weights have not."""
+        assert isinstance(pl_module, AlignmentModule)
+        if stage != "fit" or not isinstance(pl_module.policy, LanguageModel):
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        try:
+            plan = plan_of(
+                pl_module, data, devices_of(trainer), prompts=data.prompts(0), iterations=trainer.max_epochs or 1
+            )
+        except (OSError, ValueError) as error:  # a model that is not understood can still be trained
+            if trainer.is_global_zero:
+                print(f"memory: not planned ({error})")
+            return
+        if trainer.is_global_zero:
+            print(plan)
+        plan.check()

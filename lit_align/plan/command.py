@@ -1,0 +1,72 @@
+"""``python -m lit_align plan``: the table of a config, on devices that need not be here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from lit_align.algorithms import AlignmentModule
+from lit_align.models import LanguageModel
+from lit_align.models.shapes import is_readable
+from lit_align.plan.devices import configured_devices
+from lit_align.plan.plan import Plan, plan_of
+from lit_align.types import Prompts
+
+
+class ConfiguredTrainer:
+    """What a plan, and a data module that is set up, ask of a trainer; it runs nothing and leaves no folder.
+
+    Args:
+        options: A trainer's arguments.
+    """
+
+    global_rank = 0
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.accumulate_grad_batches = int(options.get("accumulate_grad_batches") or 1)
+        self.max_epochs = int(options.get("max_epochs") or 1)
+        self.world_size = configured_devices(options).count
+        self.lightning_module: Any = None
+        self.planned: Plan | None = None
+
+    def plan(
+        self, model: AlignmentModule, datamodule: Any, memory: float | None = None, prompt_tokens: int | None = None
+    ) -> Plan:
+        """Print the memory that a run needs on each device, before any weights load.
+
+        Args:
+            model: The algorithm.
+            datamodule: Its data.
+            memory: GiB that one device has, where the devices of the config are not here.
+            prompt_tokens: Longest prompt, instead of that of the first iteration.
+
+        Raises:
+            ValueError: It does not fit; the message says what to type instead.
+        """
+        prompts, unread = self._first_prompts(model, datamodule)
+        plan = plan_of(
+            model,
+            datamodule,
+            configured_devices(self.options, memory),
+            prompts=prompts,
+            iterations=self.max_epochs,
+            prompt_tokens=prompt_tokens,
+        )
+        console = Console()
+        console.print(plan.table())
+        for line in (*plan.notes(), *unread):
+            console.print(line, highlight=False, soft_wrap=True)
+        plan.check()
+        self.planned = plan
+        return plan
+
+    def _first_prompts(self, model: AlignmentModule, data: Any) -> tuple[Prompts | None, list[str]]:
+        self.lightning_module, data.trainer = model, self
+        if not (isinstance(model.policy, LanguageModel) and is_readable(model.policy)):
+            return None, []
+        try:
+            data.setup("fit")
+            return data.prompts(0), []
+        except OSError as error:  # no tokenizer, or no data, on this machine
+            return None, [f"prompts were not read: {' '.join(str(error).split())[:160]}"]

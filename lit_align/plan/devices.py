@@ -1,0 +1,90 @@
+"""The devices of a run: how many, what each can hold, and whether they share the weights between them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where a run takes place.
+
+    Attributes:
+        kind: ``cpu``, ``cuda``, ...
+        count: Over all nodes.
+        sharded: Whether each keeps a part of the weights only (FSDP); else each has them all.
+        memory: Bytes that one device can hold, its share of the RAM for a CPU; None where nobody knows.
+        precision: The trainer's.
+    """
+
+    kind: str
+    count: int = 1
+    sharded: bool = False
+    memory: float | None = None
+    precision: str = "32-true"
+
+    @property
+    def shards(self) -> int:
+        """Parts that the weights are cut into."""
+        return self.count if self.sharded else 1
+
+
+def devices_of(trainer: Any) -> Devices:
+    """Those of a trainer."""
+    root: torch.device = trainer.strategy.root_device
+    return Devices(
+        root.type,
+        int(trainer.world_size),
+        isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy),
+        _memory(root.type, int(trainer.num_devices)),
+        str(trainer.precision),
+    )
+
+
+def configured_devices(options: Mapping[str, Any], memory: float | None = None) -> Devices:
+    """Those that a trainer would be given, whether this machine has them or not.
+
+    Args:
+        options: The trainer's arguments.
+        memory: GiB of one device, for those that are not here.
+    """
+    kind = str(options.get("accelerator", "auto"))
+    if kind in ("auto", "gpu", "cuda"):
+        kind = "cuda" if kind != "auto" or torch.cuda.is_available() else "cpu"
+    local = _count(options.get("devices", "auto"), kind)
+    strategy = options.get("strategy", "auto")
+    sharded = isinstance(strategy, FSDPStrategy | ModelParallelStrategy) or "fsdp" in str(strategy)
+    known = memory * GIB if memory is not None else _memory(kind, local)
+    nodes = int(options.get("num_nodes") or 1)
+    return Devices(kind, local * nodes, sharded, known, str(options.get("precision") or "32-true"))
+
+
+def _count(asked: Any, kind: str) -> int:
+    if isinstance(asked, list):
+        return len(asked)
+    if str(asked) in ("auto", "-1"):
+        return max(1, torch.cuda.device_count()) if kind == "cuda" else 1
+    return len(str(asked).split(",")) if "," in str(asked) else int(asked)
+
+
+def _memory(kind: str, local: int) -> float | None:
+    if kind == "cpu":
+        return _ram() / local
+    if kind == "cuda" and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return None
+
+
+def _ram() -> float:
+    """Of this machine, or of the container that the process is in."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+    said = [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    return float(min([physical, *said]))

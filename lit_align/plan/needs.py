@@ -1,0 +1,161 @@
+"""Formulas: bytes that each phase of an iteration takes on one device, term by term.
+
+Activations are those that PyTorch keeps for the backward pass of a decoder of the Llama family (RMSNorm, grouped-query
+attention without a stored score matrix, gated MLP); other decoders differ by some of the terms.
+"""
+
+from dataclasses import dataclass
+
+from lit_align.models.shapes import Shapes
+from lit_align.plan.work import Work
+
+Terms = dict[str, float]
+"""Bytes by what they are for."""
+
+FLOAT = 4  # bytes
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # a number; a scale in 8 bits for 64 of them; a float for 256 scales
+ROOM = 64  # tokens that the cache of keys and values grows by
+LOGITS_AT_ONCE = 2**25  # numbers that scoring without gradients makes at once
+TRAINING_LOGITS = 5  # copies: the head's, those that predict, their log-softmax, and the gradients of two of these
+SCORING_LOGITS = 3  # the head's, those that predict, their log-softmax
+SAMPLING_LOGITS = 5  # the head's, for a group each, log-softmax, probabilities, their sums
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of a number.
+
+    Attributes:
+        weight: Of the base.
+        trained: Of what trains.
+        computed: Of activations.
+        quantised: The base's linear layers are in NF4.
+    """
+
+    weight: int
+    trained: int
+    computed: int
+    quantised: bool = False
+
+
+def base(shapes: Shapes, precision: Precision) -> float:
+    """The weights of the base."""
+    if not precision.quantised:
+        return float(shapes.parameters * precision.weight)
+    # peft makes what is not quantised float32 again.
+    return shapes.linear * NF4 + (shapes.parameters - shapes.linear) * FLOAT
+
+
+def trainable(shapes: Shapes) -> int:
+    """Numbers that train."""
+    return shapes.adapters or shapes.parameters
+
+
+def kept(
+    shapes: Shapes,
+    precision: Precision,
+    *,
+    optimizer: float,
+    copies: int,
+    momentum: bool,
+    iterations: int,
+    shards: int = 1,
+) -> Terms:
+    """What lies in memory throughout.
+
+    Args:
+        shapes: Of the model.
+        precision: Of its numbers.
+        optimizer: Bytes that the optimiser keeps for a number that trains.
+        copies: Copies of what trains that the anchor keeps.
+        momentum: Whether updates of adapters are folded, whose rank grows with every iteration.
+        iterations: Of the run.
+        shards: Devices over which it is cut.
+    """
+    trained = trainable(shapes)
+    folded = shapes.adapters * FLOAT * (2 * iterations - 1) if momentum else 0
+    terms = {
+        "weights": base(shapes, precision),
+        "adapters": float(shapes.adapters * precision.trained),
+        "reference": 0.0 if shapes.adapters else float(shapes.parameters * precision.weight),
+        "gradients": float(trained * precision.trained),
+        "optimiser": trained * optimizer,
+        "anchor": float(folded if momentum else trained * precision.trained * copies),
+    }
+    return {name: value / shards for name, value in terms.items()}
+
+
+def gathered(shapes: Shapes, precision: Precision, shards: int) -> Terms:
+    """Sharded weights while sampling and scoring: whole on every device, the reference's too where it is a copy."""
+    if shards == 1:
+        return {}
+    whole = base(shapes, precision) if precision.quantised else shapes.parameters * precision.computed
+    return {"gathered weights": whole + (0 if shapes.adapters else shapes.parameters * precision.computed)}
+
+
+def layer_activations(shapes: Shapes, precision: Precision) -> float:
+    """What one layer keeps for the backward pass, for one token."""
+    full, computed = not shapes.adapters, precision.computed
+    # Each norm: its input and its result, in float32 before the scale is applied and as the next layer takes it.
+    norms = 2 * shapes.hidden * (FLOAT + computed + (computed if full else 0))
+    attention = 5 * shapes.query * computed  # queries, keys and values for all heads, the result as made and as taken
+    gate = 4 * shapes.mlp * computed  # gate, its activation, up, their product
+    # Adapters in float32 beside narrower weights make their own copy of what comes in.
+    inputs = shapes.adapter_inputs / max(1, shapes.trained_layers)
+    adapters = inputs * precision.trained if shapes.adapters and precision.trained > computed else 0.0
+    return norms + attention + gate + adapters
+
+
+def training(
+    shapes: Shapes, precision: Precision, work: Work, *, checkpointing: bool = False, shards: int = 1
+) -> Terms:
+    """Forward and backward pass of one minibatch."""
+    tokens = work.batch * work.packed
+    layer = tokens * layer_activations(shapes, precision)
+    if checkpointing:
+        activations = layer + tokens * shapes.hidden * precision.computed * shapes.layers
+    else:
+        activations = layer * shapes.trained_layers
+    terms = {
+        "activations": activations,
+        "attention mask": mask(work, work.batch, precision),
+        "logits": training_logits(shapes, precision, work),
+    }
+    if shards > 1:  # FSDP gathers a layer, and the next one meanwhile; the embeddings stay
+        embeddings = shapes.parameters - shapes.linear
+        terms["gathered layers"] = float((2 * shapes.layer + embeddings) * precision.computed)
+    return terms
+
+
+def training_logits(shapes: Shapes, precision: Precision, work: Work) -> float:
+    """Logits of all predicted tokens, and what the backward pass makes of them."""
+    logits = work.batch * work.predicted * shapes.vocabulary
+    return float(logits * (FLOAT * TRAINING_LOGITS + (precision.computed if precision.computed < FLOAT else 0)))
+
+
+def scoring(shapes: Shapes, precision: Precision, work: Work) -> Terms:
+    """Log-probs of a micro-batch without gradients."""
+    at_once = max(1, LOGITS_AT_ONCE // (work.group * work.length * shapes.vocabulary))
+    rows = min(work.micro_batch(work.prompts, work.group), at_once)
+    tokens = rows * work.packed
+    return {
+        "activations": float(tokens * (4 * shapes.hidden + 4 * shapes.query + 3 * shapes.mlp) * precision.computed),
+        "attention mask": mask(work, rows, precision),
+        "logits": float(rows * work.predicted * shapes.vocabulary * FLOAT * SCORING_LOGITS),
+    }
+
+
+def sampling(shapes: Shapes, precision: Precision, work: Work) -> Terms:
+    """The key-value cache of a micro-batch, and the logits of one token."""
+    rows = work.micro_batch(work.prompts, work.group) * work.group if work.samples else 0
+    rows = max(rows, work.micro_batch(work.heldout, 1) if work.heldout else 0)
+    room = work.prompt + -(-work.length // ROOM) * ROOM
+    return {
+        "key-value cache": float(rows * room * 2 * shapes.key * shapes.layers * precision.computed),
+        "logits": float(rows * shapes.vocabulary * FLOAT * SAMPLING_LOGITS),
+    }
+
+
+def mask(work: Work, rows: int, precision: Precision) -> float:
+    """Who attends to whom in packed groups, for each pair of tokens: twice as numbers, thrice as booleans."""
+    return float(rows * work.packed**2 * (2 * precision.computed + 3))

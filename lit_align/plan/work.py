@@ -1,0 +1,136 @@
+"""How much a run does at once: the numbers that, with a model's shape, say what memory it takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lit_align.algorithms import AlignmentModule
+from lit_align.anchors import Anchor, Extrapolated, MovingAverage, Optimistic, Previous
+from lit_align.data.pair_data import PairData
+from lit_align.data.replay import Replay
+from lit_align.types import Prompts
+
+ASSUMED_PROMPT = 256  # tokens, where neither the data nor the user say
+MANY = 2**20  # held-out prompts of a set that nobody has counted: the token budget is what binds
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done at once on one device.
+
+    Attributes:
+        prompt: Longest prompt, tokens.
+        prompt_assumed: Nobody has said how long it is.
+        group: Responses to a prompt.
+        length: Longest response, tokens.
+        batch: Prompts in one forward and backward pass.
+        prompts: Prompts of an iteration.
+        heldout: Held-out prompts.
+        token_budget: Most tokens in a micro-batch of sampling or scoring.
+        samples: Whether responses are drawn at all.
+        scores: Whether they are scored before training.
+        iterations: Of the run.
+    """
+
+    prompt: int
+    prompt_assumed: bool
+    group: int
+    length: int
+    batch: int
+    prompts: int
+    heldout: int
+    token_budget: int
+    samples: bool
+    scores: bool
+    iterations: int
+
+    @property
+    def packed(self) -> int:
+        """Tokens of a prompt and its whole group in one sequence; the last token of a response predicts nothing."""
+        return self.prompt + self.group * (self.length - 1)
+
+    @property
+    def predicted(self) -> int:
+        """Positions of a packed group whose logits are needed."""
+        return 1 + self.group * (self.length - 1)
+
+    def micro_batch(self, prompts: int, group: int) -> int:
+        """Prompts in the largest micro-batch of sampling or scoring."""
+        return max(1, min(prompts, self.token_budget // ((self.prompt + self.length) * group)))
+
+
+def work_of(
+    module: AlignmentModule,
+    data: Any,
+    prompts: Prompts | None,
+    *,
+    devices: int = 1,
+    iterations: int = 1,
+    prompt_tokens: int | None = None,
+) -> Work:
+    """What a module does at once with its data.
+
+    Args:
+        module: Nothing of it is loaded.
+        data: Its data module.
+        prompts: Those of the first iteration, if they could be read.
+        devices: Over how many devices an iteration is dealt.
+        iterations: Of the run.
+        prompt_tokens: Longest prompt, instead of looking.
+    """
+    sampler = module.sampler
+    group, length = sampler.group_size, sampler.max_new_tokens
+    longest = prompt_tokens
+    if prompts is not None:
+        longest = longest or int(prompts.mask.sum(1).max())
+        given = given_responses(data, prompts)
+        if given is not None:
+            group, length = given.shape[1], int(given.max())
+    heldout = 0 if data.sources["heldout"] is None else data.heldout_limit or MANY
+    return Work(
+        prompt=longest or ASSUMED_PROMPT,
+        prompt_assumed=longest is None,
+        group=group,
+        length=length,
+        batch=data.batch_size,
+        prompts=-(-data.prompts_per_iteration // devices),
+        heldout=-(-heldout // devices),
+        token_budget=sampler.token_budget,
+        samples=not isinstance(data, PairData | Replay),
+        scores=bool(module.needs & {"anchor", "reference", "current"}),
+        iterations=iterations,
+    )
+
+
+def given_responses(data: Any, prompts: Prompts) -> torch.Tensor | None:
+    """Lengths of the responses that the data bring along; None where they are drawn."""
+    if isinstance(data, Replay):
+        lengths: torch.Tensor = data.rollouts(0).responses.lengths
+        return lengths
+    if isinstance(data, PairData):
+        return data.pairs(prompts).responses.lengths
+    return None
+
+
+def anchor_copies(anchor: Anchor) -> int:
+    """Copies of the trainable weights that an anchor keeps."""
+    if isinstance(anchor, Optimistic):
+        return 2
+    return int(isinstance(anchor, MovingAverage | Extrapolated) or (isinstance(anchor, Previous) and anchor.every > 1))
+
+
+def state_bytes(module: AlignmentModule, dtype: torch.dtype) -> float:
+    """Bytes that the module's optimiser keeps for a number that trains: it is asked for one step on a small matrix."""
+    weight = torch.nn.Parameter(torch.zeros(256, 256, dtype=dtype))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = module.optimizer([weight])
+    history = optimizer.defaults.get("history_size")
+    if history is not None:  # LBFGS: two vectors for each step it remembers, and three of its own
+        return float(dtype.itemsize * (2 * history + 3))
+    try:
+        optimizer.step()
+    except Exception:  # an optimiser of another device: it cannot be asked here
+        return 2.0 if "8bit" in type(optimizer).__name__ else 2.0 * dtype.itemsize
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    return sum(value.numel() * value.element_size() for value in kept if value.numel() > 1) / weight.numel()
