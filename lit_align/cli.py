@@ -87,7 +87,7 @@ class AlignmentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """A plan is about devices that need not be here, and needs no run folder."""
         if self.subcommand == "plan":
-            return ConfiguredTrainer(self._get(self.config_init, "trainer", default={}))
+            return ConfiguredTrainer({**self._get(self.config_init, "trainer", default={})})
         return super().instantiate_trainer(**kwargs)
 
     def before_instantiate_classes(self) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lit_align.data.prompt_pool import PromptPool, check_not_heldout
-from lit_align.data.rollout_store import load_dealt
+from lit_align.data.rollout_store import load_rollouts
+from lit_align.data.shares import interleaved
 from lit_align.data.sources import Source
 from lit_align.data.templates import content_id
 from lit_align.types import Prompts, Rollouts
 
-_FILE = re.compile(r"iteration-(?P<iteration>\d+)-rank(?P<rank>\d+)\.parquet")
+_FILE = re.compile(r"iteration-(?P<iteration>\d+)-rank(?P<rank>\d+)(-of-(?P<of>\d+))?\.parquet")
 
 
 class Replay(PromptPool):
@@ -120,14 +121,17 @@ class Replay(PromptPool):
 
     def _iteration(self, number: int) -> Rollouts:
         if self._served is None or self._served[0] != number:
-            found = load_dealt(self.files[number])
-            assert isinstance(found, Rollouts)
-            self._served = number, found
+            shares = [load_rollouts(path) for path in self.files[number]]
+            judged = [share for share in shares if isinstance(share, Rollouts)]
+            assert len(judged) == len(shares)
+            self._served = number, interleaved(judged) if len(judged) > 1 else judged[0]
         return self._served[1]
 
 
 def recorded(path: str) -> list[list[Path]]:
     """The rollout files of a run: iteration by iteration, the files of its ranks in order.
+
+    Where an iteration was collected twice, by different numbers of ranks, the later ones are taken.
 
     Args:
         path: A run folder, a glob, or one file.
@@ -138,20 +142,29 @@ def recorded(path: str) -> list[list[Path]]:
     """
     folder = Path(path)
     pattern = folder / "rollouts" / "iteration-*.parquet" if folder.is_dir() else folder
-    found: dict[int, dict[int, Path]] = defaultdict(dict)
-    for file in sorted(map(Path, glob(str(pattern)))):
-        match = _FILE.fullmatch(file.name)
-        iteration, rank = (int(match["iteration"]), int(match["rank"])) if match else (0, 0)
-        if rank in found[iteration]:
-            raise ValueError(f"data.path: {file} and {found[iteration][rank]} are both of iteration {iteration}")
-        found[iteration][rank] = file
-    if not found:
+    files = sorted(map(Path, glob(str(pattern))), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
         raise FileNotFoundError(f"data.path: there are no rollouts at {pattern}")
-    for iteration, ranks in found.items():
-        missing = set(range(max(ranks) + 1)) - set(ranks)
-        if missing:
-            raise ValueError(f"data.path: iteration {iteration} of {path} has no file of rank {min(missing)}")
-    return [[ranks[rank] for rank in sorted(ranks)] for _, ranks in sorted(found.items())]
+    found: dict[int, dict[int, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
+    for file in files:
+        match = _FILE.fullmatch(file.name)
+        iteration, rank, ranks = (int(match[name] or 1) for name in ("iteration", "rank", "of")) if match else (0, 0, 1)
+        newest = found[iteration].pop(ranks, {})
+        if rank in newest:
+            raise ValueError(f"data.path: {file} and {newest[rank]} are both of iteration {iteration}")
+        found[iteration][ranks] = newest | {rank: file}  # the number of ranks that wrote last comes last
+    return [_whole(iteration, by_ranks) for iteration, by_ranks in sorted(found.items())]
+
+
+def _whole(iteration: int, found: dict[int, dict[int, Path]]) -> list[Path]:
+    for ranks, files in reversed(found.items()):
+        if files.keys() == set(range(ranks)):
+            return [files[rank] for rank in range(ranks)]
+    ranks, files = next(reversed(found.items()))
+    missing = min(set(range(ranks)) - files.keys())
+    raise ValueError(
+        f"data.path: iteration {iteration} has no file of rank {missing} beside {next(iter(files.values()))}"
+    )
 
 
 def check_tokens(module: Any, rollouts: Rollouts, path: Path) -> None:

@@ -6,7 +6,6 @@ the model, tokenizer, template and weights that drew them.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,31 +71,14 @@ def load_rollouts(path: Path) -> Responses | Rollouts:
     Raises:
         ValueError: The file is damaged; the message names it.
     """
-    return load_dealt([path])
+    try:
+        return _read(path)
+    except Exception as error:  # a damaged file fails in any way there is
+        raise ValueError(f"{path} is damaged or no rollout file ({error}); delete it to collect it again") from error
 
 
-def load_dealt(paths: Sequence[Path]) -> Responses | Rollouts:
-    """One iteration from the files of its ranks, in the order its prompts were dealt to them: one each in turn.
-
-    Raises:
-        ValueError: A file is damaged; the message names it.
-    """
-    tables = []
-    for path in paths:
-        try:
-            tables.append(pq.read_table(path, page_checksum_verification=True))
-            if len(paths) == 1:
-                return _decoded(tables[0])
-        except Exception as error:  # a damaged file fails in any way there is
-            raise ValueError(
-                f"{path} is damaged or no rollout file ({error}); delete it to collect it again"
-            ) from error
-    starts = [sum(len(table) for table in tables[:rank]) for rank in range(len(tables))]
-    dealt = sorted((row, rank) for rank, table in enumerate(tables) for row in range(len(table)))
-    return _decoded(pa.concat_tables(tables).take([starts[rank] + row for row, rank in dealt]))
-
-
-def _decoded(table: pa.Table) -> Responses | Rollouts:
+def _read(path: Path) -> Responses | Rollouts:
+    table = pq.read_table(path, page_checksum_verification=True)
     origin = json.loads(table.schema.metadata[b"lit_align"])
     columns = table.to_pydict()
     prompt_ids, prompt_mask = pad_left(columns["prompt_ids"])

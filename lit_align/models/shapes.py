@@ -99,7 +99,7 @@ def model_config(policy: Any) -> Any:
     from transformers import AutoConfig
 
     name: str = policy.name
-    if not (name.startswith("pypi:") or name.endswith(".gguf")):
+    if not _is_gguf(name):
         return AutoConfig.from_pretrained(name, **policy.hub)
     file = gguf_file(name)
     if file is None:
@@ -111,9 +111,11 @@ def model_config(policy: Any) -> Any:
 
 
 def is_readable(policy: Any) -> bool:
-    """Whether the tokenizer is there without converting weights."""
+    """Whether the tokenizer can be had without downloading or converting weights."""
+    if not _is_gguf(policy.name):
+        return True
     file = gguf_file(policy.name)
-    return file is None or (converted_folder(file, policy.dtype) / "config.json").is_file()
+    return file is not None and (converted_folder(file, policy.dtype) / "config.json").is_file()
 
 
 def parameters_of(name: str) -> int | None:
@@ -127,6 +129,10 @@ def parameters_of(name: str) -> int | None:
     except (OSError, ValueError):
         return None
     return int(sum(weight.numel() for weight in model.parameters()))
+
+
+def _is_gguf(name: str) -> bool:
+    return name.startswith("pypi:") or name.endswith(".gguf")
 
 
 def _empty(config: Any) -> Any:

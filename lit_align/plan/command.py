@@ -66,7 +66,15 @@ class ConfiguredTrainer:
         if not (isinstance(model.policy, LanguageModel) and is_readable(model.policy)):
             return None, []
         try:
+            _ = model.policy.tokenizer
+        except (OSError, ValueError) as error:  # a config alone
+            return None, [f"prompts were not read, the model has no tokenizer here: {_short(error)}"]
+        try:
             data.setup("fit")
             return data.prompts(0), []
-        except OSError as error:  # no tokenizer, or no data, on this machine
-            return None, [f"prompts were not read: {' '.join(str(error).split())[:160]}"]
+        except OSError as error:  # no data on this machine
+            return None, [f"prompts were not read: {_short(error)}"]
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -90,7 +90,7 @@ def gathered(shapes: Shapes, precision: Precision, shards: int) -> Terms:
     if shards == 1:
         return {}
     whole = base(shapes, precision) if precision.quantised else shapes.parameters * precision.computed
-    return {"gathered weights": whole + (0 if shapes.adapters else shapes.parameters * precision.computed)}
+    return {"gathered weights": float(whole + (0 if shapes.adapters else shapes.parameters * precision.computed))}
 
 
 def layer_activations(shapes: Shapes, precision: Precision) -> float:

@@ -12,7 +12,8 @@ from lit_align.anchors import Initial, MovingAverage
 from lit_align.cli import main
 from lit_align.data.pair_data import PairData
 from lit_align.data.replay import Replay, recorded
-from lit_align.data.rollout_store import load_dealt, load_rollouts, save_rollouts
+from lit_align.data.rollout_store import load_rollouts, save_rollouts
+from lit_align.data.shares import share_name
 from lit_align.models import LanguageModel, LoRA
 from lit_align.sampling import Sampler
 from lit_align.types import Rollouts
@@ -150,14 +151,14 @@ def split(folder: Path, rollouts: Rollouts, ranks: int, iteration: int = 0) -> N
     for rank in range(ranks):
         part = rollouts.select(range(rank, len(rollouts), ranks)).trim()
         texts = [[""] * part.responses.group_size] * len(part)
-        save_rollouts(folder / "rollouts" / f"iteration-{iteration:04d}-rank{rank}.parquet", part, texts)
+        save_rollouts(folder / "rollouts" / share_name(f"iteration-{iteration:04d}", rank, ranks), part, texts)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_the_files_of_ranks_are_put_back_into_the_order_they_were_dealt_in(finished, tmp_path, ranks):
     whole = finished_rollouts(finished, 0)
     split(tmp_path, whole, ranks)
-    again = load_dealt(recorded(str(tmp_path))[0])
+    again = Replay(str(tmp_path)).rollouts(0)
     assert again.responses.prompts.records == whole.responses.prompts.records
     for name in ("wins", "rewards", "anchor_token_logps"):
         assert torch.equal(getattr(again, name), getattr(whole, name))
@@ -243,9 +244,12 @@ def test_what_is_missing_is_named(run, finished, tmp_path):
         Replay(str(tmp_path / "nowhere"))
     whole = finished_rollouts(finished, 0)
     split(tmp_path, whole, 3)
-    (tmp_path / "rollouts" / "iteration-0000-rank1.parquet").unlink()
-    with pytest.raises(ValueError, match=r"iteration 0 of .* has no file of rank 1"):
+    (tmp_path / "rollouts" / "iteration-0000-rank1-of-3.parquet").unlink()
+    with pytest.raises(ValueError, match=r"iteration 0 has no file of rank 1 beside"):
         Replay(str(tmp_path))
+    split(tmp_path, whole, 2)
+    names = [path.name for path in recorded(str(tmp_path))[0]]
+    assert names == ["iteration-0000-rank0-of-2.parquet", "iteration-0000-rank1-of-2.parquet"]
     split(tmp_path / "unequal", whole, 1)
     split(tmp_path / "unequal", whole.select(range(4)), 1, iteration=1)
     assert "iterations are of 8 and of 4 prompts" in refused(run, Replay(str(tmp_path / "unequal")))
