@@ -10,7 +10,7 @@ from lit_align.data.shares import load_shares
 from lit_align.models import LanguageModel
 from tests.algorithms.test_finite import POISONS
 from tests.runs import assert_same_weights, build
-from tests.strategies.finished import material
+from tests.strategies.finished import model_and_pools
 from tests.strategies.two_processes import on_two_processes
 
 OPTIONS = {"pool": {"batch_size": 2}, "lr": 0.005, "max_epochs": 1, "devices": 2, "strategy": "ddp"}
@@ -62,7 +62,7 @@ def on_each_device(model, pools, root):
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
-    model, pools = material(folder)
+    model, pools = model_and_pools(folder)
     return on_two_processes(on_each_device, model, pools | {"heldout": None}, folder)
 
 
