@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_align.anchors import Extrapolated, MovingAverage
 from lit_align.models import LanguageModel, LoRA
-from lit_align.models.gathering import full_state, trainable
+from lit_align.models.gathering import full_state, piece, trainable
 from lit_align.models.sharding import clip_flat, shard, shard_flat
 from lit_align.sampling import Sampler
 from tests.conftest import prompts_of
@@ -41,6 +42,7 @@ class Seen:
         weights: Largest difference of a trained weight, on the first rank.
         exported: Largest difference of an exported weight, on the first rank.
         moved: How far a weight went at most.
+        held: Share of all numbers that lies on this rank outside the phases, policy and reference.
     """
 
     sampled: list[bool]
@@ -49,6 +51,7 @@ class Seen:
     weights: float | None
     exported: float | None
     moved: float
+    held: float
 
 
 class Collectives(TorchDispatchMode):
@@ -63,7 +66,7 @@ class Collectives(TorchDispatchMode):
 
 def all_seen(model: str, folder: Path) -> dict[tuple[str, bool], Seen]:
     """Every kind of policy, sharded both ways."""
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=2))  # a deadlock is an error
     found = {(name, flat): seen(model, folder / f"{name}-{flat}", name, flat) for name, flat in CASES}
     torch.distributed.destroy_process_group()
     return found
@@ -112,6 +115,7 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
         difference(one, other) if first else None,
         difference(exported(folder / "whole"), exported(folder / "cut")) if first else None,
         difference(one, initial) if first else 0.0,
+        numbers(cut) / numbers(whole),
     )
 
 
@@ -152,6 +156,10 @@ def step(policy: LanguageModel, responses: Any) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
     torch.optim.SGD(parameters, lr=0.1).step()
     policy.zero_grad()
+
+
+def numbers(policy: LanguageModel) -> int:
+    return sum(piece(parameter).numel() for parameter in policy.parameters())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class FSDP1OnCPU(FSDPStrategy):
 
 
 def fsdp2() -> ModelParallelStrategy:
-    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    return ModelParallelStrategy(2, 1, save_distributed_checkpoint=False, timeout=timedelta(minutes=2))
 
 
 @dataclass
@@ -55,7 +56,13 @@ CASES = {
     "all weights, extrapolated": Case(fsdp2, lambda: Extrapolated(0.5), {}),
     "adapters, extrapolated": Case(fsdp2, lambda: Extrapolated(0.5), ADAPTERS, goes_on=True),
     "adapters on nf4": Case(fsdp2, lambda: MovingAverage(0.5), ADAPTERS | {"quantization": "nf4"}),
-    "FSDP1": Case(FSDP1OnCPU, lambda: MovingAverage(0.5), {}, goes_on=True, twin="all weights, moving average"),
+    "FSDP1": Case(
+        lambda: FSDP1OnCPU(timeout=timedelta(minutes=2)),
+        lambda: MovingAverage(0.5),
+        {},
+        goes_on=True,
+        twin="all weights, moving average",
+    ),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.runs import assert_same_weights
-from tests.strategies.finished import material
+from tests.strategies.finished import model_and_pools
 from tests.strategies.sharded_runs import CASES, all_left
 from tests.strategies.two_processes import on_two_processes
 
@@ -13,7 +13,7 @@ from tests.strategies.two_processes import on_two_processes
 def runs(tmp_path_factory):
     """By name: what one device leaves, and what the first of two processes leaves."""
     folder = tmp_path_factory.mktemp("shards")
-    model, pools = material(folder)
+    model, pools = model_and_pools(folder)
     one = all_left(model, pools, folder / "one", 1, folder / "nobody")
     two, second = on_two_processes(all_left, model, pools, folder / "two", 2, folder / "one")
     assert all(not left.weights for left in second.values())

@@ -32,7 +32,7 @@ def test_responses_are_those_of_the_whole_policy(seen):
 
 def test_policy_reference_and_anchor_say_what_the_whole_ones_say(seen):
     name, first, second = seen
-    rounding = 3e-2 if "bfloat16" in name else 2e-5
+    rounding = 0.1 if "bfloat16" in name else 2e-5
     assert torch.tensor([first.gaps, second.gaps]).max() < rounding
 
 
@@ -46,7 +46,13 @@ def test_nothing_is_asked_of_other_ranks_while_sampling_and_scoring(seen):
 def test_clipped_steps_lead_to_the_weights_of_the_whole_policy(seen):
     name, first, _ = seen
     assert first.moved > 1e-3
-    assert first.weights < (1e-5 if "bfloat16" in name else 1e-6)
+    assert first.weights < (1e-4 if "bfloat16" in name else 1e-6)
+
+
+def test_each_rank_holds_its_share_of_policy_and_reference_once_a_phase_is_over(seen):
+    _, first, second = seen
+    assert first.held + second.held == pytest.approx(1, abs=0.01)
+    assert first.held == pytest.approx(second.held, abs=0.05)
 
 
 def test_what_is_exported_is_the_whole_model(seen):
