@@ -7,7 +7,7 @@ attention without a stored score matrix, gated MLP); other decoders differ by so
 from dataclasses import dataclass
 
 from lit_align.models.shapes import Shapes
-from lit_align.plan.work import Work
+from lit_align.plan.workload import Workload
 
 Terms = dict[str, float]
 """Bytes by what they are for."""
@@ -15,9 +15,9 @@ Terms = dict[str, float]
 FLOAT = 4  # bytes
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # a number; a scale in 8 bits for 64 of them; a float for 256 scales
 ROOM = 64  # tokens that the cache of keys and values grows by
-LOGITS_AT_ONCE = 2**25  # numbers that scoring without gradients makes at once
-TRAINING_LOGITS = 5  # copies: the head's, those that predict, their log-softmax, and the gradients of two of these
-SCORING_LOGITS = 3  # the head's, those that predict, their log-softmax
+LOGITS_AT_ONCE = 2**24  # numbers that the head makes at once while scoring and training
+TOKENS_AT_ONCE = 2**12  # of packed groups that are scored at once
+HEAD_LOGITS = 2  # copies: the logits, and what their log-sum-exp is made from
 SAMPLING_LOGITS = 5  # the head's, for a group each, log-softmax, probabilities, their sums
 
 
@@ -107,7 +107,7 @@ def layer_activations(shapes: Shapes, precision: Precision) -> float:
 
 
 def training(
-    shapes: Shapes, precision: Precision, work: Work, *, checkpointing: bool = False, shards: int = 1
+    shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False, shards: int = 1
 ) -> Terms:
     """Forward and backward pass of one minibatch."""
     tokens = work.batch * work.packed
@@ -119,7 +119,8 @@ def training(
     terms = {
         "activations": activations,
         "attention mask": mask(work, work.batch, precision),
-        "logits": training_logits(shapes, precision, work),
+        "logits": head_logits(shapes, precision, work, work.batch),
+        "head": head_gradients(shapes, precision, work),
     }
     if shards > 1:  # FSDP gathers a layer, and the next one meanwhile; the embeddings stay
         embeddings = shapes.parameters - shapes.linear
@@ -127,25 +128,32 @@ def training(
     return terms
 
 
-def training_logits(shapes: Shapes, precision: Precision, work: Work) -> float:
-    """Logits of all predicted tokens, and what the backward pass makes of them."""
-    logits = work.batch * work.predicted * shapes.vocabulary
-    return float(logits * (FLOAT * TRAINING_LOGITS + (precision.computed if precision.computed < FLOAT else 0)))
+def head_logits(shapes: Shapes, precision: Precision, work: Workload, rows: int) -> float:
+    """Logits of a few tokens at a time, in float32, and as the head makes them."""
+    at_once = min(rows * work.predicted * shapes.vocabulary, max(LOGITS_AT_ONCE, shapes.vocabulary))
+    narrow = precision.computed if precision.computed < FLOAT else 0
+    return float(at_once * (FLOAT * HEAD_LOGITS + narrow))
 
 
-def scoring(shapes: Shapes, precision: Precision, work: Work) -> Terms:
+def head_gradients(shapes: Shapes, precision: Precision, work: Workload) -> float:
+    """What the head keeps of each predicted token, and its own gradient where it trains, beside the embeddings'."""
+    states = 2 * work.batch * work.predicted * shapes.hidden * precision.computed
+    return float(states + (0 if shapes.adapters else 2 * shapes.vocabulary * shapes.hidden * FLOAT))
+
+
+def scoring(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
     """Log-probs of a micro-batch without gradients."""
-    at_once = max(1, LOGITS_AT_ONCE // (work.group * work.length * shapes.vocabulary))
+    at_once = max(1, TOKENS_AT_ONCE // (work.prompt + work.group * work.length))
     rows = min(work.micro_batch(work.prompts, work.group), at_once)
     tokens = rows * work.packed
     return {
         "activations": float(tokens * (4 * shapes.hidden + 4 * shapes.query + 3 * shapes.mlp) * precision.computed),
         "attention mask": mask(work, rows, precision),
-        "logits": float(rows * work.predicted * shapes.vocabulary * FLOAT * SCORING_LOGITS),
+        "logits": head_logits(shapes, precision, work, rows),
     }
 
 
-def sampling(shapes: Shapes, precision: Precision, work: Work) -> Terms:
+def sampling(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
     """The key-value cache of a micro-batch, and the logits of one token."""
     rows = work.micro_batch(work.prompts, work.group) * work.group if work.samples else 0
     rows = max(rows, work.micro_batch(work.heldout, 1) if work.heldout else 0)
@@ -156,6 +164,6 @@ def sampling(shapes: Shapes, precision: Precision, work: Work) -> Terms:
     }
 
 
-def mask(work: Work, rows: int, precision: Precision) -> float:
+def mask(work: Workload, rows: int, precision: Precision) -> float:
     """Who attends to whom in packed groups, for each pair of tokens: twice as numbers, thrice as booleans."""
     return float(rows * work.packed**2 * (2 * precision.computed + 3))

@@ -16,7 +16,7 @@ from lit_align.models.shapes import Shapes, parameters_of, shapes_of
 from lit_align.plan import needs
 from lit_align.plan.devices import GIB, Devices
 from lit_align.plan.needs import Precision, Terms
-from lit_align.plan.work import Work, anchor_copies, state_bytes, work_of
+from lit_align.plan.workload import Workload, anchor_copies, state_bytes, workload_of
 from lit_align.types import Prompts
 
 LIBRARIES = {"cpu": 0.6 * GIB}  # Python, PyTorch, transformers and Lightning once imported, measured
@@ -41,7 +41,7 @@ class Plan:
 
     shapes: Shapes
     precision: Precision
-    work: Work
+    work: Workload
     devices: Devices
     optimizer: float
     copies: int = 0
@@ -218,7 +218,9 @@ def plan_of(
     return Plan(
         shapes=shapes,
         precision=precision,
-        work=work_of(module, data, prompts, devices=devices.count, iterations=iterations, prompt_tokens=prompt_tokens),
+        work=workload_of(
+            module, data, prompts, devices=devices.count, iterations=iterations, prompt_tokens=prompt_tokens
+        ),
         devices=devices,
         optimizer=state_bytes(module, trained),
         copies=anchor_copies(module.anchor),

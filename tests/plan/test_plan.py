@@ -23,7 +23,7 @@ from lit_align.models.shapes import Shapes, parameters_of, shapes_of
 from lit_align.plan import Devices, configured_devices, devices_of, needs, plan_of
 from lit_align.plan.needs import Precision
 from lit_align.plan.plan import precision_of
-from lit_align.plan.work import Work, state_bytes
+from lit_align.plan.workload import Workload, state_bytes
 from lit_align.sampling import Sampler
 from lit_align.trainer import Trainer
 from tests.command_line import forbid_weights, refusal, write_config, write_yaml
@@ -56,7 +56,7 @@ def wide_model(tmp_path_factory):
 def work(**changes):
     usual = {"prompt": 20, "prompt_assumed": False, "group": 4, "length": 16, "batch": 2, "prompts": 8, "heldout": 0}
     usual |= {"token_budget": 4096, "samples": True, "scores": True, "iterations": 3}
-    return Work(**(usual | changes))
+    return Workload(**(usual | changes))
 
 
 def module(model, algorithm=WIND, lora=None, **options):

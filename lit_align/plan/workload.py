@@ -16,7 +16,7 @@ MANY = 2**20  # held-out prompts of a set that nobody has counted: the token bud
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What is done at once on one device.
 
     Attributes:
@@ -52,15 +52,15 @@ class Work:
 
     @property
     def predicted(self) -> int:
-        """Positions of a packed group whose logits are needed."""
-        return 1 + self.group * (self.length - 1)
+        """Tokens of a group whose log-probs are needed."""
+        return self.group * self.length
 
     def micro_batch(self, prompts: int, group: int) -> int:
         """Prompts in the largest micro-batch of sampling or scoring."""
         return max(1, min(prompts, self.token_budget // ((self.prompt + self.length) * group)))
 
 
-def work_of(
+def workload_of(
     module: AlignmentModule,
     data: Any,
     prompts: Prompts | None,
@@ -68,7 +68,7 @@ def work_of(
     devices: int = 1,
     iterations: int = 1,
     prompt_tokens: int | None = None,
-) -> Work:
+) -> Workload:
     """What a module does at once with its data.
 
     Args:
@@ -88,7 +88,7 @@ def work_of(
         if given is not None:
             group, length = given.shape[1], int(given.max())
     heldout = 0 if data.sources["heldout"] is None else data.heldout_limit or MANY
-    return Work(
+    return Workload(
         prompt=longest or ASSUMED_PROMPT,
         prompt_assumed=longest is None,
         group=group,
