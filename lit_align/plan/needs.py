@@ -155,11 +155,13 @@ def scoring(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
 
 def sampling(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
     """The key-value cache of a micro-batch, and the logits of one token."""
-    rows = work.micro_batch(work.prompts, work.group) * work.group if work.samples else 0
-    rows = max(rows, work.micro_batch(work.heldout, 1) if work.heldout else 0)
-    room = work.prompt + -(-work.length // ROOM) * ROOM
+    prompts = work.micro_batch(work.prompts, work.group) if work.samples else 0
+    alone = work.micro_batch(work.heldout, 1) if work.heldout else 0
+    rows = max(prompts * work.group, alone)
+    own = rows * -(-work.length // ROOM) * ROOM  # beside the prompts', which a group shares
+    cached = (max(prompts, alone) * work.prompt + own) * 2 * shapes.key * shapes.layers
     return {
-        "key-value cache": float(rows * room * 2 * shapes.key * shapes.layers * precision.computed),
+        "key-value cache": float(cached * precision.computed),
         "logits": float(rows * shapes.vocabulary * FLOAT * SAMPLING_LOGITS),
     }
 
