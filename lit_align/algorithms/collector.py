@@ -79,7 +79,8 @@ class Collector:
             ValueError: The file holds rollouts of other prompts.
         """
         slots = tuple(sources or self.sampler.slots) if given is None else given.responses.source
-        origin = {} if path is None else origin_of(self.policy, self.anchor, self.sampler, self.judge, slots)
+        who = self.policy, self.anchor, self.sampler, self.judge, slots
+        origin = {} if path is None else origin_of(*who, trains=sources is None)
         found = None if path is None else found_rollouts(path, origin)
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lit_align.anchors import Anchor
@@ -16,8 +17,10 @@ from lit_align.types import Responses, Rollouts
 log = logging.getLogger(__name__)
 
 
-def origin_of(policy: Policy, anchor: Anchor, sampler: Sampler, judge: Judge | None, slots: Sequence[str]) -> Origin:
-    """What the responses of a group depend on, and who judges them.
+def origin_of(
+    policy: Policy, anchor: Anchor, sampler: Sampler, judge: Judge | None, slots: Sequence[str], *, trains: bool
+) -> Origin:
+    """What the responses of a group depend on, who judges them, and under what anchor they are scored.
 
     A judge is its class and its name: one that is only more patient says the same.
 
@@ -27,9 +30,14 @@ def origin_of(policy: Policy, anchor: Anchor, sampler: Sampler, judge: Judge | N
         sampler: Whose law it draws from.
         judge: Who compares.
         slots: Who draws each response of the group.
+        trains: They are scored under the anchor, to train on.
     """
     origin = dict(policy.identity)
     origin |= {} if judge is None else {"judge": f"{type(judge).__name__} {judge.name}"}
+    weights = "" if set(slots) == {"reference"} else _weights(policy)
+    if trains:
+        settings = {name: value for name, value in sorted(vars(anchor).items()) if not name.startswith("_")}
+        origin["scored"] = text_digest(weights, type(anchor).__name__, repr(settings))
     if "data" in slots:
         return origin
     origin["sampler"] = f"{type(sampler).__name__} {sampler.decoding}"
@@ -37,7 +45,7 @@ def origin_of(policy: Policy, anchor: Anchor, sampler: Sampler, judge: Judge | N
         return origin  # what the initial policy has drawn, whatever it was called then
     origin["slots"] = " ".join(slots)
     if {"policy", "mixture"} & set(slots):
-        origin["policy"] = _weights(policy)
+        origin["policy"] = weights
     if "anchor" in slots:
         with anchor.applied(policy):
             origin["anchor"] = _weights(policy)
@@ -52,7 +60,8 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
         origin: Of what would be made; what it does not name may differ.
 
     Returns:
-        Responses alone where another judge has compared them; None where there is nothing, or it is damaged.
+        Responses alone where another judge has compared them, and without log-probs that were another anchor's; None
+        where there is nothing, or it is damaged.
     """
     if not path.exists():
         return None
@@ -62,12 +71,18 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
         log.warning("%s; it is made again", error)
         return None
     changed = [name for name, value in origin.items() if was.get(name, value) != value]
-    if changed == ["judge"]:
-        log.warning("%s was judged by %s: it is judged again", path, was["judge"])
-        return found.responses if isinstance(found, Rollouts) else found
-    if changed:
-        log.warning("%s was drawn before a change of %s: it is drawn again", path, " and ".join(changed))
+    drawn = [name for name in changed if name not in ("judge", "scored")]
+    if drawn:
+        log.warning("%s was drawn before a change of %s: it is drawn again", path, " and ".join(drawn))
         return None
+    if not isinstance(found, Rollouts):
+        return found
+    if "judge" in changed:
+        log.warning("%s was judged by %s: it is judged again", path, was["judge"])
+        return found.responses
+    if "scored" in changed:
+        log.warning("%s was scored under another anchor: it is scored again", path)
+        return replace(found, anchor_token_logps=None, current_token_logps=None)
     return found
 
 

@@ -97,6 +97,7 @@ class Replay(PromptPool):
     def prepare(self, encode: Any, *names: str) -> None:
         """Read the named sets of prompts; those to train on are recorded."""
         super().prepare(encode, *(name for name in names if name != "train"))
+        self._asked = self._iteration(0).responses.prompts.record_id.tolist()
         heldout = {content_id(record) for record in self._heldout_records()}
         if "train" in names and heldout:
             for path in (path for files in self.files for path in files):
