@@ -11,7 +11,7 @@ from tests.conftest import make_model
 from tests.kills.points import HalfWritten, Point
 from tests.kills.processes import asked, final_state, lit_align, only_run, write_config
 
-SAMPLE = "lit_align.models.language_model:LanguageModel.sample"
+SAMPLE = "lit_align.models.cached:CachedModel.step"
 SCORE = "lit_align.models.language_model:LanguageModel.logps"
 ASK = "lit_align.judges.pairwise:PairwiseFunction.compare"
 JOURNAL = "lit_align.judges.journal:Journal.put"
@@ -38,11 +38,11 @@ POINTS = {
     "before the first checkpoint": Point(END),
     "writing the first checkpoint": HalfWritten("*.ckpt"),
     "after the anchor has moved": Point("lit_align.anchors.extrapolated:Extrapolated.begin", 2, after=True),
-    "while sampling the second iteration": Point(SAMPLE, 8),
+    "while sampling the second iteration": Point(SAMPLE, 38),
     "after a step of the second iteration": Point("torch.optim:AdamW.step", 3, after=True),
     "between minibatches of the second iteration": Point(STEP, 8),
     "between the last step and the evaluation": Point(EVALUATE, 3),
-    "while sampling held-out prompts": Point(SAMPLE, 10),
+    "while sampling held-out prompts": Point(SAMPLE, 42),
     "between verdicts of an evaluation": Point(ASK, 14),
     "between the evaluation and the checkpoint": Point(END, 2),
     "writing the second checkpoint": HalfWritten("*.ckpt", 2),
