@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def _tensors(value: Any, name: str = "") -> Any:
 def _main(folder: Path, arguments: tuple[str, ...], point: Point | HalfWritten | None) -> None:
     os.environ |= {"ASKED": str(folder / "asked.txt"), "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
     printed = os.open(folder / "printed.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(printed, 1)
     os.dup2(printed, 2)

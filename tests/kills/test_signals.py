@@ -78,7 +78,13 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
     environment |= {"ASKED": str(folder / "asked.txt"), "OMP_NUM_THREADS": "1"}
     with (folder / "printed.txt").open("wb") as printed:
         command = [sys.executable, "-m", "lit_align", *arguments]
-        return subprocess.Popen(command, env=os.environ | environment, stdout=printed, stderr=printed)
+        return subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            stdout=printed,
+            stderr=printed,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever started the tests may ignore it
+        )
 
 
 def test_a_process_of_its_own_that_waits_for_its_judge_is_stopped_from_outside(tmp_path, model, whole):

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 
@@ -62,6 +63,7 @@ def place(policy, law):
 @torch.no_grad()
 def collected(module):
     """The rollouts that the iteration would train on."""
+    module._trainer = SimpleNamespace(precision="32-true")
     module.begin()
     prompts = module.policy.encode(module.policy.game.records)
     scores = module._scores()
