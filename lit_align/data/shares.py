@@ -5,7 +5,6 @@ whole iteration (baselines, statistics, the order of the minibatches) is made fr
 those that a single device would hold.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from torch.nn.functional import pad
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.types import Prompts, Responses, Rollouts
 
-_NAME = re.compile(r"(?P<stem>.+)-rank(?P<rank>\d+)(-of-(?P<world_size>\d+))?\.parquet")
 _T = TypeVar("_T")
 _B = TypeVar("_B", Prompts, Responses, Rollouts)
 _TOKEN_LOGPS = tuple(f"{name}_token_logps" for name in ("anchor", "reference", "current", "policy"))
@@ -79,16 +77,6 @@ def share_name(stem: str, rank: int, world_size: int) -> str:
         world_size: Number of ranks.
     """
     return f"{stem}-rank{rank}.parquet" if world_size == 1 else f"{stem}-rank{rank}-of-{world_size}.parquet"
-
-
-def parse_share_name(name: str) -> tuple[str, int, int] | None:
-    """Stem, rank and number of ranks that :func:`share_name` made a name of; None where it did not.
-
-    Args:
-        name: Of a file, without its folder.
-    """
-    match = _NAME.fullmatch(name)
-    return None if match is None else (match["stem"], int(match["rank"]), int(match["world_size"] or 1))
 
 
 def load_shares(folder: Path, stem: str, world_size: int) -> Rollouts | None:

@@ -12,7 +12,6 @@ from lit_align.data.shares import (
     interleaved,
     load_shares,
     order_of_shares,
-    parse_share_name,
     share_name,
 )
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
@@ -92,8 +91,6 @@ def test_no_number_of_ranks_takes_the_file_of_another_for_its_own():
     names = [share_name("it", rank, world_size) for world_size in (1, 2, 3) for rank in range(world_size)]
     assert len(set(names)) == len(names)
     assert names[0] == "it-rank0.parquet"
-    assert [parse_share_name(name) for name in names] == [("it", r, n) for n in (1, 2, 3) for r in range(n)]
-    assert parse_share_name("elsewhere.parquet") is None
 
 
 def test_what_a_share_lacks_the_whole_lacks():
