@@ -45,7 +45,7 @@ def test_shards_end_at_the_weights_of_a_single_device(run):
 
 def test_shards_report_what_a_single_device_reports(run):
     whole, shards = run
-    assert abs(float(whole.rows[-1]["val/kl"])) > 1e-3
+    assert abs(float(whole.rows[-1]["val/kl"])) > 1e-3  # an estimate, of either sign
     for row, same in zip(shards.rows, whole.rows, strict=True):
         assert row.keys() == same.keys()
         for name, value in same.items():
