@@ -7,8 +7,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from compare import methods
+
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- methods -->\n", "<!-- /methods -->\n"
+
+
+KEYS = {row.config: row.key(0) for row in methods()}
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def row(method: Method, results: dict[str, dict[str, float]]) -> str:
         f"[`{method.config}`](configs/algorithms/{method.config}.yaml)",
         method.checked,
     ]
-    found = results.get(f"{method.config} seed=0")
+    found = results.get(KEYS.get(method.config, ""))
     if found is None:
         return "| " + " | ".join([*cells, "not run", "", ""]) + " |"
     rate = "{win_rate:.2f} ({win_rate_low:.2f} - {win_rate_high:.2f})".format(**found)
