@@ -26,7 +26,7 @@ class Remembers(Judge):
             raise JudgeError("no more")
         self.asked.append(list(zip(prompts, first, second, strict=True)))
         return [
-            math.nan if hash((a, b)) % 5 == 0 else math.sqrt(len(a) / (len(a) + len(b)))
+            math.nan if (len(a) * len(b)) % 5 == 0 else math.sqrt(len(a) / (len(a) + len(b)))
             for a, b in zip(first, second, strict=True)
         ]
 

@@ -20,8 +20,8 @@ EVALUATE = "lit_align.algorithms.evaluator:HeldOutEvaluator.evaluate"
 END = "lit_align.algorithms.base:AlignmentModule.on_train_epoch_end"
 REMOVE = "lit_align.callbacks.checkpoints:WholeFiles.remove_checkpoint"
 
-# A run samples and judges each time in two pieces, takes four minibatches for two optimiser steps an iteration, and
-# evaluates before its first iteration and after each, against two opponents from the second on.
+# A run draws in many steps of its network, judges in two blocks, takes four minibatches for two optimiser steps an
+# iteration, and evaluates before its first iteration and after each, against two opponents from the second on.
 POINTS = {
     "before anything": Point("lit_align.algorithms.base:AlignmentModule.configure_model"),
     "while sampling": Point(SAMPLE, 2),
@@ -48,6 +48,7 @@ POINTS = {
     "writing the second checkpoint": HalfWritten("*.ckpt", 2),
     "before the second checkpoint has its name": HalfWritten("*.ckpt", 2, renamed=True),
     "before last.ckpt points to it": Point("lit_align.callbacks.checkpoints:_point", 2),
+    "between steps of the third iteration": Point(STEP, 11),
     "before an old checkpoint goes": Point(REMOVE),
     "after an old checkpoint has gone": Point(REMOVE, after=True),
     "before the end": Point("lit_align.callbacks.run_record:RunRecord.on_fit_end"),
