@@ -68,9 +68,9 @@ class Plan:
     def phases(self) -> dict[str, Terms]:
         """What each phase needs besides."""
         shapes, precision, work, shards = self.shapes, self.precision, self.work, self.devices.shards
-        gathered = needs.gathered(shapes, precision, shards)
+        gathered = needs.gathered(shapes, precision, shards, flat=self.devices.flat)
         phases = {
-            "sample": needs.sampling(shapes, precision, work) | gathered,
+            "sample": needs.sampling(shapes, precision, work, shards=shards) | gathered,
             "score": needs.scoring(shapes, precision, work) | gathered if work.scores else {},
             "train": needs.training(shapes, precision, work, checkpointing=self.checkpointing, shards=shards),
         }
