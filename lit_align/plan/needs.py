@@ -60,6 +60,7 @@ def kept(
     momentum: bool,
     iterations: int,
     shards: int = 1,
+    replicas: int = 1,
 ) -> Terms:
     """What lies in memory throughout.
 
@@ -71,6 +72,7 @@ def kept(
         momentum: Whether updates of adapters are folded, whose rank grows with every iteration.
         iterations: Of the run.
         shards: Devices over which it is cut.
+        replicas: Devices that have it all; DDP sends gradients in buckets of its own.
     """
     trained = trainable(shapes)
     folded = shapes.adapters * FLOAT * (2 * iterations - 1) if momentum else 0
@@ -79,6 +81,7 @@ def kept(
         "adapters": float(shapes.adapters * precision.trained),
         "reference": 0.0 if shapes.adapters else float(shapes.parameters * precision.weight),
         "gradients": float(trained * precision.trained),
+        "gradient buckets": float(trained * precision.trained if replicas > 1 else 0),
         "optimiser": trained * optimizer,
         "anchor": float(folded if momentum else trained * precision.trained * copies),
     }

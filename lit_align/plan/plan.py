@@ -60,6 +60,7 @@ class Plan:
             momentum=self.momentum,
             iterations=self.work.iterations,
             shards=self.devices.shards,
+            replicas=1 if self.devices.sharded else self.devices.count,
         )
         judges = {f"judge {name}": size for name, size in (self.judges or {}).items() if size is not None}
         return terms | judges | {"libraries": LIBRARIES.get(self.devices.kind, 0.0)}

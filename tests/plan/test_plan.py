@@ -269,7 +269,7 @@ def test_shards_divide_what_lies_there_and_sampling_gathers_the_weights(eight_bi
     newer = replace(older, flat=False)
     assert plan(eight_billion, precision=mixed, devices=newer).phases["score"]["gathered weights"] == 2 * whole
     replicated = plan(eight_billion, precision=BFLOAT16, devices=Devices("cuda", 8))
-    assert replicated.always == alone.always
+    assert replicated.always == alone.always | {"gradient buckets": alone.always["gradients"]}
 
 
 @pytest.mark.parametrize(
