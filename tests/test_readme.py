@@ -92,4 +92,4 @@ def test_every_command_parses(arguments, monkeypatch, tmp_path):
 
 
 def test_the_commands_are_all_found():
-    assert len(commands()) == 13
+    assert len(commands()) == 15

@@ -18,6 +18,7 @@ class Shapes:
         parameters: All weights of the base; tied ones count once.
         linear: Those in linear layers other than the head: what 4-bit loading quantises.
         adapters: Those of low-rank adapters; 0 where all weights train.
+        adapted: Weights of the base that have adapters beside them.
         adapter_inputs: Inputs of all adapted layers, of one token.
         layers: Decoder layers.
         trained_layers: Those from the first that has an adapter to the last: where gradients flow.
@@ -32,6 +33,7 @@ class Shapes:
     parameters: int
     linear: int
     adapters: int
+    adapted: int
     adapter_inputs: int
     layers: int
     trained_layers: int
@@ -66,9 +68,10 @@ def shapes_of(policy: Any) -> Shapes:
     text = config.get_text_config()
     if not (hasattr(text, "num_hidden_layers") and hasattr(text, "num_attention_heads")):
         raise ValueError(f"policy.name: {policy.name} is no decoder with attention; its memory cannot be planned")
-    layers, trained, adapters, inputs = int(text.num_hidden_layers), int(text.num_hidden_layers), 0, 0
+    layers = trained = int(text.num_hidden_layers)
+    adapters = adapted = inputs = 0
     if policy.lora is not None:
-        adapters, inputs, first = _adapters(with_adapters(model, policy.lora))
+        adapters, adapted, inputs, first = _adapters(with_adapters(model, policy.lora))
         trained = layers - first
     heads = int(text.num_attention_heads)
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
@@ -78,6 +81,7 @@ def shapes_of(policy: Any) -> Shapes:
         parameters=parameters,
         linear=linear,
         adapters=adapters,
+        adapted=adapted,
         adapter_inputs=inputs,
         layers=layers,
         trained_layers=trained,
@@ -144,11 +148,12 @@ def _empty(config: Any) -> Any:
     return model
 
 
-def _adapters(model: Any) -> tuple[int, int, int]:
-    """Weights of the adapters, their inputs, and the first decoder layer that has one."""
+def _adapters(model: Any) -> tuple[int, int, int, int]:
+    """Weights of the adapters, those beside them, their inputs, and the first decoder layer that has one."""
     from peft.tuners.lora import LoraLayer
 
     adapters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    numbers = [int(part) for name, _ in adapted for part in name.split(".") if part.isdigit()]
-    return adapters, sum(module.in_features for _, module in adapted), min(numbers, default=0)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    adapted = sum(module.in_features * module.out_features for _, module in layers)
+    numbers = [int(part) for name, _ in layers for part in name.split(".") if part.isdigit()]
+    return adapters, adapted, sum(module.in_features for _, module in layers), min(numbers, default=0)

@@ -20,6 +20,7 @@ class Devices:
         kind: ``cpu``, ``cuda``, ...
         count: Over all nodes.
         sharded: Whether each keeps a part of the weights only (FSDP); else each has them all.
+        flat: Whether that is FSDP1, which gathers weights in the dtype they are kept in.
         memory: Bytes that one device can hold, its share of the RAM for a CPU; None where nobody knows.
         precision: The trainer's.
     """
@@ -27,6 +28,7 @@ class Devices:
     kind: str
     count: int = 1
     sharded: bool = False
+    flat: bool = False
     memory: float | None = None
     precision: str = "32-true"
 
@@ -43,6 +45,7 @@ def devices_of(trainer: Any) -> Devices:
         root.type,
         int(trainer.world_size),
         isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy),
+        isinstance(trainer.strategy, FSDPStrategy),
         _memory(root.type, int(trainer.num_devices)),
         str(trainer.precision),
     )
@@ -60,10 +63,11 @@ def configured_devices(options: Mapping[str, Any], memory: float | None = None) 
         kind = "cuda" if kind != "auto" or torch.cuda.is_available() else "cpu"
     local = _count(options.get("devices", "auto"), kind)
     strategy = options.get("strategy", "auto")
-    sharded = isinstance(strategy, FSDPStrategy | ModelParallelStrategy) or "fsdp" in str(strategy)
+    flat = isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp")
     known = memory * GIB if memory is not None else _memory(kind, local)
     nodes = int(options.get("num_nodes") or 1)
-    return Devices(kind, local * nodes, sharded, known, str(options.get("precision") or "32-true"))
+    sharded = flat or isinstance(strategy, ModelParallelStrategy)
+    return Devices(kind, local * nodes, sharded, flat, known, str(options.get("precision") or "32-true"))
 
 
 def _count(asked: Any, kind: str) -> int:

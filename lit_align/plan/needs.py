@@ -18,7 +18,7 @@ ROOM = 64  # tokens that the cache of keys and values grows by
 LOGITS_AT_ONCE = 2**24  # numbers that the head makes at once while scoring and training
 TOKENS_AT_ONCE = 2**12  # of packed groups that are scored at once
 HEAD_LOGITS = 2  # copies: the logits, and what their log-sum-exp is made from
-SAMPLING_LOGITS = 5  # the head's, for a group each, log-softmax, probabilities, their sums
+SAMPLING_LOGITS = 3  # the head's, those of rows that have just begun, and the weights they are drawn by
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def kept(
     momentum: bool,
     iterations: int,
     shards: int = 1,
+    replicas: int = 1,
 ) -> Terms:
     """What lies in memory throughout.
 
@@ -71,6 +72,7 @@ def kept(
         momentum: Whether updates of adapters are folded, whose rank grows with every iteration.
         iterations: Of the run.
         shards: Devices over which it is cut.
+        replicas: Devices that have it all; DDP sends gradients in buckets of its own.
     """
     trained = trainable(shapes)
     folded = shapes.adapters * FLOAT * (2 * iterations - 1) if momentum else 0
@@ -79,18 +81,27 @@ def kept(
         "adapters": float(shapes.adapters * precision.trained),
         "reference": 0.0 if shapes.adapters else float(shapes.parameters * precision.weight),
         "gradients": float(trained * precision.trained),
+        "gradient buckets": float(trained * precision.trained if replicas > 1 else 0),
         "optimiser": trained * optimizer,
         "anchor": float(folded if momentum else trained * precision.trained * copies),
     }
     return {name: value / shards for name, value in terms.items()}
 
 
-def gathered(shapes: Shapes, precision: Precision, shards: int) -> Terms:
-    """Sharded weights while sampling and scoring: whole on every device, the reference's too where it is a copy."""
+def gathered(shapes: Shapes, precision: Precision, shards: int, *, flat: bool = False) -> Terms:
+    """Sharded weights while sampling and scoring: whole on every device, the reference's too where it is a copy.
+
+    Args:
+        shapes: Of the model.
+        precision: Of its numbers.
+        shards: Devices over which it is cut.
+        flat: FSDP1 gathers weights as they are kept, FSDP2 as they are computed with.
+    """
     if shards == 1:
         return {}
-    whole = base(shapes, precision) if precision.quantised else shapes.parameters * precision.computed
-    return {"gathered weights": float(whole + (0 if shapes.adapters else shapes.parameters * precision.computed))}
+    one = shapes.parameters * (precision.weight if flat else precision.computed)
+    whole = base(shapes, precision) if precision.quantised else one
+    return {"gathered weights": float(whole + (0 if shapes.adapters else one))}
 
 
 def layer_activations(shapes: Shapes, precision: Precision) -> float:
@@ -122,6 +133,8 @@ def training(
         "logits": head_logits(shapes, precision, work, work.batch),
         "head": head_gradients(shapes, precision, work),
     }
+    if shards == 1 and precision.computed < precision.trained:  # autocast keeps what it has cast until the step is done
+        terms["autocast weights"] = float(trainable(shapes) * precision.computed)
     if shards > 1:  # FSDP gathers a layer, and the next one meanwhile; the embeddings stay
         embeddings = shapes.parameters - shapes.linear
         terms["gathered layers"] = float((2 * shapes.layer + embeddings) * precision.computed)
@@ -153,14 +166,16 @@ def scoring(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
     }
 
 
-def sampling(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
+def sampling(shapes: Shapes, precision: Precision, work: Workload, *, shards: int = 1) -> Terms:
     """The key-value cache of a micro-batch, and the logits of one token."""
     prompts = work.micro_batch(work.prompts, work.group) if work.samples else 0
     alone = work.micro_batch(work.heldout, 1) if work.heldout else 0
     rows = max(prompts * work.group, alone)
     own = rows * -(-work.length // ROOM) * ROOM  # beside the prompts', which a group shares
     cached = (max(prompts, alone) * work.prompt + own) * 2 * shapes.key * shapes.layers
+    plain = precision.weight == FLOAT and not precision.quantised and shards == 1
     return {
+        "fused adapters": float(shapes.adapted * FLOAT if plain else 0),
         "key-value cache": float(cached * precision.computed),
         "logits": float(rows * shapes.vocabulary * FLOAT * SAMPLING_LOGITS),
     }

@@ -60,6 +60,7 @@ class Plan:
             momentum=self.momentum,
             iterations=self.work.iterations,
             shards=self.devices.shards,
+            replicas=1 if self.devices.sharded else self.devices.count,
         )
         judges = {f"judge {name}": size for name, size in (self.judges or {}).items() if size is not None}
         return terms | judges | {"libraries": LIBRARIES.get(self.devices.kind, 0.0)}
@@ -68,9 +69,9 @@ class Plan:
     def phases(self) -> dict[str, Terms]:
         """What each phase needs besides."""
         shapes, precision, work, shards = self.shapes, self.precision, self.work, self.devices.shards
-        gathered = needs.gathered(shapes, precision, shards)
+        gathered = needs.gathered(shapes, precision, shards, flat=self.devices.flat)
         phases = {
-            "sample": needs.sampling(shapes, precision, work) | gathered,
+            "sample": needs.sampling(shapes, precision, work, shards=shards) | gathered,
             "score": needs.scoring(shapes, precision, work) | gathered if work.scores else {},
             "train": needs.training(shapes, precision, work, checkpointing=self.checkpointing, shards=shards),
         }
