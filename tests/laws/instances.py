@@ -3,7 +3,6 @@
 import itertools
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 
@@ -63,10 +62,15 @@ def place(policy, law):
 @torch.no_grad()
 def collected(module):
     """The rollouts that the iteration would train on."""
-    module._trainer = SimpleNamespace(precision="32-true")
     module.begin()
     prompts = module.policy.encode(module.policy.game.records)
-    scores = module._scores()
+    policy = module.policy
+    every = {  # each for itself: laws start from policies that a first iteration would not
+        "anchor": lambda responses: module.anchor.logps(policy, responses),
+        "reference": lambda responses: policy.logps(responses, "reference"),
+        "current": policy.logps,
+    }
+    scores = {name: score for name, score in every.items() if name in module.needs}
     return module.prepare(module.collector.collect(prompts, None, scores, seed=0, iteration=int(module.iteration)))
 
 
