@@ -82,7 +82,7 @@ def test_the_runs_compared_have_something_to_compare(runs):
     for name, (one, *_) in runs.items():
         first, *_, last = one.rows
         assert float(first["val/kl"]) == 0
-        assert abs(float(last["val/kl"])) > 0.05, name
+        assert abs(float(last["val/kl"])) > 0.01, name  # an estimate, of either sign
         assert len({tuple(rollouts.responses.lengths.flatten().tolist()) for rollouts in one.rollouts}) == 3
     ties = runs["DPO, with ties"][0].rollouts
     assert all(0 < (rollouts.win_rates == 0.5).all(-1).sum() < len(rollouts) for rollouts in ties)
