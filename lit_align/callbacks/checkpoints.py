@@ -9,7 +9,6 @@ import os
 import zipfile
 from functools import lru_cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -137,10 +136,9 @@ def _is_whole(path: Path, size: int, written: int) -> bool:
         if whole:  # what lists the records has no checksum of its own
             torch.load(path, map_location="meta", mmap=True, weights_only=True)
         return whole
-    except UnpicklingError:
-        return True  # refused when it is loaded, for what it is
-    except Exception:  # a damaged archive fails in any way there is
-        return False
+    except Exception as error:  # a damaged archive fails in any way there is
+        # What torch will not unpickle is whole, and refused when it is loaded, for what it is.
+        return type(error).__name__ == "UnpicklingError"
 
 
 def _is_last(trainer: L.Trainer) -> bool:
