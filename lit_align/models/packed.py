@@ -6,13 +6,15 @@ separate sequences. Rows are as long as the longest group; short groups share on
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lit_align.models.head import head_token_logps
+from lit_align.models.masks import attention_masks
 from lit_align.models.readout import Readout, in_place_of, plain_head, readout_of
 from lit_align.types import Responses
 
@@ -25,23 +27,18 @@ class PackedGroups:
         ids: Rows of groups, each ``prompt | y_1 | ... | y_K``; the last token of a response predicts nothing and is
             left out.
         positions: Position ids, counted from each prompt's first token.
-        mask: Additive attention mask, 0 where a key may be seen, the dtype's lowest number elsewhere.
+        seen: Which keys each query may see.
         predictors: Where in the flattened rows each response token is predicted, in the order of the responses' mask.
     """
 
     ids: Int[Tensor, "rows seq"]
     positions: Int[Tensor, "rows seq"]
-    mask: Float[Tensor, "rows 1 seq seq"]
+    seen: Bool[Tensor, "rows seq seq"]
     predictors: Int[Tensor, " tokens"]
 
 
-def pack(responses: Responses, dtype: torch.dtype) -> PackedGroups:
-    """Lay out each prompt with all its responses.
-
-    Args:
-        responses: Their padding, on either side, is left out.
-        dtype: Floating dtype of the model, for the additive mask.
-    """
+def pack(responses: Responses) -> PackedGroups:
+    """Lay out each prompt with all its responses; padding, on either side, is left out."""
     prompts, device = responses.prompts, responses.ids.device
     asked, slots = prompts.mask.sum(1), (responses.lengths - 1).clamp(min=0)
     sizes = asked + slots.sum(1)
@@ -66,73 +63,76 @@ def pack(responses: Responses, dtype: torch.dtype) -> PackedGroups:
         return row.view(rows, width)
 
     own = laid_out(group, block[..., None])
-    seen = _seen(own, laid_out(group, group[..., None]))
-    mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)
     predictors = torch.where(step == 0, (starts + asked)[:, None, None] - 1, begins[..., None] + step - 1)
     return PackedGroups(
         ids=laid_out(prompts.ids, responses.ids),
         positions=laid_out(in_prompt, asked[:, None, None] + step),
-        mask=mask.unsqueeze(1),
+        seen=_seen(own, laid_out(group, group[..., None])),
         predictors=predictors[responses.mask],
     )
 
 
-def packed_token_logps(
-    model: nn.Module, responses: Responses, dtype: torch.dtype
-) -> Float[Tensor, "batch group length"]:
+def packed_token_logps(model: Any, responses: Responses, dtype: torch.dtype) -> Float[Tensor, "batch group length"]:
     """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
 
     Args:
-        model: Takes input_ids, attention_mask and position_ids.
+        model: Takes input_ids, attention_mask, position_ids and logits_to_keep.
         responses: On the model's device.
         dtype: The dtype the model computes in.
 
     Returns:
         float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
     """
-    packed = pack(responses, dtype)
+    packed = pack(responses)
+    inputs = {
+        "input_ids": packed.ids,
+        "attention_mask": attention_masks(model.config, packed.seen, packed.positions, dtype),
+        "position_ids": packed.positions,
+        "use_cache": False,
+    }
     targets = responses.ids[responses.mask]
     readout = readout_of(model)
-    found = _from_logits(model, packed, targets) if readout is None else _from_head(model, packed, targets, readout)
+    if readout is None:
+        found = _from_logits(model, inputs, packed.predictors, targets)
+    else:
+        found = _from_head(model, inputs, packed.predictors, targets, readout)
     return torch.zeros(responses.ids.shape, device=found.device).masked_scatter(responses.mask, found)
 
 
 def _from_head(
-    model: nn.Module, packed: PackedGroups, targets: Int[Tensor, " tokens"], readout: Readout
+    model: nn.Module,
+    inputs: dict[str, Any],
+    predictors: Int[Tensor, " tokens"],
+    targets: Int[Tensor, " tokens"],
+    readout: Readout,
 ) -> Float[Tensor, " tokens"]:
     head = plain_head(model)
     assert head is not None
     found: list[Tensor] = []
 
     def instead(hidden: Tensor) -> Tensor:
-        states = hidden.flatten(0, -2).index_select(0, packed.predictors)
+        states = hidden.flatten(0, -2).index_select(0, predictors)
         found.append(head_token_logps(states, head.weight, head.bias, targets, readout))
         return found[0][None, :, None]
 
     with in_place_of(head, instead):
-        output = model(
-            input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
-        ).logits
+        output = model(**inputs).logits
     # They leave by the side, because the model may scale and cap what it takes for logits. Its output stays in the
     # graph, since that is where sharded models wait for the backward pass.
     return found[0] + 0 * output.flatten() if output.requires_grad else found[0]
 
 
-def _from_logits(model: nn.Module, packed: PackedGroups, targets: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+def _from_logits(
+    model: nn.Module, inputs: dict[str, Any], predictors: Int[Tensor, " tokens"], targets: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
     """The plain way, for heads of any kind: every logit that is asked for, at once."""
-    width = packed.ids.shape[1]
-    columns, at = (packed.predictors % width).unique(return_inverse=True)
-    logits = model(
-        input_ids=packed.ids,
-        attention_mask=packed.mask,
-        position_ids=packed.positions,
-        logits_to_keep=columns,
-        use_cache=False,
-    ).logits
-    return -F.cross_entropy(logits[packed.predictors // width, at].float(), targets, reduction="none")
+    width = inputs["input_ids"].shape[1]
+    columns, at = (predictors % width).unique(return_inverse=True)
+    logits = model(**inputs, logits_to_keep=columns).logits
+    return -F.cross_entropy(logits[predictors // width, at].float(), targets, reduction="none")
 
 
-def _seen(own: Int[Tensor, "rows seq"], prompt: Int[Tensor, "rows seq"]) -> Tensor:
+def _seen(own: Int[Tensor, "rows seq"], prompt: Int[Tensor, "rows seq"]) -> Bool[Tensor, "rows seq seq"]:
     """Which keys each query sees: its own block and its prompt, up to itself."""
     order = torch.arange(own.shape[1], device=own.device)
     same = (own[:, None, :] == own[:, :, None]) | (own[:, None, :] == prompt[:, :, None])

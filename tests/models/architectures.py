@@ -1,4 +1,4 @@
-"""Tiny random models of several architectures: heads that are tied, apart, biased, scaled and capped."""
+"""Tiny random models of several architectures: heads that are tied, apart, biased, scaled and capped, windows."""
 
 from typing import Any
 
@@ -26,6 +26,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phi, bias": {"model_type": "phi"},
     "gemma2, capped": {"model_type": "gemma2", "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
     "cohere, scaled": {"model_type": "cohere", "logit_scale": 0.25},
+    "gemma2, windows": {"model_type": "gemma2", "sliding_window": 3, "query_pre_attn_scalar": 8},
+    "mistral, window": {"model_type": "mistral", "sliding_window": 4},
     "granite, divided": {"model_type": "granite", "logits_scaling": 4.0},
 }
 

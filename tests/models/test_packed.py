@@ -102,7 +102,7 @@ def test_short_groups_share_a_row_and_no_row_is_longer_than_the_longest_group():
     lengths = [[9, 5, 5], [3, 1, 1], [2, 4, 1], [1, 9, 9]]
     groups = [[[7] * n for n in group] for group in lengths]
     prompts = [[8] * 5, [8] * 6, [8] * 7, [8] * 4]
-    packed = pack(batch(prompts, groups, more_left=2, more_right=3), torch.float32)
+    packed = pack(batch(prompts, groups, more_left=2, more_right=3))
     sizes = [len(x) + sum(n - 1 for n in group) for x, group in zip(prompts, lengths, strict=True)]
     assert sizes == [21, 8, 11, 20]
     assert packed.ids.shape == (3, 21)
@@ -155,3 +155,9 @@ def test_half_precision_masks_are_finite_and_give_finite_gradients(tiny_model):
     exact = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     expected = packed_token_logps(exact, batch(PROMPTS, GROUPS["unequal lengths"], more_left=2), torch.float32)
     torch.testing.assert_close(packed, expected, atol=0.1, rtol=0.05)
+
+
+def test_layers_that_carry_a_state_from_token_to_token_are_refused(model):
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ValueError, match=r"policy\.name: llama has linear_attention layers"):
+        packed_token_logps(model, batch(PROMPTS, GROUPS["groups of one"]), torch.float64)

@@ -15,6 +15,8 @@ EXPECTED = {
     "llama, apart": Readout(),
     "phi, bias": Readout(),
     "gemma2, capped": Readout(1.0, 3.0),
+    "gemma2, windows": Readout(1.0, 30.0),
+    "mistral, window": Readout(),
     "cohere, scaled": Readout(0.25),
     "granite, divided": Readout(0.25),
 }
