@@ -102,8 +102,8 @@ def draw(
 
 
 def _rising(weights: Float[Tensor, "rows terms"]) -> tuple[Float[Tensor, "rows terms"], Float[Tensor, "rows 1"]]:
-    """Running sums that never fall, and the last: a parallel sum may fall by a rounding error, and end short."""
-    sums = weights.cumsum(-1).cummax(-1).values
+    """Running sums that rise where there is weight and nowhere else, and the last: parallel sums waver by rounding."""
+    sums = weights.cumsum(-1).masked_fill(weights == 0, 0).cummax(-1).values
     return sums, sums[:, -1:]
 
 

@@ -70,13 +70,13 @@ def test_draws_over_blocks_are_those_of_one_sum_in_double_precision(vocabulary, 
     torch.testing.assert_close(logps.double(), law.gather(-1, tokens[:, None]).squeeze(-1), rtol=0, atol=1e-5)
 
 
-def test_a_running_sum_that_falls_by_rounding_leads_to_no_token_without_probability(monkeypatch):
-    """As parallel sums on accelerators may."""
+def test_running_sums_that_waver_lead_to_no_token_without_probability(monkeypatch):
+    """As parallel sums on accelerators do, by less."""
     exact = torch.Tensor.cumsum
 
     def uneven(self, dim):
         sums = exact(self, dim)
-        return sums * (1 + 1e-6 * (-1) ** torch.arange(sums.shape[dim]))
+        return sums * (1 + 1e-2 * (-1) ** torch.arange(sums.shape[dim]))
 
     monkeypatch.setattr(torch.Tensor, "cumsum", uneven)
     logits = torch.randn(500, 1500).masked_fill(torch.rand(500, 1500) < 0.9, -torch.inf)

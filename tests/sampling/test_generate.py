@@ -91,9 +91,11 @@ def test_prompts_are_admitted_before_the_last_row_has_ended():
     assert steps[True] < steps[False]
 
 
-def test_looking_every_eighth_step_alone_changes_no_token_and_takes_no_row_past_its_last(monkeypatch):
-    uniforms = torch.rand(9, 4, LENGTH)
-    whole = run(uniforms=uniforms, decoding=Decoding(LENGTH, prompts_at_once=3))
+@pytest.mark.parametrize("no_wait", [("cpu",), ()], ids=["every step", "every eighth step"])
+def test_looking_seldom_changes_no_token_and_no_row_goes_on_past_its_last(monkeypatch, no_wait):
+    some, uniforms, few = prompts(200), torch.rand(200, 1, LENGTH), Decoding(LENGTH, prompts_at_once=40)
+    table = Chain().table.index_fill(1, EOS, -1.0)
+    whole = run(Chain(table), some, uniforms)
 
     class Counting(Chain):
         """Counts the tokens of each row."""
@@ -113,8 +115,8 @@ def test_looking_every_eighth_step_alone_changes_no_token_and_takes_no_row_past_
             super().keep(rows)
             self.tokens = self.tokens[rows]
 
-    monkeypatch.setattr(sys.modules["lit_align.sampling.generate"], "_NO_WAIT", ())
-    seldom = run(Counting(), uniforms=uniforms, decoding=Decoding(LENGTH, prompts_at_once=3))
+    monkeypatch.setattr(sys.modules["lit_align.sampling.generate"], "_NO_WAIT", no_wait)
+    seldom = run(Counting(table), some, uniforms, few)
     assert all(torch.equal(a, b) for a, b in zip(whole, seldom, strict=True))
 
 
