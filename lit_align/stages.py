@@ -8,6 +8,10 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from lit_align.heap import give_back
+
+_LONG = 1.0  # seconds: a shorter stage leaves nothing behind that is worth the call
+
 Advance = Callable[..., None]
 """``advance(prompts, tokens=0)``: so many more prompts, and tokens, are done."""
 
@@ -57,7 +61,10 @@ class Stages:
             with bar:
                 yield advance
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.seconds[name] += seconds
+            if seconds > _LONG:
+                give_back()
 
     def take(self, *names: str) -> tuple[dict[str, float], dict[str, int]]:
         """Seconds and tokens of each stage since it was last taken.

@@ -11,7 +11,7 @@ import lit_align
 
 ROOT = Path(lit_align.__file__).parent
 LEVELS = [
-    {"types", "losses", "messages", "stages", "memory_pressure", "files", "digests"},
+    {"types", "losses", "messages", "stages", "heap", "memory_pressure", "files", "digests"},
     {"models", "sampling", "judges", "data"},
     {"games", "evaluation", "anchors"},
     {"algorithms"},
