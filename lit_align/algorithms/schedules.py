@@ -26,7 +26,7 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedu
     place = step % steps if again else min(step, max(steps - 1, warmup))
     if place < warmup:
         return (place + 1) / (warmup + 1)
-    left = (steps - place) / (steps - warmup)
+    left = (steps - place) / (steps - warmup) if steps > warmup else 1.0
     if schedule == "linear":
         return left
     if schedule == "cosine":

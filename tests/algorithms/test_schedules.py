@@ -30,3 +30,14 @@ def test_no_step_is_wasted_and_the_peak_is_reached_once_warm(schedule, warmup):
     assert values[warmup] == 1
     assert values[:warmup] == sorted(values[:warmup])
     assert values[warmup:] == sorted(values[warmup:], reverse=True)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_no_longer_than_its_rise_ends_at_the_peak(schedule):
+    for steps, warmup in ((1, 1), (2, 3)):
+        values = [
+            learning_rate_factor(i, steps=steps, warmup=warmup, schedule=schedule, again=False)
+            for i in range(warmup + 2)
+        ]
+        assert values[warmup:] == [1.0, 1.0]
+        assert values[:warmup] == sorted(values[:warmup])
