@@ -7,9 +7,11 @@ import torch
 from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
+from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints, whole_checkpoint
 from lit_align.models import LanguageModel, Policy
 from lit_align.models.agreement import Agreement, probes
 from lit_align.models.export import Trained, check_folder, check_kind, default_kind, export, restore
+from lit_align.resume import CONFIG
 
 _PREFIX = "policy.model."  # of the network's weights among those of a module
 
@@ -20,7 +22,7 @@ def export_run(
     """Write a run's policy in Hugging Face format, reload it with plain libraries and compare before saying done.
 
     Args:
-        run: Run folder, whose last checkpoint is taken, or a checkpoint in one.
+        run: Run folder, whose last whole checkpoint is taken, or a checkpoint in one.
         output: Folder to write.
         kind: ``merged`` adapters in full weights that are not quantised, ``adapters`` alone for peft, or ``full``
             weights of a run that trained them all; by default full weights.
@@ -28,12 +30,12 @@ def export_run(
 
     Raises:
         FileNotFoundError: There is no checkpoint, or no config beside it.
-        ValueError: The run has no such weights, or no language model.
+        ValueError: The run has no such weights, or no language model; the checkpoint and all before it are damaged.
         FileExistsError: The folder is not empty.
         RuntimeError: What was reloaded is not the policy.
     """
     folder, checkpoint = _located(run)
-    policy = configured_policy(folder / "config.yaml")
+    policy = configured_policy(folder / CONFIG)
     chosen = kind or default_kind(policy)
     check_kind(policy, chosen)
     check_folder(output, overwrite)
@@ -81,12 +83,10 @@ def from_checkpoint(path: Path) -> Trained:
 
 
 def _located(run: Path) -> tuple[Path, Path]:
-    checkpoint = run / "checkpoints" / "last.ckpt" if run.is_dir() else run
-    if not checkpoint.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {checkpoint}: name a run folder, or a file of its checkpoints/"
-        )
-    folder = checkpoint.resolve().parent.parent
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"there is no {folder / 'config.yaml'}, which says what model {checkpoint} is of")
-    return folder, checkpoint
+    folder = (run if run.is_dir() else run.parent.parent).resolve()
+    asked = run / FOLDER / LAST if run.is_dir() else run
+    if not (run_checkpoints(folder) if run.is_dir() else run.is_file()):
+        raise FileNotFoundError(f"there is no checkpoint {asked}: name a run folder, or a file of its checkpoints/")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"there is no {folder / CONFIG}, which says what model {asked} is of")
+    return folder, whole_checkpoint(asked)

@@ -187,6 +187,24 @@ def test_what_a_run_has_not_trained_is_refused_before_weights_load(runs, tmp_pat
     assert "there is no checkpoint" in said
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_refused_without_one(
+    runs, tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(runs("lora")[0], run, symlinks=True)
+    first, second = sorted((run / "checkpoints").glob("iteration-*.ckpt"))
+    expected = from_checkpoint(first).weights
+    second.write_bytes(second.read_bytes()[:-100])
+    for asked, kind in ((run, "output"), (second, "file")):
+        main(["export", str(asked), "--output", str(tmp_path / kind), "--kind", "adapters"])
+        written = load_file(tmp_path / kind / "adapter_model.safetensors")
+        assert {name.replace(".weight", ".default.weight") for name in written} == set(expected)
+        assert all(torch.equal(v, expected[name.replace(".weight", ".default.weight")]) for name, v in written.items())
+    first.write_bytes(b"PK")
+    said = refusal(monkeypatch, capsys, "export", str(run), "--output", str(tmp_path / "none"))
+    assert "last.ckpt is damaged, and there is no checkpoint before it" in said
+
+
 def test_a_checkpoint_of_another_model_is_refused(runs, tmp_path):
     run, _, _ = runs("lora")
     made = from_checkpoint(run / "checkpoints" / "last.ckpt")

@@ -3,7 +3,6 @@
 import ast
 import json
 import logging
-import pickle
 import shutil
 from pathlib import Path
 
@@ -155,6 +154,6 @@ def test_a_checkpoint_is_read_without_running_what_is_pickled_in_it(tiny_model, 
     path = Path(run.trainer.default_root_dir) / "checkpoints" / "iteration-0001.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     torch.save(checkpoint | {"history": Trap()}, path)
-    with pytest.raises((ValueError, pickle.UnpicklingError)):
+    with pytest.raises(ValueError, match=r"iteration-0001\.ckpt is refused"):
         main(["fit", "-c", config, "--ckpt_path", str(path), "--trainer.max_epochs", "2"])
     assert not (tmp_path / "sprung").exists()

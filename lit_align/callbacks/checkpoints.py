@@ -74,19 +74,28 @@ class WholeFiles(TorchCheckpointIO):
         """This checkpoint or, where it is damaged, the one before it.
 
         Raises:
-            ValueError: It is damaged, and there is none before it.
+            ValueError: It is damaged, and there is none before it; or it holds more than data.
         """
         del weights_only
-        trusted = trusted_checkpoint(Path(path))
-        if trusted is None:
-            raise ValueError(f"{path} is damaged, and there is no checkpoint before it")
-        return super().load_checkpoint(trusted, map_location=map_location, weights_only=True)
+        return super().load_checkpoint(whole_checkpoint(Path(path)), map_location=map_location, weights_only=True)
 
 
 def run_checkpoints(run: Path) -> list[Path]:
     """Checkpoints of a run, the one written last first, whether they are whole or not."""
     found = [path for path in (run / FOLDER).glob("*.ckpt") if not path.is_symlink()]
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def whole_checkpoint(path: Path) -> Path:
+    """As :func:`trusted_checkpoint`.
+
+    Raises:
+        ValueError: There is no whole one.
+    """
+    trusted = trusted_checkpoint(path)
+    if trusted is None:
+        raise ValueError(f"{path} is damaged, and there is no checkpoint before it")
+    return trusted
 
 
 def trusted_checkpoint(path: Path) -> Path | None:
@@ -100,6 +109,7 @@ def trusted_checkpoint(path: Path) -> Path | None:
 
     Raises:
         FileNotFoundError: There is no such file, nor ever was.
+        ValueError: It holds objects that only code of its own could make.
     """
     if path.name == LAST:
         candidates = run_checkpoints(path.parent.parent) if path.parent.name == FOLDER else [path]
@@ -137,8 +147,9 @@ def _is_whole(path: Path, size: int, written: int) -> bool:
             torch.load(path, map_location="meta", mmap=True, weights_only=True)
         return whole
     except Exception as error:  # a damaged archive fails in any way there is
-        # What torch will not unpickle is whole, and refused when it is loaded, for what it is.
-        return type(error).__name__ == "UnpicklingError"
+        if type(error).__name__ == "UnpicklingError":  # nothing is wrong with the file
+            raise ValueError(f"{path} is refused: it holds objects that only code in it could make") from error
+        return False
 
 
 def _is_last(trainer: L.Trainer) -> bool:

@@ -1,7 +1,6 @@
 """Laws of checkpoints: whole or refused, the one before takes over, and there is always one."""
 
 import os
-import pickle
 import zipfile
 from pathlib import Path
 
@@ -139,7 +138,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     path = tmp_path / "checkpoints" / "iteration-0001.ckpt"
     WholeFiles().save_checkpoint({"state_dict": Evil()}, path)
     for weights_only in (None, False):
-        with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        with pytest.raises(ValueError, match=r"iteration-0001\.ckpt is refused"):
             WholeFiles().load_checkpoint(path, weights_only=weights_only)
     assert not (tmp_path / "ran").exists()
 
