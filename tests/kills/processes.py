@@ -5,6 +5,8 @@ import os
 import runpy
 import signal
 import sys
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 
 from tests.conftest import prompts_of, write_jsonl
 from tests.kills.points import HalfWritten, Point
+from tests.strategies.two_processes import free_port, place
 
 # The server has never run a backward pass and has no threads, which the process of the tests cannot promise.
 _IMPORTS = ["lit_align.cli", "transformers.models.llama.modeling_llama", "peft", "datasets", "tests.kills.points"]
@@ -27,13 +30,20 @@ def lit_align(folder: Path, *arguments: str, point: Point | HalfWritten | None =
         arguments: Of the command line.
         point: Where the process is killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTS)
-    process = context.Process(target=_main, args=(folder, arguments, point))
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
+    return _ended([_started(folder, arguments, point, {})])
+
+
+def on_two_devices(folder: Path, *arguments: str, point: Point | HalfWritten | None = None, rank: int = 0) -> int:
+    """The same of two processes, as torchrun starts them: when one is killed, so is the other.
+
+    Args:
+        folder: As above.
+        arguments: As above.
+        point: Where one of the processes is killed.
+        rank: Which one.
+    """
+    port = free_port()
+    return _ended([_started(folder, arguments, point if i == rank else None, place(i, port)) for i in range(2)])
 
 
 def write_config(folder: Path, model: str, **settings: Any) -> str:
@@ -97,8 +107,33 @@ def _tensors(value: Any, name: str = "") -> Any:
             yield from _tensors(inner, f"{name}.{key}")
 
 
-def _main(folder: Path, arguments: tuple[str, ...], point: Point | HalfWritten | None) -> None:
-    os.environ |= {"ASKED": str(folder / "asked.txt"), "TOKENIZERS_PARALLELISM": "false"}
+def _started(
+    folder: Path, arguments: tuple[str, ...], point: Point | HalfWritten | None, environment: dict[str, str]
+) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTS)
+    process = context.Process(target=_main, args=(folder, arguments, point, environment))
+    process.start()
+    return process
+
+
+def _ended(processes: list[BaseProcess]) -> int:
+    """The exit status of the first to fail, if one does; the others are killed then."""
+    while running := [process for process in processes if process.exitcode is None]:
+        wait([process.sentinel for process in running])
+        for process in running:
+            if process.exitcode:
+                for other in processes:
+                    other.kill()
+                    other.join()
+                return process.exitcode
+    return 0
+
+
+def _main(
+    folder: Path, arguments: tuple[str, ...], point: Point | HalfWritten | None, environment: dict[str, str]
+) -> None:
+    os.environ |= {"ASKED": str(folder / "asked.txt"), "TOKENIZERS_PARALLELISM": "false"} | environment
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
     printed = os.open(folder / "printed.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

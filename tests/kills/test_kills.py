@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import make_model
 from tests.kills.points import HalfWritten, Point
-from tests.kills.processes import asked, final_state, lit_align, only_run, write_config
+from tests.kills.processes import asked, final_state, lit_align, on_two_devices, only_run, write_config
 
 SAMPLE = "lit_align.models.cached:CachedModel.step"
 SCORE = "lit_align.models.language_model:LanguageModel.logps"
@@ -65,6 +65,16 @@ OTHER_POINTS = [
 ]
 
 
+DEVICES = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+# The first process and the last, where each is on its own and where both are together.
+PLACES = {
+    "the second while judging": (Point(ASK), 1),
+    "the second between minibatches of the second iteration": (Point(STEP, 4), 1),
+    "the first before the second checkpoint has its name": (POINTS["before the second checkpoint has its name"], 0),
+    "the first between the last step and the evaluation": (Point(EVALUATE, 3), 0),
+}
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     return str(make_model(tmp_path_factory.mktemp("model")))
@@ -86,9 +96,22 @@ def other(tmp_path_factory, model) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, model) -> Path:
+    """The first, on two devices."""
+    folder = tmp_path_factory.mktemp("shared")
+    assert on_two_devices(folder, "fit", "-c", write_config(folder, model), *DEVICES) == 0
+    return folder
+
+
 def assert_same(one: Path, two: Path) -> None:
-    """Two folders saw the same run, bit for bit, and their judges the same questions, each once."""
+    """As below, and their judges the same questions, each once."""
     assert asked(one) == asked(two)
+    assert_same_files(one, two)
+
+
+def assert_same_files(one: Path, two: Path) -> None:
+    """Two folders saw the same run, bit for bit."""
     first, second = only_run(one), only_run(two)
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     states = final_state(first), final_state(second)
@@ -116,6 +139,16 @@ def test_so_does_one_with_an_anchor_that_draws_and_an_optimiser_that_forgets(tmp
     assert lit_align(tmp_path, "fit", "-c", config, point=POINTS[point]) == -signal.SIGKILL
     assert lit_align(tmp_path, "fit", "-c", config, "--ckpt_path", "last") == 0
     assert_same(other, tmp_path)
+
+
+@pytest.mark.parametrize(("point", "rank"), PLACES.values(), ids=PLACES.keys())
+def test_so_does_one_on_two_devices_when_one_is_killed(tmp_path, model, shared, point, rank):
+    config = write_config(tmp_path, model)
+    killed = on_two_devices(tmp_path, "fit", "-c", config, *DEVICES, point=point, rank=rank)
+    assert killed == -signal.SIGKILL
+    assert on_two_devices(tmp_path, "fit", "-c", config, *DEVICES, "--ckpt_path", "last") == 0
+    assert_same_files(shared, tmp_path)
+    assert set(asked(shared)) == set(asked(tmp_path))
 
 
 def test_dropout_optimiser_schedule_and_anchor_matter_to_these_runs(whole, other):

@@ -31,7 +31,7 @@ def on_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
             _in_process,
-            args=(Path(folder), _free_port(), function, arguments),
+            args=(Path(folder), free_port(), function, arguments),
             nprocs=WORLD_SIZE,
             start_method="forkserver",
         )
@@ -39,7 +39,15 @@ def on_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]
 
 
 def _in_process(rank: int, folder: Path, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.environ |= {
+    os.environ |= place(rank, port) | {"TOKENIZERS_PARALLELISM": "false"}
+    torch.set_num_threads(1)
+    result = function(*arguments)
+    (folder / str(rank)).write_bytes(pickle.dumps(result))
+
+
+def place(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process by its environment."""
+    return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(WORLD_SIZE),
@@ -48,14 +56,11 @@ def _in_process(rank: int, folder: Path, port: int, function: Callable[..., Any]
         "LOCAL_RANK": str(rank),
         "GROUP_RANK": "0",
         "TORCHELASTIC_RUN_ID": "two-processes",  # how Lightning knows torchrun
-        "TOKENIZERS_PARALLELISM": "false",
     }
-    torch.set_num_threads(1)
-    result = function(*arguments)
-    (folder / str(rank)).write_bytes(pickle.dumps(result))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nothing listens at."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
