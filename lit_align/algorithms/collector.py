@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_align.algorithms.origins import found_rollouts, journal_of, origin_of
 from lit_align.anchors import Anchor
 from lit_align.data.rollout_store import Origin, save_rollouts
-from lit_align.judges import Journalled, Judge
+from lit_align.judges import Ahead, Journalled, Judge
 from lit_align.judges.missing import check_compared
 from lit_align.memory_pressure import Halving
 from lit_align.models import Policy
@@ -85,13 +85,14 @@ class Collector:
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
+        ahead = Ahead(self.judge, self.policy.text)
         if responses is None:
-            drawn = self._sample(prompts, seed, iteration, sources) if given is None else given.responses
+            drawn = self._sample(prompts, seed, iteration, sources, ahead) if given is None else given.responses
             responses = drawn.trim()
             self._save(path, responses, responses, origin)
         rollouts = found if isinstance(found, Rollouts) else None
         if rollouts is None:
-            rollouts = self._judge(responses, path) if given is None else replace(given, responses=responses)
+            rollouts = self._judge(responses, path, ahead) if given is None else replace(given, responses=responses)
             self._save(path, rollouts, responses, origin)
             if path is not None:
                 journal_of(path).unlink(missing_ok=True)  # the file has it all
@@ -121,7 +122,9 @@ class Collector:
         if path is not None:
             save_rollouts(path, rollouts, self.policy.text(responses), origin)
 
-    def _sample(self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None) -> Responses:
+    def _sample(
+        self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None, ahead: Ahead
+    ) -> Responses:
         with self.stages.stage("sample", len(prompts)) as advance:
             return self.sampler.sample(
                 self,
@@ -131,14 +134,16 @@ class Collector:
                 sources=sources,
                 report=advance,
                 halving=self.sampling,
+                drawn=ahead,
             )
 
-    def _judge(self, responses: Responses, path: Path | None) -> Rollouts:
+    def _judge(self, responses: Responses, path: Path | None, ahead: Ahead) -> Rollouts:
         if self.judge is None:
             alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
             return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
         judge = self.judge if path is None else Journalled(self.judge, journal_of(path))
         with self.stages.stage("judge", len(responses)) as advance:
+            ahead.wait()
             verdict = judge.verdict(responses.prompts, self.policy.text(responses), advance)
         check_compared(self.judge, verdict.compared, f"iteration {responses.iteration + 1}")
         return Rollouts(

@@ -1,6 +1,6 @@
 """The sampler that draws nothing: every response there is, with its probability as its weight."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,11 +32,12 @@ class Enumeration(Sampler):
         sources: Sequence[str] | None = None,
         report: Report | None = None,
         halving: Halving | None = None,
+        drawn: Callable[[Responses], None] | None = None,
     ) -> Responses:
         """All responses; asked for sources of its own, an evaluation draws as ever."""
         if sources is not None:
-            key = {"seed": seed, "iteration": iteration}
-            return super().sample(policy, prompts, **key, sources=sources, report=report, halving=halving)
+            options: dict[str, Any] = {"sources": sources, "report": report, "halving": halving, "drawn": drawn}
+            return super().sample(policy, prompts, seed=seed, iteration=iteration, **options)
         if not self.decoding.is_policy:
             raise ValueError("an Enumeration weighs by the policy itself: leave sampler.temperature, top_k and top_p")
         laws = dict.fromkeys(self.slots)

@@ -1,5 +1,6 @@
 """Judges: what makes one response better than another."""
 
+from lit_align.judges.ahead import Ahead
 from lit_align.judges.base import Judge, Verdict
 from lit_align.judges.journal import Journalled
 from lit_align.judges.llm_judge import LLMJudge
@@ -11,6 +12,7 @@ from lit_align.judges.reward_model import RewardModel
 from lit_align.judges.sentiment import Sentiment
 
 __all__ = [
+    "Ahead",
     "Journalled",
     "Judge",
     "JudgeError",

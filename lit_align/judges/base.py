@@ -44,6 +44,8 @@ class Judge(ABC):
 
     has_rewards = False
     prompts_at_once = 32  # groups in one call of `compare`
+    remembers = False
+    """Whether it answers from elsewhere, and a second time from memory: then it is asked while the device samples."""
     patience: Patience | None = Patience()
     """With a judge that may fail for a while; None for one in which any error is one of its code."""
 

@@ -69,6 +69,7 @@ class LLMJudge(Judge):
         ValueError: An argument is out of its range, or the template lacks a field.
     """
 
+    remembers = True
     prompts_at_once = 4  # a kill costs no more verdicts than these; `cache` keeps single answers
 
     def __init__(

@@ -123,6 +123,7 @@ class Sampler:
         sources: Sequence[str] | None = None,
         report: Report | None = None,
         halving: Halving | None = None,
+        drawn: Callable[[Responses], None] | None = None,
     ) -> Responses:
         """Responses to all prompts, in the order of the prompts.
 
@@ -134,6 +135,7 @@ class Sampler:
             sources: Who draws each slot, instead of the sampler's own.
             report: Told of progress after every few micro-batches.
             halving: Halves micro-batches where memory runs out, and remembers; one of this call's own by default.
+            drawn: Given the responses of every few micro-batches, while the next are drawn.
         """
         slots = tuple(sources or self.slots)
         group = len(slots)
@@ -148,11 +150,13 @@ class Sampler:
             at_once = -(-self._fitting(part.ids.shape[1], group) // halving.parts)
             return self._draw(policy, part, uniforms, slots, replace(self.decoding, prompts_at_once=at_once))
 
-        for rows, drawn in halving.each(self._runs(prompts, group), draw):
+        for rows, part in halving.each(self._runs(prompts, group), draw):
             order += rows
-            parts.append(drawn)
+            parts.append(part)
             if report is not None:
-                report(len(rows), int(drawn.mask.sum()))
+                report(len(rows), int(part.mask.sum()))
+            if drawn is not None:
+                drawn(part)
         joined = _join(prompts.select(order), parts).select(torch.argsort(torch.tensor(order)).tolist())
         return replace(joined, source=slots, iteration=iteration, seed=seed)
 
