@@ -1,4 +1,7 @@
-"""Accumulating gradients is one large batch: for every algorithm on a game, whatever its weights and baselines."""
+"""Accumulating gradients is one large batch, however responses weigh: enumerated, tied, or drawn.
+
+Every algorithm's own case is in tests/algorithms/test_common.py.
+"""
 
 import tempfile
 
@@ -6,8 +9,7 @@ import lightning as L
 import pytest
 import torch
 
-from lit_align.algorithms import DPO, INPO, JBOND, SPPO, WIND, AcceleratedPO, IterativeBOND, NashMD
-from lit_align.anchors import MovingAverage, Previous
+from lit_align.algorithms import DPO, WIND, AcceleratedPO
 from lit_align.games.contexts import Contexts
 from lit_align.sampling import Sampler
 from tests.laws.instances import distance, on, random_game, sgd
@@ -26,12 +28,7 @@ MODULES = {
     # Two draws of one response tie, and have weight 0: minibatches weigh differently.
     "DPO, with ties": (DPO, lambda: {"beta": 0.5, **slots("policy", "policy")}),
     "DPO, enumerated": (DPO, lambda: {"beta": 0.5, "pairing": "all"}),
-    "SPPO": (SPPO, lambda: {"beta": 0.5, **GROUPS}),
-    "INPO": (INPO, lambda: {"eta": 1.0, "tau": 0.3, **GROUPS}),
     "AcceleratedPO": (AcceleratedPO, lambda: {"beta": 0.5, "pairing": "all"}),
-    "NashMD": (NashMD, lambda: {"tau": 0.3, **slots("policy", "mixture", "policy")}),
-    "IterativeBOND": (IterativeBOND, lambda: {"anchor": Previous(every=2), **slots("policy", "anchor", "anchor")}),
-    "JBOND": (JBOND, lambda: {"anchor": MovingAverage(0.5), **slots("policy", "anchor", "anchor")}),
 }
 
 
