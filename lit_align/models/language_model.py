@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_align.data.templates import encode, encode_responses
 from lit_align.digests import folder_digest, text_digest
+from lit_align.heap import keep_large_apart
 from lit_align.models.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
 from lit_align.models.agreement import probes
 from lit_align.models.cached import CachedModel
@@ -121,6 +122,7 @@ class LanguageModel(Policy):
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
+        keep_large_apart()
         options: dict[str, Any] = {"attn_implementation": self.attention}
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
