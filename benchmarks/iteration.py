@@ -207,7 +207,7 @@ def main() -> None:
             PROGRAMS[arguments.worker](weights[0], Turns(), folder)
         return
     found = {name: compare(name, arguments.repeats, arguments.threads) for name in weights}
-    print(print(f"| weights | peer | times as fast (least - most of {arguments.repeats} turns) |\n|---|---|--:|"))
+    print(f"| weights | peer | times as fast (least - most of {arguments.repeats} turns) |\n|---|---|--:|")
     for name, seconds in found.items():
         for other in PEERS:
             turns = [theirs / own for theirs, own in zip(seconds[other], seconds["lit_align"], strict=True)]

@@ -204,16 +204,7 @@ def main(options: argparse.Namespace) -> None:
     transformers.logging.set_verbosity_error()
     print(f"{'':<28}{'prompts x group x tokens':>26}{'ours':>8}{'generate':>10}{'ratio':>7}{'of core time':>14}")
     rows = []
-    for case in cases(options):
-        row = measured(case, options)
-        shape = f"{case.prompts} x {case.group} x {case.tokens}"
-        compared = (
-            "" if options.alone else f"{row['generate']:>10.0f}{row['ratio']:>7.2f}{row['ratio_a_core_second']:>14.2f}"
-        )
-        print(f"{case.name:<28}{shape:>26}{row['ours']:>8.0f}{compared}", flush=True)
-        rows.append(row)
-    found = {
-        "rows": rows,
+    about = {
         "unit": "tokens per second",
         "model": options.model,
         "device": options.device,
@@ -223,7 +214,15 @@ def main(options: argparse.Namespace) -> None:
         "transformers": transformers.__version__,
         "processor": platform.processor() or platform.machine(),
     }
-    options.results.write_text(json.dumps(found, indent=2) + "\n")
+    for case in cases(options):
+        row = measured(case, options)
+        shape = f"{case.prompts} x {case.group} x {case.tokens}"
+        compared = (
+            "" if options.alone else f"{row['generate']:>10.0f}{row['ratio']:>7.2f}{row['ratio_a_core_second']:>14.2f}"
+        )
+        print(f"{case.name:<28}{shape:>26}{row['ours']:>8.0f}{compared}", flush=True)
+        rows.append(row)
+        options.results.write_text(json.dumps({"rows": rows, **about}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

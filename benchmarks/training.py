@@ -272,8 +272,8 @@ def row(steps: list[dict[str, float]]) -> dict[str, float]:
 
 def table(results: dict[str, dict[str, float]]) -> str:
     lines = [
-        "| step | responses/s | seconds | peak above the weights, GiB | of a 2048³ product |",
-        "|---|--:|--:|--:|--:|",
+        "| step | responses/s | seconds | processor seconds | peak above the weights, GiB | of a 2048³ product |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for name, found in results.items():
         share = "" if name.startswith("trl") or "LoRA" in name else f"{found['efficiency']:.2f}"
