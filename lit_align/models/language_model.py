@@ -24,6 +24,7 @@ from lit_align.models.folded import Factors, attach, factors_of
 from lit_align.models.fused import fused
 from lit_align.models.gathering import gathered, is_first_rank
 from lit_align.models.packed import packed_token_logps
+from lit_align.models.parts import in_parts, joined, sequences
 from lit_align.models.policy import Policy
 from lit_align.models.sharding import Shard
 from lit_align.sampling import Decoding, Mixture, NextToken, generate
@@ -221,13 +222,16 @@ class LanguageModel(Policy):
         """
         trimmed = responses.trim().to(self.device)
         train = torch.is_grad_enabled() and source == "policy"
-        # Without gradients nothing is kept, so a few groups at a time bound the memory.
-        tokens = trimmed.prompts.ids.shape[1] + trimmed.ids[0].numel()
-        rows = torch.arange(len(trimmed)).split(len(trimmed) if train else max(1, _TOKENS_AT_ONCE // tokens))
+        prompt, length = trimmed.prompts.ids.shape[1], trimmed.ids.shape[-1]
+        count = sequences(prompt, length, trimmed.group_size, self.model.config.get_text_config().hidden_size)
+        parts = in_parts(trimmed, count)
+        # Without gradients nothing is kept, so a few sequences at a time bound the memory.
+        tokens = prompt + parts.ids[0].numel()
+        rows = torch.arange(len(parts)).split(len(parts) if train else max(1, _TOKENS_AT_ONCE // tokens))
         computed = self.model.get_input_embeddings().weight.dtype  # of hidden states: float32 in 4-bit models
         with self._network(source) as model, torch.set_grad_enabled(train):
-            parts = [packed_token_logps(model, trimmed.select(some.tolist()), computed) for some in rows]
-        token_logps = torch.cat(parts)
+            found = [packed_token_logps(model, parts.select(some.tolist()), computed) for some in rows]
+        token_logps = joined(torch.cat(found), trimmed.group_size, count)
         missing = responses.ids.shape[-1] - token_logps.shape[-1]
         return nn.functional.pad(token_logps, (0, missing))
 

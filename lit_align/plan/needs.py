@@ -6,6 +6,7 @@ attention without a stored score matrix, gated MLP); other decoders differ by so
 
 from dataclasses import dataclass
 
+from lit_align.models.parts import sequences
 from lit_align.models.shapes import Shapes
 from lit_align.plan.workload import Workload
 
@@ -121,7 +122,7 @@ def training(
     shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False, shards: int = 1
 ) -> Terms:
     """Forward and backward pass of one minibatch."""
-    tokens = work.batch * work.packed
+    tokens = work.batch * read(shapes, work)
     layer = tokens * layer_activations(shapes, precision)
     if checkpointing:
         activations = layer + tokens * shapes.hidden * precision.computed * shapes.layers
@@ -129,7 +130,7 @@ def training(
         activations = layer * shapes.trained_layers
     terms = {
         "activations": activations,
-        "attention mask": mask(work, work.batch, precision),
+        "attention mask": mask(shapes, work, work.batch * parts(shapes, work), precision),
         "logits": head_logits(shapes, precision, work, work.batch),
         "head": head_gradients(shapes, precision, work),
     }
@@ -156,13 +157,14 @@ def head_gradients(shapes: Shapes, precision: Precision, work: Workload) -> floa
 
 def scoring(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
     """Log-probs of a micro-batch without gradients."""
-    at_once = max(1, TOKENS_AT_ONCE // (work.prompt + work.group * work.length))
-    rows = min(work.micro_batch(work.prompts, work.group), at_once)
-    tokens = rows * work.packed
+    count = parts(shapes, work)
+    at_once = max(1, TOKENS_AT_ONCE // (work.prompt + -(-work.group // count) * work.length))
+    rows = min(count * work.micro_batch(work.prompts, work.group), at_once)
+    tokens = rows * work.packed(count)
     return {
         "activations": float(tokens * (4 * shapes.hidden + 4 * shapes.query + 3 * shapes.mlp) * precision.computed),
-        "attention mask": mask(work, rows, precision),
-        "logits": head_logits(shapes, precision, work, rows),
+        "attention mask": mask(shapes, work, rows, precision),
+        "logits": head_logits(shapes, precision, work, -(-rows // count)),
     }
 
 
@@ -181,6 +183,17 @@ def sampling(shapes: Shapes, precision: Precision, work: Workload, *, shards: in
     }
 
 
-def mask(work: Workload, rows: int, precision: Precision) -> float:
-    """Who attends to whom in packed groups, for each pair of tokens: twice as numbers, thrice as booleans."""
-    return float(rows * work.packed**2 * (2 * precision.computed + 3))
+def parts(shapes: Shapes, work: Workload) -> int:
+    """Sequences that a group is read in."""
+    return sequences(work.prompt, work.length, work.group, shapes.hidden)
+
+
+def read(shapes: Shapes, work: Workload) -> int:
+    """Tokens of all sequences of a group."""
+    count = parts(shapes, work)
+    return count * work.packed(count)
+
+
+def mask(shapes: Shapes, work: Workload, rows: int, precision: Precision) -> float:
+    """Who attends to whom in packed sequences, for each pair of tokens: twice as numbers, thrice as booleans."""
+    return float(rows * work.packed(parts(shapes, work)) ** 2 * (2 * precision.computed + 3))

@@ -45,10 +45,9 @@ class Workload:
     scores: bool
     iterations: int
 
-    @property
-    def packed(self) -> int:
-        """Tokens of a prompt and its whole group in one sequence; the last token of a response predicts nothing."""
-        return self.prompt + self.group * (self.length - 1)
+    def packed(self, parts: int = 1) -> int:
+        """Tokens of a prompt and a part of its group in one sequence; the last of a response predicts nothing."""
+        return self.prompt + -(-self.group // parts) * (self.length - 1)
 
     @property
     def predicted(self) -> int:

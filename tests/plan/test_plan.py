@@ -303,7 +303,7 @@ def test_two_fits_keep_two_bases(tiny_model):
 
 def test_checkpointing_keeps_one_number_in_many(eight_billion):
     usual, spare = plan(eight_billion), plan(eight_billion, checkpointing=True)
-    tokens = usual.work.batch * usual.work.packed
+    tokens = usual.work.batch * needs.read(eight_billion, usual.work)
     one_layer = tokens * needs.layer_activations(eight_billion, FLOAT32)
     assert usual.phases["train"]["activations"] == 32 * one_layer
     assert spare.phases["train"]["activations"] == one_layer + tokens * 4096 * 4 * 32
