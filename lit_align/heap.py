@@ -1,19 +1,23 @@
-"""Freed memory that the C library keeps for itself: handed back at once where it is large, else between stages.
+"""Freed memory that the C library keeps for itself: handed back between stages, and at once where memory is short.
 
-What one stage has freed lies in pieces that the next cannot use, and a large tensor leaves a hole that a larger one
-does not fit into: without this a process on a CPU grows to the sum of what its stages need, or twice the most.
+What one stage has freed lies in pieces that the next cannot use: without this a process on a CPU grows to the sum of
+what its stages need, with it to the largest.
 """
 
 import ctypes
 from collections.abc import Callable
 from functools import cache
 
-_LARGE = 4 * 2**20  # bytes: 64 KiB cost a third more time; 32 MiB, which glibc comes to by itself, twice the memory
+_LARGE = 4 * 2**20  # bytes
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def keep_large_apart() -> None:
-    """Let every large tensor on a CPU have pages of its own, which are the system's again once it is freed."""
+    """Let every large tensor on a CPU have pages of its own, which are the system's again once it is freed.
+
+    Tensors of many sizes leave holes in the heap that others do not fit into, which can double what a process takes;
+    pages of their own have none, and have to be fetched anew each time, which can make a step a quarter longer.
+    """
     option = _of_glibc("mallopt")
     if option is not None:
         option(_MMAP_THRESHOLD, _LARGE)

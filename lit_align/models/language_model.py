@@ -123,7 +123,8 @@ class LanguageModel(Policy):
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
-        keep_large_apart()
+        if self.gradient_checkpointing:  # memory is short
+            keep_large_apart()
         options: dict[str, Any] = {"attn_implementation": self.attention}
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
