@@ -21,6 +21,7 @@ from lit_align.types import Prompts
 
 LIBRARIES = {"cpu": 0.6 * GIB}  # Python, PyTorch, transformers and Lightning once imported, measured
 SLACK = {"cpu": 0.5}  # of what comes and goes: lost between the aligned pieces of glibc's heap, measured
+SLACK_APART = 0.15  # the same where large tensors have pages of their own
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Plan:
             "train": needs.training(shapes, precision, work, checkpointing=self.checkpointing, shards=shards),
         }
         slack = SLACK.get(self.devices.kind, 0.0)
+        if slack and self.checkpointing:
+            slack = SLACK_APART
         return {name: terms | {"allocator": slack * sum(terms.values())} for name, terms in phases.items()}
 
     @property
