@@ -3,10 +3,10 @@
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/iteration.py iteration.json
 
-Both run online DPO against the initial policy with AdamW on the same 16 prompts an iteration, 2 responses of up to 32
-tokens each, word-list sentiment as the reward, in their own training loops. ``tuned`` is the peer without gradient
-checkpointing, so that it samples with a cache; ``as it comes`` is the peer with its defaults. Each program is a process
-of its own that waits for its turn; they take turns, and the medians are compared.
+Both run online DPO against the initial policy with fused AdamW on the same 16 prompts an iteration, 2 responses of up
+to 32 tokens each, word-list sentiment as the reward, in their own training loops. ``tuned`` is the peer without
+gradient checkpointing, so that it samples with a cache; ``as it comes`` is the peer with its defaults. Each program is
+a process of its own that waits for its turn; they take turns, and the medians are compared.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def ours(weights: str, turns: Turns, folder: str) -> None:
         beta=BETA,
         anchor=Initial(),
         sampler=Sampler(group_size=RESPONSES, max_new_tokens=TOKENS),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=RATES[weights], weight_decay=0.0),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=RATES[weights], weight_decay=0.0, fused=True),
         reset_optimizer=False,
     )
     pool = Pool("pool:topics_train", prompts_per_iteration=PROMPTS, batch_size=PROMPTS)
@@ -177,12 +177,12 @@ class Process:
         self.process.wait()
 
 
-def compare(weights: str, repeats: int, threads: int) -> dict[str, list[float]]:
-    processes = {name: Process(name, weights, threads) for name in PROGRAMS}
+def compare(weights: str, peers: list[str], repeats: int, threads: int) -> dict[str, list[float]]:
+    processes = {name: Process(name, weights, threads) for name in ("lit_align", *peers)}
     try:
         for process in processes.values():
             process.iteration()  # the first one warms up
-        seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+        seconds: dict[str, list[float]] = {name: [] for name in processes}
         for _ in range(repeats):
             for name, process in processes.items():
                 seconds[name].append(process.iteration())
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed iterations of each program, >= 5 to be quoted")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--weights", choices=list(RATES), action="append", help="both unless given")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--worker", choices=list(PROGRAMS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     weights = arguments.weights or list(RATES)
@@ -206,10 +207,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             PROGRAMS[arguments.worker](weights[0], Turns(), folder)
         return
-    found = {name: compare(name, arguments.repeats, arguments.threads) for name in weights}
+    found = {name: compare(name, arguments.peers, arguments.repeats, arguments.threads) for name in weights}
     print(f"| weights | peer | times as fast (least - most of {arguments.repeats} turns) |\n|---|---|--:|")
     for name, seconds in found.items():
-        for other in PEERS:
+        for other in arguments.peers:
             turns = [theirs / own for theirs, own in zip(seconds[other], seconds["lit_align"], strict=True)]
             ratio = statistics.median(seconds[other]) / statistics.median(seconds["lit_align"])
             print(f"| {name} | OnlineDPOTrainer, {other} | {ratio:.2f} ({min(turns):.2f} - {max(turns):.2f}) |")
