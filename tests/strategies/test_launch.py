@@ -84,6 +84,14 @@ def test_processes_that_lightning_starts_are_one_run(config, one, tmp_path):
     assert "torch" in versions
 
 
+def test_adapters_on_four_bits_are_one_run_too(config, tmp_path):
+    four_bits = ["--model.policy.quantization", "nf4", "--model.policy.lora.rank", "4"]
+    alone = Path(fit_and_predict(config, str(tmp_path / "one"), *four_bits))
+    first, other = on_two_processes(fit_and_predict, config, str(tmp_path / "two"), *TWO, *four_bits)
+    assert first == other
+    assert_same_run(Path(first), alone)
+
+
 def test_the_overlay_changes_how_a_run_is_started_and_nothing_else(monkeypatch):
     def config_of(*options):
         stopped = []
