@@ -12,8 +12,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,26 +39,41 @@ def plain_draw(scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     return drawn.squeeze(-1), logps.gather(-1, drawn).squeeze(-1)
 
 
+MODELS, SAMPLING = "lit_align.models", "lit_align.sampling.generate"
+PACKED = {f"{MODELS}.token_logps.takes_tables": lambda _: False}  # as models are read whose attention stays their own
+SEQUENCES = f"{MODELS}.token_logps.sequences"
+
+
 @dataclass(frozen=True)
 class Saving:
-    """What is patched to take a saving away, and the work it is measured on."""
+    """What is patched to take a saving away, and the work it is measured on.
+
+    Attributes:
+        name: Of the saving.
+        on: Name of the work.
+        without: What to patch, and with what.
+        always: What is patched on both sides.
+    """
 
     name: str
     on: str
-    target: str
-    instead: Any
+    without: dict[str, Any]
+    always: dict[str, Any] = field(default_factory=dict)
 
 
-MODELS, SAMPLING = "lit_align.models", "lit_align.sampling.generate"
 SAVINGS = [
-    Saving("a prompt and its cache once a group", "sampling", f"{MODELS}.cached.groupable", lambda *_: False),
-    Saving("what all prompts begin with, once", "sampling", f"{MODELS}.prefix._WORTH", 10**9),
-    Saving("drawing by blocks, one exponential", "sampling", f"{SAMPLING}.draw", plain_draw),
-    Saving("rows that have ended make way", "sampling, short among long", f"{SAMPLING}._COMPACT", 2.0),
-    Saving("adapters added to their weights", "sampling, adapters", f"{MODELS}.language_model.fused", nullcontext),
-    Saving("one sequence a group", "step", f"{MODELS}.language_model.sequences", lambda *shape: shape[2]),
-    Saving("head in parts, never all logits", "step", f"{MODELS}.packed.readout_of", lambda _: None),
-    Saving("several sequences for a long group", "step, long", f"{MODELS}.language_model.sequences", lambda *_: 1),
+    Saving("a prompt and its cache once a group", "sampling", {f"{MODELS}.cached.groupable": lambda *_: False}),
+    Saving("what all prompts begin with, once", "sampling", {f"{MODELS}.prefix._WORTH": 10**9}),
+    Saving("drawing by blocks, one exponential", "sampling", {f"{SAMPLING}.draw": plain_draw}),
+    Saving("rows that have ended make way", "sampling, short among long", {f"{SAMPLING}._COMPACT": 2.0}),
+    Saving("adapters added to their weights", "sampling, adapters", {f"{MODELS}.language_model.fused": nullcontext}),
+    Saving("a batch in one line", "step", PACKED),
+    Saving("a batch in one line", "step, short", PACKED),
+    Saving("a batch in one line", "step, long", PACKED),
+    Saving("what all prompts begin with, once", "step, short", {f"{MODELS}.unpadded._shared": lambda *_: 0}),
+    Saving("head in parts, never all logits", "step", {f"{MODELS}.predicted.readout_of": lambda _: None}),
+    Saving("packed: one sequence a group", "step", {SEQUENCES: lambda *shape: shape[2]}, PACKED),
+    Saving("packed: several for a long group", "step, long", {SEQUENCES: lambda *_: 1}, PACKED),
 ]
 
 
@@ -70,12 +85,10 @@ def sampling(policy: LanguageModel, case: Case) -> Work:
     return lambda: ours(policy, prompts, case, lengths, 0)
 
 
-def step(policy: LanguageModel, prompts: Tensor, answers: Tensor) -> Work:
+def step(policy: LanguageModel, prompts: Prompts, answers: Tensor, mask: Tensor | None = None) -> Work:
     """A forward and a backward pass over groups."""
-    whole = torch.ones_like(prompts, dtype=torch.bool)
-    asked = Prompts(prompts, whole, torch.arange(len(prompts)), [{"prompt": ""}] * len(prompts))
-    mask = torch.ones_like(answers, dtype=torch.bool)
-    responses = Responses(asked, answers, mask, mask[..., 0], torch.zeros(answers.shape))
+    mask = torch.ones_like(answers, dtype=torch.bool) if mask is None else mask
+    responses = Responses(prompts, answers, mask, mask[..., 0], torch.zeros(answers.shape))
 
     def work() -> None:
         policy.logps(responses).sum().backward()
@@ -84,19 +97,30 @@ def step(policy: LanguageModel, prompts: Tensor, answers: Tensor) -> Work:
     return work
 
 
+def short(policy: LanguageModel) -> Work:
+    """Chats that begin with the same system message, two responses of up to 32 tokens each."""
+    pool = read("pool:topics_train")
+    prompts = policy.encode([pool[i] for i in range(16)])
+    lengths = torch.randint(8, 33, (16, 2), generator=torch.Generator().manual_seed(0))
+    return step(policy, prompts, torch.randint(100, 40_000, (16, 2, 32)), torch.arange(32) < lengths[..., None])
+
+
 def works() -> dict[str, Work]:
     """All that is measured, by name."""
-    plain, adapted = LanguageModel(QUICKSTART, lora=None), LanguageModel(QUICKSTART, lora=UPPER_HALF)
+    plain = LanguageModel(QUICKSTART, system="Answer in one short sentence.")
+    adapted = LanguageModel(QUICKSTART, lora=UPPER_HALF)
     for policy in (plain, adapted):
         policy.load()
-    prompts, answers = (torch.tensor(part) for part in tokens())
+    ids, answers = (torch.tensor(part) for part in tokens())
+    prompts = Prompts(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), [{"prompt": ""}] * len(ids))
     long = torch.randint(100, 40_000, (1, 8, 192))
     return {
         "sampling": sampling(plain, Case("", 8, 8, 32)),
         "sampling, short among long": sampling(plain, Case("", 8, 8, 64, prescribed=True)),
         "sampling, adapters": sampling(adapted, Case("", 8, 12, 20)),
-        "step": step(plain, prompts[:4], answers[:4]),
-        "step, long": step(plain, prompts[:1, :40], long),
+        "step": step(plain, prompts.select([0, 1, 2, 3]), answers[:4]),
+        "step, short": short(plain),
+        "step, long": step(plain, prompts.select([0]), long),
     }
 
 
@@ -110,9 +134,10 @@ def main(options: argparse.Namespace) -> None:
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for repeat in range(options.repeats + 1):
             for without in (False, True):
-                module, _, name = saving.target.rpartition(".")
-                patch = mock.patch.object(sys.modules[module], name, saving.instead)
-                with patch if without else nullcontext():
+                with ExitStack() as patches:
+                    for target, instead in (saving.always | (saving.without if without else {})).items():
+                        module, _, name = target.rpartition(".")
+                        patches.enter_context(mock.patch.object(sys.modules[module], name, instead))
                     start = time.perf_counter()
                     ready[saving.on]()
                 if repeat:  # the first of each warms up

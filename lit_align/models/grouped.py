@@ -14,15 +14,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import AttentionInterface, Cache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from lit_align.models.cache import stacked
+from lit_align.models.exchanged import exchangeable, exchanged
 from lit_align.models.rows import Rows
-
-ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "phi3"})
-"""Model types whose attention is a plain softmax over all that came before: those that the tests compare with reading
-whole sequences. Any other has the cache of transformers."""
 
 _NAME = "lit_align_grouped"  # of the attention, in transformers' registry
 _ROOM = 64  # tokens to make room for at once
@@ -116,7 +113,7 @@ class GroupedCache:
     @contextmanager
     def reading(self, model: Any) -> Iterator[dict[str, Any]]:
         """Arguments of a forward pass over one token of each row; the rows are longer by it afterwards."""
-        with _exchanged_attention(model.config):
+        with exchanged(model.config, _NAME, _attention):
             yield {"past_key_values": self.cache}
         self.rows.advance()
 
@@ -135,23 +132,12 @@ class GroupedCache:
 
 def groupable(model: Any, cache: Cache) -> bool:
     """Whether the model's attention can be exchanged for that of groups."""
-    return model.config.model_type in ARCHITECTURES and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return exchangeable(model.config) and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def _room(prompts: Tensor, rows: int, tokens: int) -> Tensor:
     # Zeros: what a row does not have is weighed with 0, and 0 times what lies in fresh memory may be nan.
     return prompts.new_zeros(rows, prompts.shape[1], tokens, prompts.shape[-1])
-
-
-@contextmanager
-def _exchanged_attention(config: Any) -> Iterator[None]:
-    AttentionInterface.register(_NAME, _attention)
-    usual = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
 
 
 def _attention(

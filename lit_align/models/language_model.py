@@ -23,14 +23,12 @@ from lit_align.models.fetch import check_name, local_model
 from lit_align.models.folded import Factors, attach, factors_of
 from lit_align.models.fused import fused
 from lit_align.models.gathering import gathered, is_first_rank
-from lit_align.models.packed import packed_token_logps
-from lit_align.models.parts import in_parts, joined, sequences
 from lit_align.models.policy import Policy
 from lit_align.models.sharding import Shard
+from lit_align.models.tables import let_take_tables
+from lit_align.models.token_logps import token_logps
 from lit_align.sampling import Decoding, Mixture, NextToken, generate
 from lit_align.types import Prompts, Record, Responses
-
-_TOKENS_AT_ONCE = 2**12
 
 
 class LanguageModel(Policy):
@@ -129,6 +127,7 @@ class LanguageModel(Policy):
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
         model = self.base(**options)
+        let_take_tables(model)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.quantization:
@@ -140,6 +139,7 @@ class LanguageModel(Policy):
         if self.lora is None:
             # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
             frozen = self.base(**options) if self.sharded else copy.deepcopy(model)
+            let_take_tables(frozen)
             self.frozen = self._cut(frozen.requires_grad_(False).eval())
 
     def shard(self, cut: Shard) -> None:
@@ -223,18 +223,10 @@ class LanguageModel(Policy):
         """
         trimmed = responses.trim().to(self.device)
         train = torch.is_grad_enabled() and source == "policy"
-        prompt, length = trimmed.prompts.ids.shape[1], trimmed.ids.shape[-1]
-        count = sequences(prompt, length, trimmed.group_size, self.model.config.get_text_config().hidden_size)
-        parts = in_parts(trimmed, count)
-        # Without gradients nothing is kept, so a few sequences at a time bound the memory.
-        tokens = prompt + parts.ids[0].numel()
-        rows = torch.arange(len(parts)).split(len(parts) if train else max(1, _TOKENS_AT_ONCE // tokens))
-        computed = self.model.get_input_embeddings().weight.dtype  # of hidden states: float32 in 4-bit models
         with self._network(source) as model, torch.set_grad_enabled(train):
-            found = [packed_token_logps(model, parts.select(some.tolist()), computed) for some in rows]
-        token_logps = joined(torch.cat(found), trimmed.group_size, count)
-        missing = responses.ids.shape[-1] - token_logps.shape[-1]
-        return nn.functional.pad(token_logps, (0, missing))
+            found = token_logps(model, trimmed)
+        missing = responses.ids.shape[-1] - found.shape[-1]
+        return nn.functional.pad(found, (0, missing))
 
     @property
     def device(self) -> torch.device:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_align.models.head import head_token_logps
 from lit_align.models.masks import attention_masks
-from lit_align.models.readout import Readout, in_place_of, plain_head, readout_of
+from lit_align.models.predicted import predicted_token_logps
 from lit_align.types import Responses
 
 
@@ -90,46 +88,7 @@ def packed_token_logps(model: Any, responses: Responses, dtype: torch.dtype) -> 
         "position_ids": packed.positions,
         "use_cache": False,
     }
-    targets = responses.ids[responses.mask]
-    readout = readout_of(model)
-    if readout is None:
-        found = _from_logits(model, inputs, packed.predictors, targets)
-    else:
-        found = _from_head(model, inputs, packed.predictors, targets, readout)
-    return torch.zeros(responses.ids.shape, device=found.device).masked_scatter(responses.mask, found)
-
-
-def _from_head(
-    model: nn.Module,
-    inputs: dict[str, Any],
-    predictors: Int[Tensor, " tokens"],
-    targets: Int[Tensor, " tokens"],
-    readout: Readout,
-) -> Float[Tensor, " tokens"]:
-    head = plain_head(model)
-    assert head is not None
-    found: list[Tensor] = []
-
-    def instead(hidden: Tensor) -> Tensor:
-        states = hidden.flatten(0, -2).index_select(0, predictors)
-        found.append(head_token_logps(states, head.weight, head.bias, targets, readout))
-        return found[0][None, :, None]
-
-    with in_place_of(head, instead):
-        output = model(**inputs).logits
-    # They leave by the side, because the model may scale and cap what it takes for logits. Its output stays in the
-    # graph, since that is where sharded models wait for the backward pass.
-    return found[0] + 0 * output.flatten() if output.requires_grad else found[0]
-
-
-def _from_logits(
-    model: nn.Module, inputs: dict[str, Any], predictors: Int[Tensor, " tokens"], targets: Int[Tensor, " tokens"]
-) -> Float[Tensor, " tokens"]:
-    """The plain way, for heads of any kind: every logit that is asked for, at once."""
-    width = inputs["input_ids"].shape[1]
-    columns, at = (predictors % width).unique(return_inverse=True)
-    logits = model(**inputs, logits_to_keep=columns).logits
-    return -F.cross_entropy(logits[predictors // width, at].float(), targets, reduction="none")
+    return predicted_token_logps(model, inputs, packed.predictors, responses)
 
 
 def _seen(own: Int[Tensor, "rows seq"], prompt: Int[Tensor, "rows seq"]) -> Bool[Tensor, "rows seq seq"]:

@@ -6,7 +6,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_align.models.cache import RoomyLayer, RowCache, with_room
 from lit_align.models.cached import CachedModel
-from lit_align.models.grouped import ARCHITECTURES, GroupedCache
+from lit_align.models.exchanged import ARCHITECTURES
+from lit_align.models.grouped import GroupedCache
 from lit_align.types import pad_left
 from tests.models.architectures import SHAPE
 

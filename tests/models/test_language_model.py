@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_align.models import LanguageModel, LoRA
-from lit_align.models import language_model as module
+from lit_align.models import token_logps as module
 from lit_align.sampling import Decoding, Sampler
 from tests.conftest import prompts_of
 

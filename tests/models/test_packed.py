@@ -1,4 +1,4 @@
-"""Packed groups give the log-probabilities and gradients of separate, unpadded sequences."""
+"""Packed groups, and whole batches in a line, give the log-probabilities and gradients of separate sequences."""
 
 import itertools
 from dataclasses import replace
@@ -8,8 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lit_align.models import head as head_module
-from lit_align.models import packed as packed_module
+from lit_align.models import predicted as predicted_module
 from lit_align.models.packed import pack, packed_token_logps
+from lit_align.models.tables import let_take_tables, takes_tables
+from lit_align.models.unpadded import unpadded_token_logps
 from lit_align.types import Prompts, Responses, pad_left
 from tests.models.architectures import ARCHITECTURES, make
 
@@ -25,11 +27,20 @@ GROUPS = {
 }
 
 
-@pytest.fixture(params=["sdpa", "eager"])
+@pytest.fixture(params=["packed", "packed, eager", "unpadded"])
 def model(request, tiny_model):
-    return AutoModelForCausalLM.from_pretrained(
-        tiny_model, dtype=torch.float64, attn_implementation=request.param
-    ).eval()
+    attention = "eager" if "eager" in request.param else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64, attn_implementation=attention)
+    if request.param == "unpadded":
+        let_take_tables(model)
+    return model.eval()
+
+
+def token_logps(model, responses):
+    """The model's own way."""
+    if takes_tables(model):
+        return unpadded_token_logps(model, responses)
+    return packed_token_logps(model, responses, model.dtype)
 
 
 def batch(prompts, groups, *, more_left=0, more_right=0, garbage=0) -> Responses:
@@ -58,18 +69,18 @@ def alone(model, prompt, response):
 
 def assert_as_alone(model, prompts, groups, responses):
     """Values and gradients are those of each response in a sequence of its own."""
-    packed = packed_token_logps(model, responses, torch.float64)
-    assert packed.dtype == torch.float32
-    coefficients = torch.randn(packed.shape) * (torch.rand(packed.shape) < 0.8)
-    expected = torch.zeros(packed.shape, dtype=torch.float64)
+    found = token_logps(model, responses)
+    assert found.dtype == torch.float32
+    coefficients = torch.randn(found.shape) * (torch.rand(found.shape) < 0.8)
+    expected = torch.zeros(found.shape, dtype=torch.float64)
     for b, k in itertools.product(range(len(groups)), range(len(groups[0]))):
         values = alone(model, prompts[b], groups[b][k])
         expected[b, k, : len(values)] = values
-    torch.testing.assert_close(packed, expected.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    found = torch.autograd.grad((packed * coefficients).sum(), weights)
+    gradients = torch.autograd.grad((found * coefficients).sum(), weights)
     wanted = torch.autograd.grad((expected * coefficients).sum(), weights)
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(gradients, wanted, strict=True):
         # The log-softmax is taken in float32; relative to the whole gradient of a weight.
         torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max()), rtol=1e-5)
 
@@ -86,7 +97,7 @@ def test_heads_of_all_kinds_give_them_too(name, head, monkeypatch):
     model.get_output_embeddings().requires_grad_(head != "frozen")
     monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", 5 * model.config.vocab_size)
     if head == "plain":
-        monkeypatch.setattr(packed_module, "readout_of", lambda model: None)
+        monkeypatch.setattr(predicted_module, "readout_of", lambda model: None)
     groups = GROUPS["unequal lengths"]
     assert_as_alone(model, PROMPTS, groups, batch(PROMPTS, groups, more_left=1, more_right=1))
 
@@ -113,27 +124,27 @@ def test_short_groups_share_a_row_and_no_row_is_longer_than_the_longest_group():
 @pytest.mark.parametrize("garbage", [0, 13])
 def test_padding_and_the_tokens_under_it_change_nothing(model, garbage):
     groups = GROUPS["unequal lengths"]
-    narrow = packed_token_logps(model, batch(PROMPTS, groups), torch.float64)
-    wide = packed_token_logps(model, batch(PROMPTS, groups, more_left=3, more_right=2, garbage=garbage), torch.float64)
+    narrow = token_logps(model, batch(PROMPTS, groups))
+    wide = token_logps(model, batch(PROMPTS, groups, more_left=3, more_right=2, garbage=garbage))
     torch.testing.assert_close(wide[..., : narrow.shape[-1]], narrow)
     assert (wide[~batch(PROMPTS, groups, more_right=2).mask] == 0).all()
 
 
 def test_neither_the_batch_nor_the_order_of_a_group_matters(model):
     some = batch(PROMPTS, GROUPS["unequal lengths"])
-    whole = packed_token_logps(model, some, torch.float64)
-    one = packed_token_logps(model, some.select([1]).trim(), torch.float64)
+    whole = token_logps(model, some)
+    one = token_logps(model, some.select([1]).trim())
     torch.testing.assert_close(one, whole[1:2, :, : one.shape[-1]])
     order = [2, 0, 1]
     shuffled = replace(some, ids=some.ids[:, order], mask=some.mask[:, order])
-    torch.testing.assert_close(packed_token_logps(model, shuffled, torch.float64), whole[:, order])
+    torch.testing.assert_close(token_logps(model, shuffled), whole[:, order])
 
 
 def test_a_response_is_not_seen_by_the_others_of_its_group(model):
     groups = GROUPS["unequal lengths"]
     changed = [[[20, 20, 20, 20], *group[1:]] for group in groups]
-    first = packed_token_logps(model, batch(PROMPTS, groups, more_right=1), torch.float64)
-    second = packed_token_logps(model, batch(PROMPTS, changed, more_right=1), torch.float64)
+    first = token_logps(model, batch(PROMPTS, groups, more_right=1))
+    second = token_logps(model, batch(PROMPTS, changed, more_right=1))
     width = min(first.shape[-1], second.shape[-1])
     torch.testing.assert_close(first[:, 1:, :width], second[:, 1:, :width])
 
@@ -142,22 +153,25 @@ def test_probabilities_of_all_responses_of_up_to_two_tokens_sum_to_one(model):
     vocabulary, eos = model.config.vocab_size, 2
     others = [token for token in range(vocabulary) if token != eos]
     everything = [[eos], *([a, b] for a in others for b in range(vocabulary))]
-    logps = packed_token_logps(model, batch([[1, 9, 12]], [everything]), torch.float64).sum(-1)
+    logps = token_logps(model, batch([[1, 9, 12]], [everything])).sum(-1)
     assert logps.exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_half_precision_masks_are_finite_and_give_finite_gradients(tiny_model):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
-    packed = packed_token_logps(model, batch(PROMPTS, GROUPS["unequal lengths"], more_left=2), torch.bfloat16)
-    assert packed.dtype == torch.float32
-    packed.sum().backward()
+@pytest.mark.parametrize("lined_up", [False, True], ids=["packed", "unpadded"])
+def test_half_precision_masks_are_finite_and_give_finite_gradients(tiny_model, lined_up):
+    model, exact = (AutoModelForCausalLM.from_pretrained(tiny_model, dtype=d) for d in (torch.bfloat16, torch.float32))
+    if lined_up:
+        let_take_tables(model)
+    responses = batch(PROMPTS, GROUPS["unequal lengths"], more_left=2)
+    found = token_logps(model, responses)
+    assert found.dtype == torch.float32
+    found.sum().backward()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
-    exact = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    expected = packed_token_logps(exact, batch(PROMPTS, GROUPS["unequal lengths"], more_left=2), torch.float32)
-    torch.testing.assert_close(packed, expected, atol=0.1, rtol=0.05)
+    torch.testing.assert_close(found, token_logps(exact, responses), atol=0.1, rtol=0.05)
 
 
-def test_layers_that_carry_a_state_from_token_to_token_are_refused(model):
+def test_layers_that_carry_a_state_from_token_to_token_are_refused(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(ValueError, match=r"policy\.name: llama has linear_attention layers"):
-        packed_token_logps(model, batch(PROMPTS, GROUPS["groups of one"]), torch.float64)
+        token_logps(model, batch(PROMPTS, GROUPS["groups of one"]))

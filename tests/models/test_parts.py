@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_align.models import LanguageModel, LoRA, language_model
+from lit_align.models import LanguageModel, LoRA
+from lit_align.models import token_logps as module
 from lit_align.models.parts import in_parts, joined, sequences
 from lit_align.sampling import Sampler
 from tests.conftest import prompts_of
@@ -33,7 +34,7 @@ def test_short_responses_share_their_prompt_and_long_ones_do_not():
 
 @pytest.fixture(scope="module")
 def policy(tiny_model):
-    policy = LanguageModel(tiny_model, lora=LoRA(rank=4))
+    policy = LanguageModel(tiny_model, lora=LoRA(rank=4), attention="eager")
     policy.load()
     for weight in policy.parameters():
         if weight.requires_grad:
@@ -58,7 +59,7 @@ def test_parts_joined_are_the_group(responses, parts):
 
 
 def scored(policy, responses, monkeypatch, parts):
-    monkeypatch.setattr(language_model, "sequences", lambda *shape: parts)
+    monkeypatch.setattr(module, "sequences", lambda *shape: parts)
     policy.zero_grad()
     logps = policy.logps(responses)
     (logps * torch.linspace(-1, 1, logps.numel()).view_as(logps)).sum().backward()
