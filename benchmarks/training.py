@@ -1,7 +1,7 @@
 """A training step on groups next to TRL's DPO step on the same responses as pairs.
 
 8 prompts of 200 tokens with 4 responses of 32 tokens each, one step of fused AdamW (the peer's default) on all weights
-of SmolLM2-135M in float32, the same tokens for all:
+of SmolLM2-135M in float32, the same tokens for all, in one minibatch or accumulated over several:
 
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/training.py results.json                          # everything; --rows lit_align trl for some
@@ -38,6 +38,8 @@ SIDE = 2048
 
 ROWS: dict[str, dict[str, Any]] = {
     "lit_align": {},
+    "lit_align, two prompts at a time": {"at_once": 2},
+    "lit_align, one prompt at a time": {"at_once": 1},
     "lit_align, checkpointing": {"policy": {"gradient_checkpointing": True}},
     "lit_align, LoRA": {"lora": None},
     "lit_align, LoRA on the upper half": {"lora": LAYERS},
@@ -120,14 +122,17 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
     from lit_align.data.buffer import Buffer
     from lit_align.types import Prompts, Responses, Rollouts
 
-    turnstile = Turnstile()
+    turnstile, at_once = Turnstile(), options.get("at_once", PROMPTS)
+    window = PROMPTS // at_once  # minibatches of one step
 
     class Steps(L.Callback):
-        def on_train_batch_start(self, *arguments: Any) -> None:
-            turnstile.before()
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx % window == 0:
+                turnstile.before()
 
-        def on_train_batch_end(self, *arguments: Any) -> None:
-            turnstile.after()
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if (batch_idx + 1) % window == 0:
+                turnstile.after()
 
     class Given(L.LightningDataModule):
         """Responses that are there already, scored and served as those that are drawn."""
@@ -147,7 +152,8 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
             module.begin()
             rollouts = module.collect(prompts, Rollouts(responses, wins, torch.ones_like(wins).bool()))
             weights = module.loss_weights(rollouts)
-            return DataLoader(Buffer(rollouts, weights, batch_size=PROMPTS, passes=steps), batch_size=None)
+            buffer = Buffer(rollouts, weights, batch_size=at_once, passes=steps, window=window)
+            return DataLoader(buffer, batch_size=None)
 
     lora = LoRA(layers=options["lora"]) if "lora" in options else None
     module = DPO(
@@ -163,6 +169,7 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
             accelerator="cpu",
             max_epochs=1,
             gradient_clip_val=CLIP,
+            accumulate_grad_batches=window,
             limit_val_batches=0,
             logger=False,
             enable_checkpointing=False,

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -79,7 +80,7 @@ class Table:
             options: As for torch's ``scaled_dot_product_attention``.
         """
         asks, keys, values = (
-            states.index_select(0, places.at.flatten()).unflatten(0, places.at.shape).transpose(1, 2)
+            _Gathered.apply(states, places.at.flatten()).unflatten(0, places.at.shape).transpose(1, 2)
             for states, places in ((query, self.queries), (key, self.keys), (value, self.keys))
         )
         shared = asks.shape[1] // keys.shape[1]
@@ -90,6 +91,24 @@ class Table:
         read = F.scaled_dot_product_attention(asks, keys, values, mask, enable_gqa=gqa, **options)
         read = read.transpose(1, 2).flatten(0, 1)
         return read if self.answered is None else read.index_select(0, self.answered)
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows by their places. Many may be of one place, so their gradients are summed in float32 at least."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, at: Tensor) -> Tensor:
+        ctx.save_for_backward(at)
+        ctx.shape = states.shape
+        return states.index_select(0, at)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (at,) = ctx.saved_tensors
+        precise = torch.promote_types(gradient.dtype, torch.float32)
+        total = torch.zeros(ctx.shape, dtype=precise, device=gradient.device)
+        return total.index_add_(0, at, gradient.to(precise)).to(gradient.dtype), None
 
 
 def let_take_tables(model: Any) -> None:

@@ -78,7 +78,7 @@ def test_splitting_a_step_into_minibatches_changes_nothing(tiny_model, pools, tm
     assert whole.trainer.global_step == 2
     assert max(float(value.abs().max()) for name, value in whole.weights.items() if "lora_B" in name) > 1e-3
     for split in (finished(2, 4), finished(4, 2)):
-        assert_same_weights(whole.weights, split.weights, atol=1e-6)
+        assert_same_weights(whole.weights, split.weights, atol=2e-6)
         for row, same in zip(whole.rows, split.rows, strict=True):
             assert float(same["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-4)
 
