@@ -20,12 +20,12 @@ from unittest import mock
 
 import torch
 import transformers
-from sampling import QUICKSTART, UPPER_HALF, Case, ours, prescribed_lengths
+from sampling import QUICKSTART, Case, ours, prescribed_lengths
 from torch import Tensor
 from training import tokens
 
 from lit_align.data.sources import read
-from lit_align.models import LanguageModel
+from lit_align.models import LanguageModel, LoRA
 from lit_align.types import Prompts, Responses
 
 Work = Callable[[], object]
@@ -61,9 +61,11 @@ class Saving:
     always: dict[str, Any] = field(default_factory=dict)
 
 
+LONG = "sampling, long prompts"
 SAVINGS = [
-    Saving("a prompt and its cache once a group", "sampling", {f"{MODELS}.cached.groupable": lambda *_: False}),
-    Saving("what all prompts begin with, once", "sampling", {f"{MODELS}.prefix._WORTH": 10**9}),
+    Saving("a prompt's cache once a group", "sampling", {f"{MODELS}.cached.groupable": lambda *_: False}),
+    Saving("a prompt's cache once a group", LONG, {f"{MODELS}.cached.groupable": lambda *_: False}),
+    Saving("what all prompts begin with, once", LONG, {f"{MODELS}.prefix._WORTH": 10**9}),
     Saving("drawing by blocks, one exponential", "sampling", {f"{SAMPLING}.draw": plain_draw}),
     Saving("rows that have ended make way", "sampling, short among long", {f"{SAMPLING}._COMPACT": 2.0}),
     Saving("adapters added to their weights", "sampling, adapters", {f"{MODELS}.language_model.fused": nullcontext}),
@@ -108,16 +110,18 @@ def short(policy: LanguageModel) -> Work:
 def works() -> dict[str, Work]:
     """All that is measured, by name."""
     plain = LanguageModel(QUICKSTART, system="Answer in one short sentence.")
-    adapted = LanguageModel(QUICKSTART, lora=UPPER_HALF)
-    for policy in (plain, adapted):
+    wordy = LanguageModel(QUICKSTART, system="Answer in one short sentence, and be kind to whoever asks. " * 16)
+    adapted = LanguageModel(QUICKSTART, lora=LoRA())
+    for policy in (plain, wordy, adapted):
         policy.load()
     ids, answers = (torch.tensor(part) for part in tokens())
     prompts = Prompts(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), [{"prompt": ""}] * len(ids))
     long = torch.randint(100, 40_000, (1, 8, 192))
     return {
         "sampling": sampling(plain, Case("", 8, 8, 32)),
+        LONG: sampling(wordy, Case("", 8, 8, 32)),
         "sampling, short among long": sampling(plain, Case("", 8, 8, 64, prescribed=True)),
-        "sampling, adapters": sampling(adapted, Case("", 8, 12, 20)),
+        "sampling, adapters": sampling(adapted, Case("", 16, 2, 32)),
         "step": step(plain, prompts.select([0, 1, 2, 3]), answers[:4]),
         "step, short": short(plain),
         "step, long": step(plain, prompts.select([0]), long),
@@ -129,8 +133,9 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     ready, rows = works(), []
+    chosen = [saving for saving in SAVINGS if saving.on in (options.only or ready)]
     print("| saving | work | times as long without it |\n|---|---|--:|")
-    for saving in SAVINGS:
+    for saving in chosen:
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for repeat in range(options.repeats + 1):
             for without in (False, True):
@@ -153,6 +158,9 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORK", help="names of the table's second column; all unless given"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     main(parser.parse_args())
