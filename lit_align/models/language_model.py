@@ -45,7 +45,8 @@ class LanguageModel(Policy):
         lora: Train low-rank adapters instead of all weights.
         quantization: ``nf4`` holds the base weights in 4 bits (bitsandbytes); needs ``lora``.
         gradient_checkpointing: Recompute activations in the backward pass; sampling keeps its cache all the same.
-        attention: Attention implementation of transformers; must accept a 4-D mask (``sdpa`` or ``eager``).
+        attention: Attention implementation of transformers. With ``sdpa`` the common architectures score and train on
+            batches without padding; others, and ``eager``, on packed groups with a 4-D mask.
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
 
