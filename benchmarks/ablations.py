@@ -72,7 +72,7 @@ SAVINGS = [
     Saving("a batch in one line", "step", PACKED),
     Saving("a batch in one line", "step, short", PACKED),
     Saving("a batch in one line", "step, long", PACKED),
-    Saving("what all prompts begin with, once", "step, short", {f"{MODELS}.unpadded._shared": lambda *_: 0}),
+    Saving("what all prompts begin with, once", "step, short", {f"{MODELS}.unpadded.shared_tokens": lambda *_: 0}),
     Saving("head in parts, never all logits", "step", {f"{MODELS}.predicted.readout_of": lambda _: None}),
     Saving("packed: one sequence a group", "step", {SEQUENCES: lambda *shape: shape[2]}, PACKED),
     Saving("packed: several for a long group", "step, long", {SEQUENCES: lambda *_: 1}, PACKED),

@@ -31,14 +31,18 @@ def read_prompts(
 
 def shared_tokens(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]) -> int:
     """How many first tokens all prompts have in common; at least one of each prompt is left to read."""
-    lengths = mask.sum(1)
-    shortest = int(lengths.min()) - 1
-    if shortest <= 0:
-        return 0
-    first = ids.shape[1] - lengths[:, None] + torch.arange(shortest, device=ids.device)
-    begins = ids.gather(1, first)
-    same = (begins == begins[:1]).all(0)
-    return shortest if bool(same.all()) else int(same.long().argmin())
+    first, _ = tokens_first(ids, mask)
+    shortest = max(0, int(mask.sum(1).min()) - 1)
+    same = (first == first[:1]).all(0)[:shortest]
+    return int(same.long().cumprod(0).sum())
+
+
+def tokens_first(
+    ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]
+) -> tuple[Int[Tensor, "batch width"], Bool[Tensor, "batch width"]]:
+    """Prompts with their padding, on whichever side it was, after their tokens; as wide as the longest."""
+    order = (~mask).byte().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
+    return ids.gather(1, order), mask.gather(1, order)
 
 
 def _read(

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lit_align.models.predicted import predicted_token_logps
+from lit_align.models.prefix import shared_tokens, tokens_first
 from lit_align.models.tables import Places, Table
-from lit_align.types import Prompts, Responses
+from lit_align.types import Responses
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ def unpadded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "bat
 def line_up(responses: Responses) -> Line:
     """The tokens of a batch in a line, and who attends to whom; padding, on either side, is left out."""
     device = responses.ids.device
-    prompt_ids, in_prompt = _left_aligned(responses.prompts)
+    prompts = responses.prompts
+    prompt_ids, in_prompt = tokens_first(prompts.ids, prompts.mask)
     asked, width = in_prompt.sum(1), in_prompt.shape[1]
-    shared = _shared(prompt_ids, asked)
+    shared = shared_tokens(prompts.ids, prompts.mask) if len(prompts) > 1 else 0
     column, step = torch.arange(width, device=device), torch.arange(responses.ids.shape[-1], device=device)
     left = asked - shared
     rest = shared + left.cumsum(0) - left  # where the rest of each prompt begins
@@ -80,29 +82,15 @@ def line_up(responses: Responses) -> Line:
     positions = laid_out(column, asked[:, None, None] + step)
     last = prompt_at.gather(1, asked[:, None] - 1)
     predictors = torch.where(step == 0, last[..., None], response_at - 1)
-    prompts = _places(prompt_at, in_prompt)
+    asking = _places(prompt_at, in_prompt)
     width = int(slots.max())  # of the longest response that predicts anything
     own = _places(response_at[..., :width], in_response[..., :width])
     return Line(
         ids=laid_out(prompt_ids, responses.ids),
         positions=positions,
-        tables=[*_of_prompts(prompts, shared, positions), *_of_responses(prompts, own, positions)],
+        tables=[*_of_prompts(asking, shared, positions), *_of_responses(asking, own, positions)],
         predictors=predictors[responses.mask],
     )
-
-
-def _left_aligned(prompts: Prompts) -> tuple[Int[Tensor, "batch width"], Bool[Tensor, "batch width"]]:
-    """Ids and mask of prompts whose tokens come first, as wide as the longest."""
-    order = (~prompts.mask).byte().argsort(dim=1, stable=True)[:, : int(prompts.mask.sum(1).max())]
-    return prompts.ids.gather(1, order), prompts.mask.gather(1, order)
-
-
-def _shared(ids: Int[Tensor, "batch width"], asked: Int[Tensor, " batch"]) -> int:
-    """How many first tokens all prompts have in common; at least one of each prompt is left."""
-    if len(ids) == 1:
-        return 0
-    same = (ids == ids[:1]).all(0)[: int(asked.min()) - 1]
-    return int(same.long().cumprod(0).sum())
 
 
 def _places(at: Tensor, real: Tensor) -> Places:
