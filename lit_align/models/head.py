@@ -7,10 +7,12 @@ With logits :math:`z = f(W h + b)` and :math:`p = \mathrm{softmax}(z)`,
     \frac{\partial \log p_y}{\partial (W h + b)_v} = f'_v \, (1[v = y] - p_v)
 
 (derived). Where the head is frozen the second is multiplied by W at once, so that one vector a token is all that is
-kept; where it trains, the logits are computed again in the backward pass, from the log-sum-exp that was kept.
+kept. Where it trains, the last logits wait for the backward pass, which begins with them and so has no higher peak;
+all others are computed again, from the log-sum-exp that was kept.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,14 @@ def head_token_logps(
     return token_logps
 
 
+class _Weighed(NamedTuple):
+    """What the logits of a chunk have become."""
+
+    exponentials: Tensor  # exp(z - max z), in the place of the logits
+    total: Tensor  # their sum
+    slope: Tensor | float  # of the readout
+
+
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -56,19 +66,23 @@ class _TokenLogps(torch.autograd.Function):
         trained = any(head)
         # d log p / d hidden, where nothing else will be asked for.
         slopes = torch.empty_like(hidden) if inward and not trained else None
+        chunks, room = _chunks(len(hidden), len(weight)), _room(hidden, weight)
         picked, normalisers = [], []
-        for at in _chunks(len(hidden), len(weight)):
-            logits = readout(F.linear(hidden[at], weight, bias).float())
-            normaliser = logits.logsumexp(-1)
-            picked.append(logits.gather(-1, targets[at, None]).squeeze(-1) - normaliser)
-            normalisers.append(normaliser)
+        for at in chunks:
+            logits = readout(_head(hidden[at], weight, bias, room))
+            picked.append(logits.gather(-1, targets[at, None]).squeeze(-1))
+            slope = readout.slope(logits) if inward or trained else 1.0
+            largest = logits.amax(-1)
+            total = logits.sub_(largest[:, None]).exp_().sum(-1)
+            normalisers.append(largest + total.log())
+            weighed = _Weighed(logits, total, slope)
             if slopes is not None:
-                one = torch.ones_like(normaliser)
-                slopes[at] = _pulled(logits, normaliser, targets[at], one, readout).to(weight.dtype) @ weight
+                slopes[at] = _pulled(weighed, targets[at], torch.ones_like(total)).to(weight.dtype) @ weight
         normaliser = torch.cat(normalisers)
         ctx.readout = readout
+        ctx.waiting = (room, weighed) if trained else None
         ctx.save_for_backward(*((slopes,) if slopes is not None else (hidden, weight, bias, targets, normaliser)))
-        return torch.cat(picked)
+        return torch.cat(picked) - normaliser
 
     @staticmethod
     @once_differentiable
@@ -82,9 +96,15 @@ class _TokenLogps(torch.autograd.Function):
         # Sums over chunks are in float32 whatever the weights are.
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
         of_bias = torch.zeros_like(bias, dtype=torch.float32) if to_bias else None
-        for at in _chunks(len(hidden), len(weight)):
-            logits = ctx.readout(F.linear(hidden[at], weight, bias).float())
-            pulled = _pulled(logits, normaliser[at], targets[at], gradient[at], ctx.readout)
+        room, weighed = (_room(hidden, weight), None) if ctx.waiting is None else ctx.waiting
+        ctx.waiting = None  # what follows overwrites it
+        for at in reversed(_chunks(len(hidden), len(weight))):
+            if weighed is None:
+                logits = ctx.readout(_head(hidden[at], weight, bias, room))
+                slope = ctx.readout.slope(logits)
+                probabilities = logits.sub_(normaliser[at, None]).exp_()
+                weighed = _Weighed(probabilities, torch.ones_like(normaliser[at]), slope)
+            pulled, weighed = _pulled(weighed, targets[at], gradient[at]), None
             narrow = pulled.to(weight.dtype)
             if of_hidden is not None:
                 of_hidden[at] = narrow @ weight
@@ -99,14 +119,30 @@ class _TokenLogps(torch.autograd.Function):
         return of_hidden, of_weight, None if of_bias is None else of_bias.to(weight.dtype), None, None
 
 
-def _pulled(logits: Tensor, normaliser: Tensor, targets: Tensor, gradient: Tensor, readout: Readout) -> Tensor:
-    """Gradient with respect to the head's output; overwrites the logits."""
-    slope = readout.slope(logits)
-    pulled = logits.sub_(normaliser[:, None]).exp_().mul_(-gradient[:, None])
+def _pulled(weighed: _Weighed, targets: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient with respect to the head's output; overwrites the exponentials."""
+    pulled = weighed.exponentials.mul_((-gradient / weighed.total)[:, None])
     pulled.scatter_add_(-1, targets[:, None], gradient[:, None])
-    return pulled if isinstance(slope, float) and slope == 1 else pulled.mul_(slope)
+    constant = isinstance(weighed.slope, float) and weighed.slope == 1
+    return pulled if constant else pulled.mul_(weighed.slope)
+
+
+def _room(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Where the logits of each chunk lie in turn: memory of their own would be asked of the system each time."""
+    largest = _chunks(len(hidden), len(weight))[0].stop
+    return torch.empty(largest, len(weight), device=hidden.device)
+
+
+def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
+    """The head's output in float32."""
+    found = room[: len(hidden)]
+    if weight.dtype != room.dtype:
+        return found.copy_(F.linear(hidden, weight, bias))
+    return torch.mm(hidden, weight.T, out=found) if bias is None else torch.addmm(bias, hidden, weight.T, out=found)
 
 
 def _chunks(tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, _LOGITS_AT_ONCE // vocabulary)
+    """As few as memory allows, of about equal size."""
+    most = max(1, _LOGITS_AT_ONCE // vocabulary)
+    size = max(1, math.ceil(tokens / math.ceil(tokens / most)))
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

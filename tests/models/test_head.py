@@ -117,3 +117,19 @@ def test_nothing_as_wide_as_the_vocabulary_is_kept_for_the_backward_pass(trained
     assert (TOKENS, VOCABULARY) not in kept
     assert (TOKENS, WIDTH) in kept
     assert ((VOCABULARY, WIDTH) in kept) == trained
+
+
+@pytest.mark.usefixtures("_chunks")
+def test_logits_that_waited_are_used_once_and_a_second_backward_pass_is_the_same():
+    hidden, weight, *rest = instance()
+    found, upstream = head_token_logps(hidden, weight, *rest, Readout()), torch.randn(TOKENS)
+    first, second = (torch.autograd.grad(found, [hidden, weight], upstream, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+def test_chunks_are_as_few_as_memory_allows_and_of_equal_size(monkeypatch):
+    monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 100 * VOCABULARY)
+    sizes = [len(range(*at.indices(TOKENS * 30))) for at in head._chunks(TOKENS * 30, VOCABULARY)]
+    assert sum(sizes) == TOKENS * 30
+    assert len(sizes) == 4
+    assert max(sizes) - min(sizes) < len(sizes)
