@@ -18,7 +18,7 @@ NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # a number; a scale in 8 bits for 64 of the
 ROOM = 64  # tokens that the cache of keys and values grows by
 LOGITS_AT_ONCE = 2**24  # numbers that the head makes at once while scoring and training
 TOKENS_AT_ONCE = 2**12  # of packed groups that are scored at once
-HEAD_LOGITS = 2  # copies: the logits, and what their log-sum-exp is made from
+HEAD_LOGITS = 2  # copies: the head's output, and what a model that scales or caps makes of it
 SAMPLING_LOGITS = 3  # the head's, those of rows that have just begun, and the weights they are drawn by
 
 
