@@ -65,7 +65,9 @@ def assert_same_metrics(two, one, but="nothing"):
                 continue
             assert (row[name] == "") == (value == "")
             if value:
-                assert float(row[name]) == pytest.approx(float(value), abs=1e-5), name
+                # How far sampling and scoring are apart is rounding itself, and other batches round differently.
+                close = 5e-5 if name == "train/sampling_gap" else 1e-5
+                assert float(row[name]) == pytest.approx(float(value), abs=close), name
 
 
 def test_a_run_of_two_devices_goes_on_with_one(runs, material):
