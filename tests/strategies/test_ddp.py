@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import assert_same_weights
+from tests.runs import assert_same_metrics, assert_same_weights
 from tests.strategies.finished import RUNS, finished, model_and_pools
 from tests.strategies.two_processes import on_two_processes
 
@@ -54,20 +54,7 @@ def test_two_devices_end_at_the_weights_of_one(run):
 def test_two_devices_report_what_one_reports(run):
     one, two, _ = run
     assert [row["iteration"] for row in two.rows] == ["0", "1", "2", "3"]
-    assert_same_metrics(two, one)
-
-
-def assert_same_metrics(two, one, but="nothing"):
-    for row, same in zip(two.rows, one.rows, strict=True):
-        assert row.keys() == same.keys()
-        for name, value in same.items():
-            if name.startswith(but):
-                continue
-            assert (row[name] == "") == (value == "")
-            if value:
-                # How far sampling and scoring are apart is rounding itself, and other batches round differently.
-                close = 5e-5 if name == "train/sampling_gap" else 1e-5
-                assert float(row[name]) == pytest.approx(float(value), abs=close), name
+    assert_same_metrics(two.rows, one.rows)
 
 
 def test_a_run_of_two_devices_goes_on_with_one(runs, material):
@@ -77,7 +64,7 @@ def test_a_run_of_two_devices_goes_on_with_one(runs, material):
     onward = finished(name, *material, two.folder.parent, run=two.folder, ckpt_path=before)
     assert onward.folder == two.folder
     assert_same_weights(one.weights, onward.weights, atol=1e-5)
-    assert_same_metrics(onward, one, but="val/win_rate_previous")  # whose responses were those of two devices
+    assert_same_metrics(onward.rows, one.rows, but="val/win_rate_previous")  # whose responses were those of two devices
 
 
 def test_the_runs_compared_have_something_to_compare(runs):

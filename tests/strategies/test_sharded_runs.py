@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.runs import assert_same_weights
+from tests.runs import assert_same_metrics, assert_same_weights
 from tests.strategies.finished import model_and_pools
 from tests.strategies.sharded_runs import CASES, all_left
 from tests.strategies.two_processes import on_two_processes
@@ -46,10 +46,7 @@ def test_shards_end_at_the_weights_of_a_single_device(run):
 def test_shards_report_what_a_single_device_reports(run):
     whole, shards = run
     assert abs(float(whole.rows[-1]["val/kl"])) > 1e-3  # an estimate, of either sign
-    for row, same in zip(shards.rows, whole.rows, strict=True):
-        assert row.keys() == same.keys()
-        for name, value in same.items():
-            assert row[name] == value == "" or float(row[name]) == pytest.approx(float(value), abs=1e-5), name
+    assert_same_metrics(shards.rows, whole.rows)
 
 
 def test_shards_are_exported_as_a_plain_model(run):
