@@ -109,14 +109,20 @@ def test_under_autocast_numbers_are_those_of_a_plain_head_there(trained):
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_nothing_as_wide_as_the_vocabulary_is_kept_for_the_backward_pass(trained):
+def test_the_logits_of_one_chunk_at_most_are_kept_for_the_backward_pass(trained, monkeypatch):
+    monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
     inputs = instance(trained=trained)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
-        head_token_logps(*inputs, Readout())
+        found = head_token_logps(*inputs, Readout())
     assert (TOKENS, VOCABULARY) not in kept
     assert (TOKENS, WIDTH) in kept
     assert ((VOCABULARY, WIDTH) in kept) == trained
+    assert (found.grad_fn.waiting is not None) == trained
+    if trained:
+        assert found.grad_fn.waiting[0].shape == (4, VOCABULARY)
+    found.sum().backward(retain_graph=True)
+    assert found.grad_fn.waiting is None
 
 
 @pytest.mark.usefixtures("_chunks")
