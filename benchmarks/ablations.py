@@ -24,8 +24,8 @@ from sampling import QUICKSTART, Case, ours, prescribed_lengths
 from torch import Tensor
 from training import tokens
 
+from lit_align import LanguageModel, LoRA
 from lit_align.data.sources import read
-from lit_align.models import LanguageModel, LoRA
 from lit_align.types import Prompts, Responses
 
 Work = Callable[[], object]

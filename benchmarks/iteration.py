@@ -49,13 +49,9 @@ class Turns:
 def ours(weights: str, turns: Turns, folder: str) -> None:
     from lightning.pytorch.callbacks import Callback
 
-    from lit_align.algorithms import DPO
-    from lit_align.anchors import Initial
+    from lit_align import DPO, Initial, LanguageModel, LoRA, Sampler, Sentiment
     from lit_align.data.prompt_pool import PromptPool
-    from lit_align.judges import Sentiment
-    from lit_align.models import LanguageModel, LoRA
-    from lit_align.sampling import Sampler
-    from lit_align.trainer import Trainer
+    from lit_align.runs.trainer import Trainer
 
     class Pool(PromptPool):
         def train_dataloader(self) -> Any:
@@ -97,9 +93,9 @@ def peer(weights: str, turns: Turns, folder: str, **options: Any) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
+    from lit_align import Sentiment
     from lit_align.data.sources import read
-    from lit_align.judges import Sentiment
-    from lit_align.models.fetch import local_model
+    from lit_align.models.loading.fetch import local_model
 
     class Steps(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:

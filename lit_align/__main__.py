@@ -7,7 +7,7 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
-from lit_align.messages import one_line
+from lit_align.utils.messages import one_line
 
 _USERS = (ValueError, ImportError, RuntimeError, OSError)
 _INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # what a shell expects of who was stopped

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,26 +12,16 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-import lit_align.anchors
-import lit_align.data
-import lit_align.games.contexts
-import lit_align.games.enumeration
-import lit_align.games.judge
-import lit_align.games.tree
-import lit_align.judges
-import lit_align.models  # noqa: F401  (configs may name its classes without a path)
-from lit_align import resume
-from lit_align.algorithms import AlignmentModule
-from lit_align.data.pair_data import PairData  # noqa: F401
-from lit_align.data.prompt_pool import PromptPool  # noqa: F401
-from lit_align.data.replay import Replay  # noqa: F401
-from lit_align.exporting import export_parser, export_run
-from lit_align.messages import one_line
-from lit_align.models import LoRA
-from lit_align.models.agreement import Agreement
+from lit_align import HOME
+from lit_align.iteration.module import AlignmentModule
+from lit_align.models.exporting.reload_check import Agreement
+from lit_align.models.loading.adapters import LoRA
 from lit_align.plan.command import ConfiguredTrainer
-from lit_align.sampling import Sampler
-from lit_align.trainer import Trainer
+from lit_align.runs import resume
+from lit_align.runs.export import export_parser, export_run
+from lit_align.runs.trainer import Trainer
+from lit_align.sampling.sampler import Sampler
+from lit_align.utils.messages import one_line
 
 
 class SaveConfig(Callback):
@@ -117,6 +108,8 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
         The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run; of ``export``, how well what was
         written agrees.
     """
+    for module in dict.fromkeys(HOME.values()):  # configs may name their classes without a path
+        import_module(f"lit_align.{module}")
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler, LoRA])
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments[:1] == ["export"]:

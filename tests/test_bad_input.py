@@ -80,9 +80,11 @@ def test_a_judge_that_raises_costs_no_responses(config, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(LanguageModel, "sample", counting)
     monkeypatch.setattr(runs, "grumbling", True)
-    arguments = ("fit", "-c", config, "--model.judge.function", "tests.runs.grumpy")
+    arguments = ("fit", "-c", config, "--model.judge.function", "tests.tiny_runs.grumpy")
     line = refusal(monkeypatch, capsys, *arguments)
-    assert all(word in line for word in ("tests.runs.grumpy raised KeyError", "sample ", "prompt ", "response ")), line
+    assert all(
+        word in line for word in ("tests.tiny_runs.grumpy raised KeyError", "sample ", "prompt ", "response ")
+    ), line
     assert drawn == [4]
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "rollouts" / "iteration-0000-rank0.parquet").exists()

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from lit_align.cli import main
-from lit_align.trainer import Trainer
+from lit_align.runs.trainer import Trainer
 from tests.command_line import forbid_weights, refusal, write_config, write_yaml
 from tests.conftest import make_model, prompts_of, write_jsonl
-from tests.runs import lines
+from tests.tiny_runs import lines
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lit_align.cli import main
 from lit_align.data.sources import checked, read
 from lit_align.data.templates import content_id
 from lit_align.models.language_model import LanguageModel
-from lit_align.trainer import Trainer
+from lit_align.runs.trainer import Trainer
 from tests.conftest import write_jsonl
 
 ROOT = Path(__file__).parent.parent / "configs"

@@ -12,9 +12,8 @@ import torch
 import yaml
 
 import lit_align
+from lit_align import LanguageModel, PairRM, RewardModel
 from lit_align.cli import main
-from lit_align.judges import PairRM, RewardModel
-from lit_align.models import LanguageModel
 from tests.chat_server import KEY, chat_server
 from tests.command_line import refusal, write_config, write_yaml
 

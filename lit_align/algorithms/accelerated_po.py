@@ -15,10 +15,10 @@ from torch import Tensor
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, policy_and
 from lit_align.algorithms.sppo import Offset, Opponents, sppo_losses
-from lit_align.anchors import Extrapolated
-from lit_align.judges import Judge
+from lit_align.anchors.extrapolated import Extrapolated
+from lit_align.judges.base import Judge
 from lit_align.losses import dpo, ipo
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
-from lit_align.anchors import Anchor, Previous
-from lit_align.judges import Judge
+from lit_align.anchors.base import Anchor
+from lit_align.anchors.previous import Previous
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
 from lit_align.losses import best_of_n_weights, bond_rewards, jeffreys, leave_one_out, quantiles
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts
 
@@ -41,7 +42,7 @@ class IterativeBOND(AlignmentModule):
         a1: Mixing rate of the best-of-n law, in (0, 1].
         a2: Mixing rate of the anchor, in [0, 1 - a1].
         anchor: ``Previous(every=M)``: the anchor becomes the policy every M iterations.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: An argument is out of its range, or the sampler's slots do not suit.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
-from lit_align.judges import Judge
+from lit_align.judges.base import Judge
 from lit_align.losses import chi_po
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -34,7 +34,7 @@ class ChiPO(PairwiseModule):
         r_max: Bound on rewards, > 0: differences are clipped to twice it, with no gradient outside.
         pairing: ``random`` pairs of independent responses by default: their labels are what the law is about. ``all``
             does as well, ``best_worst`` does not.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta <= 0, or r_max <= 0.

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
-from lit_align.judges import Judge
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
 from lit_align.losses import exo, exo_pairwise
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -31,7 +31,7 @@ class EXO(AlignmentModule):
         judge: Gives rewards.
         beta_policy: Power of the density ratio, > 0; larger moves less far.
         beta_reward: Temperature of the rewards, > 0, in their unit; larger moves less far.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: A beta <= 0, or the judge has no rewards.
@@ -77,7 +77,7 @@ class EXOPairwise(PairwiseModule):
         beta: Power of the density ratio, > 0; larger keeps the policy closer to the reference. [1] uses 0.1 and 0.5.
         eps: Share of labels taken to be wrong, in (0, ½): the margin that is asked for is log((1 - eps) / eps) / beta.
         pairing: ``random`` pairs of independent responses by default, as in the data sets of [1].
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta <= 0, or eps outside (0, ½).

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lit_align.algorithms.pairings import Pairs, gather
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
-from lit_align.judges import Judge
+from lit_align.judges.base import Judge
 from lit_align.losses import inpo
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -33,7 +33,7 @@ class INPO(PairwiseModule):
         eta: Inverse step size, > tau, win rate per nat; larger moves less far in one iteration.
         tau: KL strength towards the reference, >= 0, win rate per nat.
         pairing: ``random`` or ``all``; ``best_worst`` is not a draw from pi_t and moves the minimiser.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: Not eta > tau >= 0.

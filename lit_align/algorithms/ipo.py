@@ -11,12 +11,11 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.lengths import pair_lengths
 from lit_align.algorithms.pairings import Pairs
-from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
-from lit_align.judges import Judge
+from lit_align.algorithms.pairwise import Pairing, PairwiseModule, pair_lengths, policy_and
+from lit_align.judges.base import Judge
 from lit_align.losses import ipo, ipo_mean
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -37,7 +36,7 @@ class IPO(PairwiseModule):
         tau: KL strength towards the reference, > 0, win rate per nat; larger keeps the policy closer to it.
         reduction: ``sum`` over tokens, as in [1], or their ``mean``, as in TRL, whose tau is per nat and token.
         pairing: ``random`` or ``all``; ``best_worst`` is not a draw from pi_t and moves the minimiser.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: tau <= 0.

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
-from lit_align.anchors import Anchor, MovingAverage
-from lit_align.judges import Judge
+from lit_align.anchors.base import Anchor
+from lit_align.anchors.moving_average import MovingAverage
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
 from lit_align.losses import jbond, jbond_advantages, leave_one_out
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts
 
@@ -30,7 +31,7 @@ class JBOND(AlignmentModule):
         beta: Share of the backward divergence, in [0, 1].
         gamma: Strength of the KL divergence from the anchor, >= 0.
         anchor: ``MovingAverage(rate)``; [1] uses a rate of 0.02.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta or gamma is out of its range, or the slots are not one of the policy and two of the anchor.

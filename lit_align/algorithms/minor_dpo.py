@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
-from lit_align.judges import Judge
+from lit_align.judges.base import Judge
 from lit_align.losses import minor_dpo
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -27,7 +27,7 @@ class MinorDPO(PairwiseModule):
         judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         beta: KL strength, > 0; larger keeps the policy closer to the reference.
         pairing: ``random`` pairs of independent responses by default, as in the data sets of [1].
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta <= 0.

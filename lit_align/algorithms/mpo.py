@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lit_align.algorithms.pairings import Pairs, gather
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule
-from lit_align.judges import Judge
+from lit_align.judges.base import Judge
 from lit_align.losses import mpo
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -31,7 +31,7 @@ class MPO(PairwiseModule):
         policy: What is aligned.
         judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         pairing: ``random`` pairs of independent responses by default: importance sampling is about pairs as drawn.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
-from lit_align.judges import Judge
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
 from lit_align.losses import nash_md
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts
 
@@ -31,7 +31,7 @@ class NashMD(AlignmentModule):
         policy: What is aligned, with its reference.
         judge: Says which of two responses is better.
         tau: KL strength towards the reference, >= 0, win rate per nat.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: tau < 0, or the sampler has no slot of the policy or of the mixture.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
-from lit_align.anchors import Optimistic
-from lit_align.judges import Judge
+from lit_align.anchors.optimistic import Optimistic
+from lit_align.judges.base import Judge
 from lit_align.losses import ipo
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -35,7 +35,7 @@ class ONPO(PairwiseModule):
         judge: Says which of two responses is better.
         eta: Step size, > 0, nats per unit of win rate; [1] uses 1/eta = 0.01.
         pairing: ``random`` or ``all``: the minimiser needs both responses drawn from pi_t.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`, but for the anchor.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`, but for the anchor.
 
     Raises:
         ValueError: eta <= 0.

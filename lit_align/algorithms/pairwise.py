@@ -1,15 +1,15 @@
 """What all pair methods share: a pairing says which pairs, a loss says how much each costs."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
 from lit_align.algorithms.pairings import PAIRINGS, Pairs, gather
-from lit_align.judges import Judge
-from lit_align.models import Policy
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 Pairing = Literal["best_worst", "random", "all"]
@@ -23,7 +23,7 @@ class PairwiseModule(AlignmentModule):
         judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         pairing: ``best_worst`` of each group, ``random`` disjoint pairs, or ``all`` of them; enumerated responses need
             ``all``.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: There is no such pairing.
@@ -77,3 +77,24 @@ def policy_and(
         gather(base, pairs.first),
         gather(base, pairs.second),
     )
+
+
+class PairLengths(TypedDict):
+    """Tokens of each response of a pair, end of sequence included."""
+
+    chosen_lengths: Int[Tensor, "batch pairs"]
+    rejected_lengths: Int[Tensor, "batch pairs"]
+
+
+def pair_lengths(rollouts: Rollouts, pairs: Pairs) -> PairLengths:
+    """What ``chosen_lengths`` and ``rejected_lengths`` of a loss are.
+
+    Args:
+        rollouts: Where the responses are.
+        pairs: Which responses.
+    """
+    lengths = rollouts.responses.lengths
+    return {
+        "chosen_lengths": lengths.gather(-1, pairs.first),
+        "rejected_lengths": lengths.gather(-1, pairs.second),
+    }

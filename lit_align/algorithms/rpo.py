@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.lengths import pair_lengths
 from lit_align.algorithms.pairings import Pairs
-from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
-from lit_align.judges import Judge
+from lit_align.algorithms.pairwise import Pairing, PairwiseModule, pair_lengths, policy_and
+from lit_align.judges.base import Judge
 from lit_align.losses import rpo, rpo_mean
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 
@@ -32,7 +31,7 @@ class RPO(PairwiseModule):
         supervised: The supervised loss is of the ``sum`` over tokens, with eta beta before it, as in [1], or of their
             ``mean``, with eta before it, as in its appendix.
         pairing: ``random`` pairs of independent responses by default, as in the data sets of [1].
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta <= 0, or eta < 0.

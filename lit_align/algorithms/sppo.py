@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
 from lit_align.algorithms.pairings import PAIRINGS, gather
 from lit_align.algorithms.pairwise import Pairing, check_pairing, policy_and
-from lit_align.judges import Judge
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
 from lit_align.losses import sppo, sppo_offset, sppo_regression
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 Offset = Literal["half", "partition"]
@@ -35,7 +35,7 @@ class SPPO(AlignmentModule):
             offset, or the whole ``group`` with itself at ½, as the authors' code has it.
         pairing: Whose log-ratios are regressed: those of the ``best_worst`` of each group, the recipe of [1], a
             heuristic; of ``random`` pairs; or of ``all`` responses, as in the theory.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta <= 0, or there is no such pairing.

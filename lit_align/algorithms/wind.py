@@ -10,10 +10,10 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
-from lit_align.judges import Judge
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
 from lit_align.losses import wind_kl, wind_nce, wind_squared
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
 RISKS = {"squared": wind_squared, "kl": wind_kl, "nce": wind_nce}
@@ -38,7 +38,7 @@ class WIND(AlignmentModule):
         eta: Step size, > 0, in nats per unit of win rate: an iteration tilts log-probs by eta / (1 + beta eta) times
             the win rate.
         risk: ``squared`` (the one with a finite-sample guarantee in [1]), ``kl`` or ``nce``.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta < 0, eta <= 0, or groups of one response.

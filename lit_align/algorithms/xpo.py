@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.algorithms.base import AlignmentModule
-from lit_align.judges import Judge
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.base import Judge
 from lit_align.losses import xpo
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts
 
@@ -32,7 +32,7 @@ class XPO(AlignmentModule):
         judge: Says which of two responses is better.
         beta: KL strength, > 0; larger keeps the policy closer to the reference.
         alpha: Optimism, >= 0, per nat; 0 is DPO. Larger moves more mass away from what the reference says.
-        kwargs: As for :class:`~lit_align.algorithms.base.AlignmentModule`.
+        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
 
     Raises:
         ValueError: beta <= 0, alpha < 0, or the sampler has no slot of the policy or of the reference.

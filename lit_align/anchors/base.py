@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.models import Policy
-from lit_align.models.gathering import full_state, piece, pieces_of, trainable
+from lit_align.models.policy import Policy
+from lit_align.models.sharding.gather import full_state, piece, pieces_of, trainable
 from lit_align.types import Responses
 
 

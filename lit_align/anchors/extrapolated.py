@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from lit_align.anchors.base import Anchor, Snapshot
-from lit_align.models import Policy
-from lit_align.models.folded import Factors, combine
-from lit_align.models.gathering import piece, trainable
+from lit_align.models.loading.frozen_update import Factors, combine
+from lit_align.models.policy import Policy
+from lit_align.models.sharding.gather import piece, trainable
 
 log = logging.getLogger(__name__)
 

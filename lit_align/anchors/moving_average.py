@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from lit_align.anchors.base import Anchor, Snapshot
-from lit_align.models import Policy
-from lit_align.models.gathering import piece, trainable
+from lit_align.models.policy import Policy
+from lit_align.models.sharding.gather import piece, trainable
 
 
 class MovingAverage(Anchor):

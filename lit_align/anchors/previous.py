@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lit_align.anchors.base import Anchor, Snapshot
-from lit_align.models import Policy
+from lit_align.models.policy import Policy
 
 
 class Previous(Anchor):

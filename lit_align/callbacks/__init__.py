@@ -1,27 +1,3 @@
-"""What watches a run: progress bars, the record it leaves, checkpoints, predictions on disk, an alarm."""
+"""Callbacks watch a run: progress bars, checkpoints, predictions on disk, alarms. A config can name each of them."""
 
-from lit_align.callbacks.checkpoints import Checkpoints, WholeFiles
-from lit_align.callbacks.collapse import CollapseAlarm
-from lit_align.callbacks.interrupts import Interrupts
-from lit_align.callbacks.memory_check import MemoryCheck
-from lit_align.callbacks.one_folder import OneFolder
-from lit_align.callbacks.predictions import Predictions
-from lit_align.callbacks.profile import Profile
-from lit_align.callbacks.progress import StageBars, TrainStage
-from lit_align.callbacks.run_record import RunRecord
-from lit_align.callbacks.same_run import SameRun
-
-__all__ = [
-    "Checkpoints",
-    "CollapseAlarm",
-    "Interrupts",
-    "MemoryCheck",
-    "OneFolder",
-    "Predictions",
-    "Profile",
-    "RunRecord",
-    "SameRun",
-    "StageBars",
-    "TrainStage",
-    "WholeFiles",
-]
+from lit_align import __getattr__ as __getattr__  # public names of this room, as `lit_align` has them

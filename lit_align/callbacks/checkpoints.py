@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_align.algorithms import AlignmentModule
-from lit_align.files import write_whole
+from lit_align.iteration.module import AlignmentModule
+from lit_align.utils.files import write_whole
 
 log = logging.getLogger(__name__)
 

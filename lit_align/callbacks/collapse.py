@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lit_align.algorithms import AlignmentModule
+from lit_align.iteration.module import AlignmentModule
 
 log = logging.getLogger(__name__)
 

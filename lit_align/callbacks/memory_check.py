@@ -3,9 +3,10 @@
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lit_align.algorithms import AlignmentModule
-from lit_align.models import LanguageModel
-from lit_align.plan import devices_of, plan_of
+from lit_align.iteration.module import AlignmentModule
+from lit_align.models.language_model import LanguageModel
+from lit_align.plan.devices import devices_of
+from lit_align.plan.plan import plan_of
 
 
 class MemoryCheck(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from lit_align.data.shares import from_all_ranks, order_of_shares
+from lit_align.data.ranks import from_all_ranks, order_of_shares
 
 
 class Predictions(BasePredictionWriter):

@@ -5,11 +5,11 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from lit_align.algorithms import AlignmentModule
+from lit_align.data.ranks import share_name
 from lit_align.data.rollout_store import load_rollouts
-from lit_align.data.shares import share_name
-from lit_align.models import LanguageModel
-from lit_align.models.work import Work, peak, work_of
+from lit_align.iteration.module import AlignmentModule
+from lit_align.models.language_model import LanguageModel
+from lit_align.plan.flops import Work, peak, work_of
 from lit_align.types import Responses, Rollouts
 
 STAGES = ("sample", "judge", "score", "train", "evaluate")

@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
-from lit_align.algorithms import AlignmentModule
-from lit_align.stages import Advance, Stages
+from lit_align.iteration.module import AlignmentModule
+from lit_align.iteration.stages import Advance, Stages
 from lit_align.types import Rollouts
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lit_align.algorithms import AlignmentModule
 from lit_align.data.prompt_pool import PromptPool
-from lit_align.files import write_text
+from lit_align.iteration.module import AlignmentModule
+from lit_align.utils.files import write_text
 
 FILE = "identity.json"
 _WHAT = {

@@ -1,1 +1,3 @@
-"""Prompts in, minibatches of rollouts out."""
+"""Data modules: the prompts that are answered, and responses that are there already."""
+
+from lit_align import __getattr__ as __getattr__  # public names of this room, as `lit_align` has them

@@ -10,12 +10,12 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from lit_align.data.buffer import Buffer
 from lit_align.data.sources import Source, checked, read
 from lit_align.data.templates import content_id
-from lit_align.digests import text_digest
+from lit_align.iteration.minibatches import Buffer
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record, Rollouts
+from lit_align.utils.digests import text_digest
 
 Encode = Callable[[list[Record]], Prompts]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lit_align.data.prompt_pool import PromptPool, check_not_heldout
+from lit_align.data.ranks import interleaved
 from lit_align.data.rollout_store import load_rollouts
-from lit_align.data.shares import interleaved
 from lit_align.data.sources import Source
 from lit_align.data.templates import content_id
 from lit_align.types import Prompts, Rollouts

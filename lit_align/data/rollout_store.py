@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from lit_align.files import write_whole
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
+from lit_align.utils.files import write_whole
 
 Origin = dict[str, str]
 """Where responses and verdicts come from: what is drawn or judged anew if it changes."""

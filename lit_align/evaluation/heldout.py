@@ -7,8 +7,7 @@ from torchmetrics import MeanMetric
 
 from lit_align.evaluation.diversity import DistinctN
 from lit_align.evaluation.win_rate import WinRate
-from lit_align.judges import Judge
-from lit_align.judges.missing import tell_missing
+from lit_align.judges.base import Judge, tell_missing
 from lit_align.types import Rollouts
 
 

@@ -1,15 +1,11 @@
 """Problems with a known answer: small response sets on which every quantity of the theory is exact."""
 
+from lit_align import __getattr__ as __getattr__
 from lit_align.games.acceleration import apo_coefficients, apo_tilt, extrapolate, tilt_bound
 from lit_align.games.bond import best_of_n, bond_beta, bond_step, log_win_rate_equilibrium
-from lit_align.games.contexts import Contexts
-from lit_align.games.enumeration import Enumeration
 from lit_align.games.equilibria import wind_equilibrium, wind_iterates
-from lit_align.games.game import Game, RandomGame, RockPaperScissors
-from lit_align.games.judge import GameJudge
 from lit_align.games.measures import exploitability, kl, sub_optimality, win_rate, win_rates
 from lit_align.games.mixtures import geometric_mixture
-from lit_align.games.policies import EnumerablePolicy, LinearPolicy, TabularPolicy
 from lit_align.games.preferences import (
     bradley_terry_preference,
     dominance,
@@ -17,29 +13,10 @@ from lit_align.games.preferences import (
     random_skew,
     rock_paper_scissors,
 )
-from lit_align.games.steps import (
-    OptimisticStep,
-    dpo_step,
-    inpo_step,
-    nash_md_step,
-    onpo_step,
-    sppo_step,
-    wind_step,
-)
-from lit_align.games.tree import TreePolicy
+from lit_align.games.steps import OptimisticStep, dpo_step, inpo_step, nash_md_step, onpo_step, sppo_step, wind_step
 
 __all__ = [
-    "Contexts",
-    "EnumerablePolicy",
-    "Enumeration",
-    "Game",
-    "GameJudge",
-    "LinearPolicy",
     "OptimisticStep",
-    "RandomGame",
-    "RockPaperScissors",
-    "TabularPolicy",
-    "TreePolicy",
     "apo_coefficients",
     "apo_tilt",
     "best_of_n",

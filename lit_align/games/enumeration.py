@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.memory_pressure import Halving
-from lit_align.sampling import Sampler
-from lit_align.sampling.sampler import Report
+from lit_align.sampling.sampler import Report, Sampler
 from lit_align.types import Prompts, Responses, masked_sum
+from lit_align.utils.out_of_memory import Halving
 
 
 @dataclass(frozen=True)

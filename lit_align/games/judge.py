@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lit_align.games.game import Game
 from lit_align.games.preferences import hard_preference
-from lit_align.judges import Judge
-from lit_align.judges.base import Report, Verdict
+from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.sampling.uniforms import mixed_seed, run_seed, token_uniforms
 from lit_align.types import Prompts, Record
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from lit_align.data.templates import content_id
 from lit_align.games.game import Game
-from lit_align.models import Policy
-from lit_align.sampling import Decoding, generate
+from lit_align.models.policy import Policy
+from lit_align.sampling.decoding import Decoding
+from lit_align.sampling.generate import generate
 from lit_align.types import Prompts, Record, Responses, masked_sum
 
 _END = -1  # no child

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lit_align.judges.patience import Faults, JudgeError, Patience, ask_patiently
-from lit_align.memory_pressure import OutOfMemory
+from lit_align.utils.out_of_memory import OutOfMemory
 
 
 def call_judge(

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.digests import text_digest
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.patience import Faults
 from lit_align.judges.reward import RewardJudge
 from lit_align.types import Prompts, Record
+from lit_align.utils.digests import text_digest
 
 log = logging.getLogger(__name__)
 

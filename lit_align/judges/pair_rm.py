@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
-from lit_align.memory_pressure import Halving
 from lit_align.types import Prompts, Record
+from lit_align.utils.out_of_memory import Halving
 
 MARKERS = {"source_prefix_id": "<|source|>", "cand1_prefix_id": "<|candidate1|>", "cand2_prefix_id": "<|candidate2|>"}
 """Keys of the checkpoint's config, and the tokens they number."""

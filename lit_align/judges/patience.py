@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lit_align.memory_pressure import OutOfMemory
+from lit_align.utils.out_of_memory import OutOfMemory
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 
 from lit_align.judges.reward import Comparison, RewardJudge
-from lit_align.memory_pressure import Halving
 from lit_align.types import Record
+from lit_align.utils.out_of_memory import Halving
 
 
 class RewardModel(RewardJudge):

@@ -10,9 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lit_align.losses.labels import label_mean
-from lit_align.losses.margins import Pair, expected_over_label, margin
-from lit_align.losses.means import Lengths
+from lit_align.losses.margins import Lengths, Pair, expected_over_label, label_mean, margin
 
 
 def aipo(

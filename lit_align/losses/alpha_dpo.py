@@ -11,9 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lit_align.losses.labels import label_mean
-from lit_align.losses.margins import Pair
-from lit_align.losses.means import Lengths, mean_margin
+from lit_align.losses.margins import Lengths, Pair, label_mean, mean_margin
 
 
 def alpha_dpo(

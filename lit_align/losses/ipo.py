@@ -7,8 +7,7 @@ r"""Identity preference optimisation (IPO): the squared loss of a margin with a 
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.losses.margins import Pair, expected_over_label, margin
-from lit_align.losses.means import Lengths, mean_margin
+from lit_align.losses.margins import Lengths, Pair, expected_over_label, margin, mean_margin
 
 
 def ipo(

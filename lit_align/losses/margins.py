@@ -9,7 +9,7 @@ probability, without their noise.
 
 from collections.abc import Callable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Pair = Float[Tensor, "*batch"]
@@ -59,3 +59,60 @@ def expected_over_label(loss: Callable[[Pair], Pair], margins: Pair, preference:
     if isinstance(preference, float) and not 0 <= preference <= 1:
         raise ValueError(f"preference must be in [0, 1], got {preference}")
     return preference * loss(margins) + (1 - preference) * loss(-margins)
+
+
+def label_mean(if_chosen: Pair, if_rejected: Pair, preference: Float[Tensor, "*batch"] | float) -> Pair:
+    r"""The loss a label would give, averaged over the label.
+
+    .. math::
+        p \, L(y_w, y_l) + (1-p) \, L(y_l, y_w)
+
+    For a loss of the margin alone this is :func:`lit_align.losses.margins.expected_over_label`.
+
+    Args:
+        if_chosen: Loss if the chosen response won, in the loss's own unit.
+        if_rejected: Loss if the rejected one did: the roles of the two exchanged.
+        preference: p = P(chosen beats rejected) in [0, 1].
+
+    Returns:
+        Expected loss of each pair, in the same unit.
+
+    Raises:
+        ValueError: ``preference`` is a number outside [0, 1] (a tensor is not read, it may lie on a device).
+    """
+    if isinstance(preference, float) and not 0 <= preference <= 1:
+        raise ValueError(f"preference must be in [0, 1], got {preference}")
+    return preference * if_chosen + (1 - preference) * if_rejected
+
+
+Lengths = Int[Tensor, "*batch"]
+
+
+def mean_margin(
+    policy_chosen_logps: Pair,
+    policy_rejected_logps: Pair,
+    reference_chosen_logps: Pair,
+    reference_rejected_logps: Pair,
+    *,
+    chosen_lengths: Lengths,
+    rejected_lengths: Lengths,
+) -> Pair:
+    r"""The log-ratio per token of the chosen response minus that of the rejected one.
+
+    .. math::
+        M = \frac{u(y_w)}{|y_w|} - \frac{u(y_l)}{|y_l|}
+
+    Args:
+        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
+        policy_rejected_logps: The same of the rejected response.
+        reference_chosen_logps: log of the policy the ratio is taken to, chosen response, sequence sum, nats.
+        reference_rejected_logps: The same of the rejected response.
+        chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
+        rejected_lengths: The same of the rejected response.
+
+    Returns:
+        M in nats per token, unbounded; 0 where the policy is the reference.
+    """
+    # The ratio first: log-probs are hundreds of nats, their ratios a few.
+    chosen = (policy_chosen_logps - reference_chosen_logps) / chosen_lengths
+    return chosen - (policy_rejected_logps - reference_rejected_logps) / rejected_lengths

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from lit_align.losses.labels import label_mean
-from lit_align.losses.margins import Pair
+from lit_align.losses.margins import Pair, label_mean
 
 
 def minor_dpo(

@@ -8,9 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.losses.dpo import dpo
-from lit_align.losses.labels import label_mean
-from lit_align.losses.margins import Pair
-from lit_align.losses.means import Lengths
+from lit_align.losses.margins import Lengths, Pair, label_mean
 
 
 def rpo(

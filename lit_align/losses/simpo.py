@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lit_align.losses.margins import Pair, expected_over_label
-from lit_align.losses.means import Lengths
+from lit_align.losses.margins import Lengths, Pair, expected_over_label
 
 
 def simpo(

@@ -1,7 +1,3 @@
-"""Policies: loading, sampling and scoring of language models."""
+"""Language models as policies: they are loaded, sampled from, scored and exported."""
 
-from lit_align.models.adapters import LoRA
-from lit_align.models.language_model import LanguageModel
-from lit_align.models.policy import Policy
-
-__all__ = ["LanguageModel", "LoRA", "Policy"]
+from lit_align import __getattr__ as __getattr__  # public names of this room, as `lit_align` has them

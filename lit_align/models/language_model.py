@@ -13,22 +13,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_align.data.templates import encode, encode_responses
-from lit_align.digests import folder_digest, text_digest
-from lit_align.heap import keep_large_apart
-from lit_align.models.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
-from lit_align.models.agreement import probes
-from lit_align.models.cached import CachedModel
-from lit_align.models.export import default_kind, export, trained
-from lit_align.models.fetch import check_name, local_model
-from lit_align.models.folded import Factors, attach, factors_of
-from lit_align.models.fused import fused
-from lit_align.models.gathering import gathered, is_first_rank
+from lit_align.models.exporting.export import default_kind, export, trained
+from lit_align.models.exporting.reload_check import probes
+from lit_align.models.generation.merged_adapters import fused
+from lit_align.models.generation.next_token import CachedModel
+from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.loading.fetch import check_name, local_model
+from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
-from lit_align.models.sharding import Shard
-from lit_align.models.tables import let_take_tables
-from lit_align.models.token_logps import token_logps
-from lit_align.sampling import Decoding, Mixture, NextToken, generate
+from lit_align.models.scoring.ragged_attention import let_take_tables
+from lit_align.models.scoring.token_logps import token_logps
+from lit_align.models.sharding.cut import Shard
+from lit_align.models.sharding.gather import gathered, is_first_rank
+from lit_align.sampling.decoding import Decoding
+from lit_align.sampling.generate import NextToken, generate
+from lit_align.sampling.mixture import Mixture
 from lit_align.types import Prompts, Record, Responses
+from lit_align.utils.digests import folder_digest, text_digest
+from lit_align.utils.out_of_memory import keep_large_apart
 
 
 class LanguageModel(Policy):

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lit_align.models.folded import Factors
-from lit_align.models.sharding import Shard
-from lit_align.sampling import Decoding
+from lit_align.models.loading.frozen_update import Factors
+from lit_align.models.sharding.cut import Shard
+from lit_align.sampling.decoding import Decoding
 from lit_align.types import Prompts, Record, Responses
 
 

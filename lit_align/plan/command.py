@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lit_align.algorithms import AlignmentModule
-from lit_align.models import LanguageModel
-from lit_align.models.shapes import is_readable
+from lit_align.iteration.module import AlignmentModule
+from lit_align.models.language_model import LanguageModel
+from lit_align.models.loading.sizes import is_readable
 from lit_align.plan.devices import configured_devices
 from lit_align.plan.plan import Plan, plan_of
 from lit_align.types import Prompts

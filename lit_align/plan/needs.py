@@ -6,8 +6,8 @@ attention without a stored score matrix, gated MLP); other decoders differ by so
 
 from dataclasses import dataclass
 
-from lit_align.models.parts import sequences
-from lit_align.models.shapes import Shapes
+from lit_align.models.loading.sizes import Shapes
+from lit_align.models.scoring.packed import sequences
 from lit_align.plan.workload import Workload
 
 Terms = dict[str, float]

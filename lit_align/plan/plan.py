@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from lit_align.algorithms import AlignmentModule
-from lit_align.anchors import Extrapolated
-from lit_align.judges import PairRM, RewardModel
-from lit_align.models import LanguageModel
-from lit_align.models.adapters import LoRA
-from lit_align.models.shapes import Shapes, parameters_of, shapes_of
+from lit_align.anchors.extrapolated import Extrapolated
+from lit_align.iteration.module import AlignmentModule
+from lit_align.judges.pair_rm import PairRM
+from lit_align.judges.reward_model import RewardModel
+from lit_align.models.language_model import LanguageModel
+from lit_align.models.loading.adapters import LoRA
+from lit_align.models.loading.sizes import Shapes, parameters_of, shapes_of
 from lit_align.plan import needs
 from lit_align.plan.devices import GIB, Devices
 from lit_align.plan.needs import Precision, Terms

@@ -5,10 +5,14 @@ from typing import Any
 
 import torch
 
-from lit_align.algorithms import AlignmentModule
-from lit_align.anchors import Anchor, Extrapolated, MovingAverage, Optimistic, Previous
+from lit_align.anchors.base import Anchor
+from lit_align.anchors.extrapolated import Extrapolated
+from lit_align.anchors.moving_average import MovingAverage
+from lit_align.anchors.optimistic import Optimistic
+from lit_align.anchors.previous import Previous
 from lit_align.data.pair_data import PairData
 from lit_align.data.replay import Replay
+from lit_align.iteration.module import AlignmentModule
 from lit_align.types import Prompts
 
 ASSUMED_PROMPT = 256  # tokens, where neither the data nor the user say

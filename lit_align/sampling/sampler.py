@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.memory_pressure import Halving
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.uniforms import token_uniforms
 from lit_align.types import Prompts, Responses
+from lit_align.utils.out_of_memory import Halving
 
 log = logging.getLogger(__name__)
 

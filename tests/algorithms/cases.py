@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_align import algorithms
-from lit_align.anchors import MovingAverage, Previous
+import lit_align
+from lit_align import MovingAverage, Previous
 from tests.algorithms.formulas import (
     Formula,
     aipo,
@@ -30,6 +30,10 @@ from tests.algorithms.formulas import (
     sppo,
     square,
     wind,
+)
+
+ALGORITHMS = sorted(
+    name for name, module in lit_align.HOME.items() if module.startswith("algorithms.") and name != "PairwiseModule"
 )
 
 
@@ -60,7 +64,7 @@ class Case:
     @property
     def algorithm(self) -> Any:
         """Its class."""
-        return getattr(algorithms, self.name)
+        return getattr(lit_align, self.name)
 
     @property
     def roles(self) -> bool:

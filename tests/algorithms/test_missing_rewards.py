@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 
-from lit_align.algorithms import DPO, EXO, IterativeBOND
+from lit_align import DPO, EXO, IterativeBOND, RewardJudge, Sampler
 from lit_align.data.rollout_store import load_rollouts
-from lit_align.judges import RewardJudge
-from lit_align.sampling import Sampler
 from tests.conftest import happiness
-from tests.runs import assert_same_weights, build
+from tests.tiny_runs import assert_same_weights, build
 
 SOURCES = ("policy", "policy", "anchor", "anchor")
 

@@ -3,13 +3,11 @@
 import pytest
 import torch
 
-from lit_align.algorithms import WIND
-from lit_align.judges import RewardFunction
+from lit_align import WIND, RewardFunction, Sampler
 from lit_align.models.language_model import LanguageModel
-from lit_align.sampling import Sampler
 from lit_align.types import Prompts, Responses, Rollouts
 from tests.conftest import happiness
-from tests.runs import build
+from tests.tiny_runs import build
 
 RISKS = ("squared", "kl", "nce")
 

@@ -5,10 +5,9 @@ import io
 import pytest
 import torch
 
-from lit_align.anchors import Extrapolated, Initial, MovingAverage, Previous
+from lit_align import Extrapolated, Initial, LanguageModel, LoRA, MovingAverage, Previous
 from lit_align.games import extrapolate
 from lit_align.games.policies import LinearPolicy, TabularPolicy
-from lit_align.models import LanguageModel, LoRA
 from tests.games.instances import generator
 from tests.games.playing import MLPPolicy, everything, game
 

@@ -5,12 +5,10 @@ import copy
 import pytest
 import torch
 
-from lit_align.algorithms.evaluator import HeldOutEvaluator
-from lit_align.anchors import Extrapolated, MovingAverage, Previous
-from lit_align.models import LanguageModel, LoRA
-from lit_align.sampling import Sampler
+from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Previous, Sampler
+from lit_align.iteration.evaluator import HeldOutEvaluator
 from tests.conftest import prompts_of
-from tests.runs import assert_same_weights, build
+from tests.tiny_runs import assert_same_weights, build
 
 ANCHORS = {
     "previous of every second": (lambda: Previous(2), LoRA(rank=4), 1),

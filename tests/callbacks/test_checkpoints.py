@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_align.callbacks import Checkpoints, WholeFiles
+from lit_align import Checkpoints, WholeFiles
 from lit_align.callbacks import checkpoints as module
 from lit_align.callbacks.checkpoints import is_whole, run_checkpoints, trusted_checkpoint
-from tests.runs import assert_same_weights, build
+from tests.tiny_runs import assert_same_weights, build
 
 STATE = {"state_dict": {"a": torch.arange(600.0), "b": torch.ones(3, dtype=torch.bfloat16)}, "history": [{"x": 0.1}]}
 

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from lit_align.callbacks import CollapseAlarm
+from lit_align import CollapseAlarm
 from tests.command_line import write_config
-from tests.runs import build
+from tests.tiny_runs import build
 
 START = {"kl": 0.0, "length": 20.0, "distinct_2": 0.9, "truncated": 0.3}
 

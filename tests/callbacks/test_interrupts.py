@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from lit_align.algorithms.base import AlignmentModule
-from lit_align.models import LanguageModel
-from tests.runs import assert_same_weights, build
+from lit_align import LanguageModel
+from lit_align.iteration.module import AlignmentModule
+from tests.tiny_runs import assert_same_weights, build
 
 
 @pytest.mark.parametrize("stage", ["sampling", "training"])

@@ -4,7 +4,7 @@ import pytest
 
 from lit_align.callbacks.profile import STAGES, Profile
 from tests.command_line import write_config
-from tests.runs import build
+from tests.tiny_runs import build
 
 
 def test_every_stage_has_its_seconds_and_those_of_a_model_their_work(tiny_model, pools, tmp_path, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.runs import build
+from tests.tiny_runs import build
 
 
 def test_a_checkpoint_inside_an_iteration_can_be_looked_at_but_not_gone_on_from(tiny_model, pools, tmp_path):

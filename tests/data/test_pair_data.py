@@ -12,19 +12,15 @@ import pytest
 import torch
 import yaml
 
-from lit_align.algorithms import DPO, INPO, ONPO, WIND, AlignmentModule
-from lit_align.anchors import Initial
-from lit_align.callbacks import RunRecord
+from lit_align import DPO, INPO, ONPO, WIND, AlignmentModule, Initial, RewardFunction, RunRecord, Sampler
 from lit_align.cli import main
 from lit_align.data.pair_data import PairData, as_pair, pair_id
 from lit_align.data.prompt_pool import PromptPool
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.games.game import RandomGame
 from lit_align.games.policies import TabularPolicy
-from lit_align.judges import RewardFunction
 from lit_align.models.language_model import LanguageModel
-from lit_align.sampling import Sampler
-from lit_align.trainer import Trainer
+from lit_align.runs.trainer import Trainer
 from tests.command_line import refusal, write_yaml
 from tests.conftest import prompts_of, write_jsonl
 

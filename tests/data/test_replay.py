@@ -6,20 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_align.algorithms import DPO, EXO, JBOND, WIND, NashMD
-from lit_align.algorithms.remembered import Remembered
-from lit_align.anchors import Initial, MovingAverage
+from lit_align import DPO, EXO, JBOND, WIND, Initial, LanguageModel, LoRA, MovingAverage, NashMD, Sampler
 from lit_align.cli import main
 from lit_align.data.pair_data import PairData
+from lit_align.data.ranks import share_name
 from lit_align.data.replay import Replay, recorded
 from lit_align.data.rollout_store import load_rollouts, save_rollouts
-from lit_align.data.shares import share_name
-from lit_align.models import LanguageModel, LoRA
-from lit_align.sampling import Sampler
+from lit_align.iteration.scores import Remembered
 from lit_align.types import Rollouts
 from tests.command_line import forbid_weights, refusal, write_config
 from tests.conftest import prompts_of, write_jsonl
-from tests.runs import assert_same_weights, build
+from tests.tiny_runs import assert_same_weights, build
 
 
 def anew(run, data, module=None):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_align.evaluation import DistinctN
+from lit_align.evaluation.diversity import DistinctN
 
 
 def distinct(rows: list[list[int]], n: int, width: int | None = None, pad: int = 0) -> float:

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from lit_align.evaluation import HeldOut
-from lit_align.evaluation.heldout import without_rewards
-from lit_align.judges import Judge, RewardJudge
+from lit_align import Judge, RewardJudge
+from lit_align.evaluation.heldout import HeldOut, without_rewards
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
 
 LENGTHS = [2, 3, 1]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_align.evaluation import WinRate
+from lit_align.evaluation.win_rate import WinRate
 
 
 def measured(wins: torch.Tensor, prompts: torch.Tensor, **options) -> list[float]:

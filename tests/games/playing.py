@@ -6,7 +6,8 @@ from torch import nn
 from lit_align.games.game import Game
 from lit_align.games.policies import EnumerablePolicy, LinearPolicy, TabularPolicy
 from lit_align.games.tree import TreePolicy
-from lit_align.sampling import Decoding, token_uniforms
+from lit_align.sampling.decoding import Decoding
+from lit_align.sampling.uniforms import token_uniforms
 from tests.games.instances import generator, random_laws, random_preferences, random_rewards
 
 SEQUENCES = 40  # of three symbols and length 3

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from lit_align.algorithms import WIND
-from lit_align.algorithms.collector import Collector
-from lit_align.anchors import MovingAverage, Previous
+from lit_align import WIND, MovingAverage, Previous
 from lit_align.games.enumeration import Enumeration
 from lit_align.games.judge import GameJudge
-from lit_align.lab import play
+from lit_align.games.lab import play
+from lit_align.iteration.collector import Collector
+from lit_align.iteration.stages import Stages
 from lit_align.models.language_model import LanguageModel
-from lit_align.stages import Stages
 from tests.conftest import prompts_of
 from tests.games.playing import POLICIES, moved, tabular
 

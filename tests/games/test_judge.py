@@ -123,8 +123,7 @@ def test_noise_is_the_same_when_asked_again_and_depends_on_the_prompt_alone(nois
 
 
 def test_noise_does_not_resemble_the_random_numbers_of_the_draws():
-    from lit_align.sampling import token_uniforms
-    from lit_align.sampling.uniforms import mixed_seed
+    from lit_align.sampling.uniforms import mixed_seed, token_uniforms
 
     some = game()
     prompts = asked(some, 300)

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import pad
 
+from lit_align import Sampler
 from lit_align.games import geometric_mixture
 from lit_align.games.policies import LinearPolicy, TabularPolicy
 from lit_align.games.tree import TreePolicy
-from lit_align.sampling import Sampler
 from tests.games.playing import POLICIES, assert_frequencies, draws, everything, game, linear, tabular, tree
 
 SOURCES = ["policy", "reference"]

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
+from lit_align import Sampler
 from lit_align.games import geometric_mixture
 from lit_align.games.tree import TreePolicy, sequences
-from lit_align.sampling import Sampler
 from tests.games.playing import SEQUENCES, draws, everything, game, moved, tree
 
 END = 3

@@ -5,11 +5,10 @@ import time
 
 import pytest
 
-from lit_align.judges import Ahead, JudgeError, LLMJudge, RewardFunction
-from lit_align.models import LanguageModel
-from lit_align.sampling import Sampler
+from lit_align import JudgeError, LanguageModel, LLMJudge, RewardFunction, Sampler
+from lit_align.judges.ahead import Ahead
 from tests.chat_server import chat_server
-from tests.runs import assert_same_weights, build
+from tests.tiny_runs import assert_same_weights, build
 
 SAMPLER = Sampler(group_size=3, max_new_tokens=8, token_budget=30)  # a prompt at a time, four to a call
 

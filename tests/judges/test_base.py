@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from lit_align import Judge
 from lit_align.data.templates import encode
-from lit_align.judges import Judge
 from lit_align.types import Prompts
 from tests.conftest import make_tokenizer, prompts_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_align.judges import JudgeError
+from lit_align import JudgeError
 from lit_align.judges.calls import call_judge
 
 COLUMNS = (["the cat", "the dog", "a day"], ["good", "bad", "nice"])

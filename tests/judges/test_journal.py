@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lit_align.judges import Journalled, Judge, JudgeError
-from lit_align.judges.journal import Journal
+from lit_align import Judge, JudgeError
+from lit_align.judges.journal import Journal, Journalled
 from lit_align.judges.reward import RewardJudge
 from tests.conftest import prompts_of
 
@@ -47,7 +47,7 @@ class Lengths(RewardJudge):
 
 @pytest.fixture
 def prompts(tiny_model):
-    from lit_align.models import LanguageModel
+    from lit_align import LanguageModel
 
     return LanguageModel(tiny_model).encode(prompts_of(PROMPTS))
 

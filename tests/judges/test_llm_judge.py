@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from lit_align import JudgeError, LLMJudge
 from lit_align.data.templates import encode
-from lit_align.judges import JudgeError, LLMJudge
 from lit_align.judges.answer_cache import AnswerCache
 from tests.chat_server import KEY, Server, chat_server, longer
 from tests.conftest import make_tokenizer

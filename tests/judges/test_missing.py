@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from lit_align import Judge, JudgeError
 from lit_align.data.templates import encode
-from lit_align.judges import Judge, JudgeError
-from lit_align.judges.missing import check_compared, tell_missing
+from lit_align.judges.base import check_compared, tell_missing
 from tests.conftest import make_tokenizer, prompts_of
 
 

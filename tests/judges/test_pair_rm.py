@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
+from lit_align import PairRM
 from lit_align.data.templates import encode
-from lit_align.judges import PairRM
 from tests.conftest import WORDS, make_tokenizer
 
 SPECIAL = ["[CLS]", "[SEP]", "<|source|>", "<|candidate1|>", "<|candidate2|>"]

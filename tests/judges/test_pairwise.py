@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from lit_align import JudgeError, PairwiseFunction
 from lit_align.data.templates import encode
-from lit_align.judges import JudgeError, PairwiseFunction
 from tests.conftest import make_tokenizer
 
 ROWS = [{"prompt": "the cat"}, {"prompt": "the dog", "topic": "rain"}]

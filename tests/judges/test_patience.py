@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
+from lit_align import Judge, JudgeError, PairwiseFunction, Patience, RewardFunction, RewardJudge
 from lit_align.data.templates import encode
-from lit_align.judges import Judge, JudgeError, PairwiseFunction, Patience, RewardFunction, RewardJudge
 from lit_align.judges import patience as module
 from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Faults

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
+from lit_align import RewardFunction, RewardJudge
 from lit_align.data.templates import encode
-from lit_align.judges import RewardFunction, RewardJudge, wins_from_rewards
+from lit_align.judges.reward import wins_from_rewards
 from lit_align.types import Prompts
 from tests.conftest import make_tokenizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_align.judges import JudgeError, RewardModel
+from lit_align import JudgeError, RewardModel
 from tests.conftest import make_tokenizer
 
 PROMPTS = ["the cat", "a day and the sun", "rain", "the dog is happy"]

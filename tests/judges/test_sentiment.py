@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_align.judges import Sentiment
+from lit_align import Sentiment
 
 LEXICONS = ["vader", "afinn"]
 POSITIVE, NEGATIVE = "This is a wonderful, happy day.", "This is a horrible, sad day."

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_align import files
-from lit_align.judges import PairwiseFunction
+from lit_align import PairwiseFunction
+from lit_align.utils import files
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class HalfWritten:
                 os.truncate(partial, partial.stat().st_size // 2)
             return die(signal.SIGKILL)
 
-        for module in ("lit_align.files", "lit_align.callbacks.checkpoints", "lit_align.data.rollout_store"):
+        for module in ("lit_align.utils.files", "lit_align.callbacks.checkpoints", "lit_align.data.rollout_store"):
             importlib.import_module(module).write_whole = deadly  # type: ignore[attr-defined]
 
 

@@ -11,19 +11,19 @@ from tests.conftest import make_model
 from tests.kills.points import HalfWritten, Point
 from tests.kills.processes import asked, final_state, lit_align, on_two_devices, only_run, write_config
 
-SAMPLE = "lit_align.models.cached:CachedModel.step"
+SAMPLE = "lit_align.models.generation.next_token:CachedModel.step"
 SCORE = "lit_align.models.language_model:LanguageModel.logps"
 ASK = "lit_align.judges.pairwise:PairwiseFunction.compare"
 JOURNAL = "lit_align.judges.journal:Journal.put"
-STEP = "lit_align.algorithms.base:AlignmentModule.training_step"
-EVALUATE = "lit_align.algorithms.evaluator:HeldOutEvaluator.evaluate"
-END = "lit_align.algorithms.base:AlignmentModule.on_train_epoch_end"
+STEP = "lit_align.iteration.module:AlignmentModule.training_step"
+EVALUATE = "lit_align.iteration.evaluator:HeldOutEvaluator.evaluate"
+END = "lit_align.iteration.module:AlignmentModule.on_train_epoch_end"
 REMOVE = "lit_align.callbacks.checkpoints:WholeFiles.remove_checkpoint"
 
 # A run draws in many steps of its network, judges in two blocks, takes four minibatches for two optimiser steps an
 # iteration, and evaluates before its first iteration and after each, against two opponents from the second on.
 POINTS = {
-    "before anything": Point("lit_align.algorithms.base:AlignmentModule.configure_model"),
+    "before anything": Point("lit_align.iteration.module:AlignmentModule.configure_model"),
     "while sampling": Point(SAMPLE, 2),
     "writing what was sampled": HalfWritten("rollouts/*"),
     "before the first verdict": Point(ASK),
@@ -51,7 +51,7 @@ POINTS = {
     "between steps of the third iteration": Point(STEP, 11),
     "before an old checkpoint goes": Point(REMOVE),
     "after an old checkpoint has gone": Point(REMOVE, after=True),
-    "before the end": Point("lit_align.callbacks.run_record:RunRecord.on_fit_end"),
+    "before the end": Point("lit_align.runs.record:RunRecord.on_fit_end"),
 }
 OTHER = {
     "anchor": {"class_path": "MovingAverage", "init_args": {"rate": 0.5}},

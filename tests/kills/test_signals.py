@@ -19,7 +19,7 @@ from tests.kills.test_kills import ASK, EVALUATE, SAMPLE, SCORE, STEP, assert_sa
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 STAGES = {
     "reading the config": ("lit_align.cli:AlignmentCLI.before_instantiate_classes", 1, None),
-    "loading weights": ("lit_align.algorithms.base:AlignmentModule.configure_model", 1, "--trainer.run"),
+    "loading weights": ("lit_align.iteration.module:AlignmentModule.configure_model", 1, "--trainer.run"),
     "sampling": (SAMPLE, 2, "--trainer.run"),
     "judging": (ASK, 2, "--trainer.run"),
     "scoring": (SCORE, 2, "--trainer.run"),

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from lit_align.algorithms import DPO, SPPO, AcceleratedPO
+from lit_align import DPO, SPPO, AcceleratedPO
 from lit_align.games import (
     apo_coefficients,
     apo_tilt,
@@ -18,8 +18,8 @@ from lit_align.games import (
 )
 from lit_align.games.game import Game
 from lit_align.games.judge import GameJudge
+from lit_align.games.lab import play
 from lit_align.judges.base import Verdict
-from lit_align.lab import play
 from tests.games.instances import generator, random_laws
 from tests.laws.instances import LBFGS, distance, on, random_game
 

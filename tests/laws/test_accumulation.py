@@ -9,9 +9,8 @@ import lightning as L
 import pytest
 import torch
 
-from lit_align.algorithms import DPO, WIND, AcceleratedPO
+from lit_align import DPO, WIND, AcceleratedPO, Sampler
 from lit_align.games.contexts import Contexts
-from lit_align.sampling import Sampler
 from tests.laws.instances import distance, on, random_game, sgd
 
 CONTEXTS, ITERATIONS = 8, 2

@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 
-from lit_align.algorithms import IterativeBOND
-from lit_align.anchors import Previous
+from lit_align import IterativeBOND, Previous, Sampler
 from lit_align.games import best_of_n, bond_step, dominance, geometric_mixture
 from lit_align.games.enumeration import Enumeration
-from lit_align.lab import play
-from lit_align.sampling import Sampler
+from lit_align.games.lab import play
 from tests.games.instances import random_laws
 from tests.laws.instances import (
     collected,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lit_align.algorithms import AIPO, EXO, IPO, XPO, AlphaDPO, ChiPO, SimPO
+from lit_align import AIPO, EXO, IPO, XPO, AlphaDPO, ChiPO, SimPO
 from lit_align.games.enumeration import Enumeration
-from lit_align.lab import play
+from lit_align.games.lab import play
 from tests.games.instances import random_laws
 from tests.laws.instances import collected, distance, divergence, on, place, random_game, row_losses
 from tests.losses.chi_squared import chi_squared_law

@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 
-from lit_align.algorithms import JBOND
+from lit_align import JBOND, Sampler
 from lit_align.games import hard_preference
 from lit_align.games.game import Game
-from lit_align.sampling import Sampler
 from tests.games.instances import random_laws, vector
 from tests.laws.instances import divergence, every_group, every_two, gradient, gradient_of, judged, on, random_game
 

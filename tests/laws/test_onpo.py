@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-from lit_align.algorithms import ONPO, SPPO
-from lit_align.anchors import Optimistic
+from lit_align import ONPO, SPPO, Optimistic, Sampler
 from lit_align.games import kl, onpo_step
 from lit_align.games.game import RockPaperScissors
-from lit_align.lab import play
-from lit_align.sampling import Sampler
+from lit_align.games.lab import play
 from tests.games.instances import random_laws
 from tests.laws.instances import on, random_game
 

@@ -6,8 +6,7 @@ Away from the anchor, as in the middle of an iteration: at its first step all lo
 import pytest
 import torch
 
-from lit_align.algorithms import DPO, INPO, SPPO, WIND, AcceleratedPO
-from lit_align.sampling import Sampler
+from lit_align import DPO, INPO, SPPO, WIND, AcceleratedPO, Sampler
 from tests.games.instances import random_laws
 from tests.laws.instances import collected, every_group, gradient, gradient_of, judged, on, place, random_game
 

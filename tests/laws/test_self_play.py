@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_align.algorithms import INPO, SPPO, WIND, NashMD
+from lit_align import INPO, SPPO, WIND, NashMD, Sampler
 from lit_align.games import geometric_mixture, inpo_step, kl, sppo_step, wind_equilibrium, wind_iterates, wind_step
 from lit_align.games.enumeration import Enumeration
-from lit_align.lab import play
-from lit_align.sampling import Sampler
+from lit_align.games.lab import play
 from tests.games.instances import random_laws
 from tests.laws.instances import (
     collected,

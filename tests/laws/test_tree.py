@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_align.algorithms import DPO, INPO, SPPO, WIND, AcceleratedPO, IterativeBOND, NashMD
-from lit_align.anchors import Extrapolated, Previous
+from lit_align import DPO, INPO, SPPO, WIND, AcceleratedPO, Extrapolated, IterativeBOND, NashMD, Previous
 from lit_align.games import extrapolate, wind_step
 from lit_align.games.enumeration import Enumeration
+from lit_align.games.lab import play
 from lit_align.games.policies import TabularPolicy
 from lit_align.games.tree import TreePolicy
-from lit_align.lab import play
 from lit_align.types import Rollouts, masked_sum
 from tests.games.instances import generator
 from tests.laws.instances import collected, distance, gradient, on, place, random_game, row_losses

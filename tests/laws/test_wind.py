@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_align.algorithms import WIND
+from lit_align import WIND, Sampler
 from lit_align.games import kl, rock_paper_scissors, wind_equilibrium, wind_iterates, wind_step
 from lit_align.games.game import Game
 from lit_align.games.judge import GameJudge
-from lit_align.lab import play
+from lit_align.games.lab import play
 from lit_align.losses import implied_win_rates
-from lit_align.sampling import Sampler
 from tests.games.instances import random_laws
 from tests.laws.instances import (
     collected,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_align.losses import alpha_dpo
-from lit_align.losses.means import mean_margin
+from lit_align.losses.margins import mean_margin
 from tests.losses.pair_losses import LENGTHS, PAIR_LOSSES, columns
 
 pytestmark = pytest.mark.usefixtures("double")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_align.models import LanguageModel, LoRA
-from lit_align.models import token_logps as module
-from lit_align.sampling import Decoding, Sampler
+from lit_align import LanguageModel, LoRA, Sampler
+from lit_align.models.scoring import token_logps as module
+from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
 
 LENGTH = 20

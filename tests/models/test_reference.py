@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lit_align.models import LanguageModel, LoRA
-from lit_align.sampling import Decoding
+from lit_align import LanguageModel, LoRA
+from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
 
 KINDS = {"full": {}, "lora": {"lora": LoRA(rank=4)}, "nf4": {"lora": LoRA(rank=4), "quantization": "nf4"}}

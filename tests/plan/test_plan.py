@@ -8,8 +8,20 @@ import pytest
 import torch
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from lit_align.algorithms import DPO, JBOND, ONPO, WIND
-from lit_align.anchors import Extrapolated, Initial, MovingAverage, Previous
+from lit_align import (
+    DPO,
+    JBOND,
+    ONPO,
+    WIND,
+    Extrapolated,
+    Initial,
+    LanguageModel,
+    LoRA,
+    MovingAverage,
+    Previous,
+    RewardFunction,
+    Sampler,
+)
 from lit_align.cli import main
 from lit_align.data.pair_data import PairData
 from lit_align.data.prompt_pool import PromptPool
@@ -17,18 +29,16 @@ from lit_align.data.replay import Replay
 from lit_align.games.game import RandomGame
 from lit_align.games.judge import GameJudge
 from lit_align.games.policies import TabularPolicy
-from lit_align.judges import RewardFunction
-from lit_align.models import LanguageModel, LoRA
-from lit_align.models.shapes import Shapes, parameters_of, shapes_of
-from lit_align.plan import Devices, configured_devices, devices_of, needs, plan_of
+from lit_align.models.loading.sizes import Shapes, parameters_of, shapes_of
+from lit_align.plan import needs
+from lit_align.plan.devices import Devices, configured_devices, devices_of
 from lit_align.plan.needs import Precision
-from lit_align.plan.plan import precision_of
+from lit_align.plan.plan import plan_of, precision_of
 from lit_align.plan.workload import Workload, state_bytes
-from lit_align.sampling import Sampler
-from lit_align.trainer import Trainer
+from lit_align.runs.trainer import Trainer
 from tests.command_line import forbid_weights, refusal, write_config, write_yaml
 from tests.conftest import prompts_of, write_jsonl
-from tests.runs import build
+from tests.tiny_runs import build
 
 JUDGE = "tests.conftest.happiness"
 SIZES = {
@@ -170,7 +180,7 @@ def test_activations_are_what_autograd_keeps(wide_model, lora, dtype):
 
 
 def test_the_cache_of_keys_and_values_is_what_sampling_fills(wide_model):
-    from lit_align.models.cached import CachedModel
+    from lit_align.models.generation.next_token import CachedModel
 
     policy = LanguageModel(wide_model)
     policy.load()
@@ -195,7 +205,7 @@ def test_a_larger_budget_samples_more_at_once_and_no_more_than_there_are():
 
 
 def plan(shapes, **changes):
-    from lit_align.plan import Plan
+    from lit_align.plan.plan import Plan
 
     usual = {"precision": FLOAT32, "work": work(), "devices": Devices("cuda"), "optimizer": 8.0}
     return Plan(shapes=shapes, **(usual | changes))
@@ -324,7 +334,7 @@ def test_mixed_precision_computes_in_half(tiny_model):
 
 
 def test_judges_that_are_models_are_counted_or_said_to_be_missing(tiny_model, wide_model):
-    from lit_align.judges import RewardModel
+    from lit_align import RewardModel
 
     judged = module(tiny_model)
     judged.evaluator.judges["gold"] = RewardModel(wide_model, dtype="bfloat16")

@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_align.sampling import generate
+from lit_align.sampling.generate import generate
 from lit_align.types import Prompts, Responses, pad_left
 
 STATES, VOCABULARY = 97, 7

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_align.sampling import Decoding, draw
+from lit_align.sampling.decoding import Decoding, draw
 
 PROBABILITIES = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.2, 0.1])
 

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from lit_align.sampling import Decoding, draw, generate
+from lit_align.sampling.decoding import Decoding, draw
+from lit_align.sampling.generate import generate
 from tests.sampling.chain import EOS, STATES, VOCABULARY, Chain, prompts
 
 LENGTH = 12

@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_align.models import LanguageModel, LoRA
-from lit_align.sampling import Decoding, Mixture, Sampler, generate, token_uniforms
+from lit_align import LanguageModel, LoRA, Sampler
+from lit_align.sampling.decoding import Decoding
+from lit_align.sampling.generate import generate
+from lit_align.sampling.mixture import Mixture
+from lit_align.sampling.uniforms import token_uniforms
 from tests.conftest import prompts_of
 from tests.sampling.chain import EOS, STATES, VOCABULARY, Chain, prompts
 

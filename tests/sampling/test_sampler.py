@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_align.sampling import Sampler
+from lit_align import Sampler
 from lit_align.sampling.sampler import sampling_in_halves
 from tests.sampling.chain import EOS, ChainPolicy, prompts
 

@@ -4,8 +4,7 @@ import itertools
 
 import torch
 
-from lit_align.sampling import token_uniforms
-from lit_align.sampling.uniforms import mixed_seed
+from lit_align.sampling.uniforms import mixed_seed, token_uniforms
 
 IDS = torch.tensor([17, 2**62 + 5, 0, 123_456_789])
 

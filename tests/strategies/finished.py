@@ -6,15 +6,11 @@ from typing import Any
 
 import torch
 
-from lit_align.algorithms import DPO, SPPO, WIND, AlignmentModule, AlphaDPO, IterativeBOND
-from lit_align.anchors import Previous
-from lit_align.data.shares import load_shares
-from lit_align.judges import RewardFunction
-from lit_align.models import LoRA
-from lit_align.sampling import Sampler
+from lit_align import DPO, SPPO, WIND, AlignmentModule, AlphaDPO, IterativeBOND, LoRA, Previous, RewardFunction, Sampler
+from lit_align.data.ranks import load_shares
 from lit_align.types import Rollouts
 from tests.conftest import happiness, make_model, prompts_of, write_jsonl
-from tests.runs import build
+from tests.tiny_runs import build
 
 ITERATIONS = 3
 
@@ -28,7 +24,7 @@ def fickle(prompts, responses, records):
 SOURCES = ("policy", "policy", "anchor", "anchor")
 # Algorithm, adapters, learning rate (beyond it rounding grows into another run), hyper-parameters.
 RUNS: dict[str, tuple[type[AlignmentModule], LoRA | None, float, dict[str, Any]]] = {
-    "WIND, adapters": (WIND, LoRA(rank=4), 0.005, {"eval_judges": {"sad": RewardFunction("tests.runs.sadness")}}),
+    "WIND, adapters": (WIND, LoRA(rank=4), 0.005, {"eval_judges": {"sad": RewardFunction("tests.tiny_runs.sadness")}}),
     "WIND, all weights": (WIND, None, 0.005, {"schedule": "linear", "warmup_steps": 1, "reset_optimizer": False}),
     "SPPO": (SPPO, LoRA(rank=4), 0.001, {"beta": 0.5}),
     # Prompts of weight 0: minibatches, and ranks, weigh differently.

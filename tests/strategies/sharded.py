@@ -11,11 +11,9 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_align.anchors import Extrapolated, MovingAverage
-from lit_align.models import LanguageModel, LoRA
-from lit_align.models.gathering import full_state, piece, trainable
-from lit_align.models.sharding import clip_flat, shard, shard_flat
-from lit_align.sampling import Sampler
+from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Sampler
+from lit_align.models.sharding.cut import clip_flat, shard, shard_flat
+from lit_align.models.sharding.gather import full_state, piece, trainable
 from tests.conftest import prompts_of
 
 Weights = dict[str, torch.Tensor]

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
-from lit_align.anchors import Extrapolated, MovingAverage, Previous
-from lit_align.data.shares import load_shares
-from lit_align.models import LanguageModel, LoRA
-from lit_align.models.gathering import full_state
-from lit_align.sampling import Sampler
+from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Previous, Sampler
+from lit_align.data.ranks import load_shares
+from lit_align.models.sharding.gather import full_state
 from lit_align.types import Rollouts
-from tests.runs import Run, build
 from tests.strategies.sharded import Weights, exported
+from tests.tiny_runs import Run, build
 
 ITERATIONS = 3
 SAMPLER = Sampler(sources=("policy", "anchor", "policy", "anchor"), max_new_tokens=8)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import assert_same_metrics, assert_same_weights
 from tests.strategies.finished import RUNS, finished, model_and_pools
 from tests.strategies.two_processes import on_two_processes
+from tests.tiny_runs import assert_same_metrics, assert_same_weights
 
 
 def all_finished(model, pools, root):

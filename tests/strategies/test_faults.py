@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_align.algorithms.finite import NonFiniteError
-from lit_align.data.shares import load_shares
-from lit_align.models import LanguageModel
-from tests.algorithms.test_finite import POISONS
-from tests.runs import assert_same_weights, build
+from lit_align import LanguageModel
+from lit_align.data.ranks import load_shares
+from lit_align.iteration.step_guard import NonFiniteError
+from tests.iteration.test_step_guard import POISONS
 from tests.strategies.finished import model_and_pools
 from tests.strategies.two_processes import on_two_processes
+from tests.tiny_runs import assert_same_weights, build
 
 OPTIONS = {"pool": {"batch_size": 2}, "lr": 0.005, "max_epochs": 1, "devices": 2, "strategy": "ddp"}
 

@@ -12,9 +12,9 @@ import pytest
 from lit_align.callbacks.one_folder import is_first_process
 from lit_align.cli import AlignmentCLI, main
 from tests.command_line import write_config
-from tests.runs import lines
 from tests.strategies.finished import model_and_pools
 from tests.strategies.two_processes import on_two_processes
+from tests.tiny_runs import lines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OVERLAY = str(CONFIGS / "overlays" / "ddp.yaml")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.runs import assert_same_metrics, assert_same_weights
 from tests.strategies.finished import model_and_pools
 from tests.strategies.sharded_runs import CASES, all_left
 from tests.strategies.two_processes import on_two_processes
+from tests.tiny_runs import assert_same_metrics, assert_same_weights
 
 
 @pytest.fixture(scope="module")

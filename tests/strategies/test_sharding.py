@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import MixedPrecision
 
-from lit_align.games import RandomGame, TabularPolicy
-from lit_align.models.gathering import full_state, gathered, piece, plain_name, trainable
-from lit_align.models.sharding import check_takes_shards, sharding
+from lit_align import RandomGame, TabularPolicy
+from lit_align.models.sharding.cut import check_takes_shards, sharding
+from lit_align.models.sharding.gather import full_state, gathered, piece, plain_name, trainable
 from tests.strategies.sharded import CASES, all_seen, loaded
 from tests.strategies.two_processes import on_two_processes
 

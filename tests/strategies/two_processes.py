@@ -12,7 +12,7 @@ import torch.multiprocessing
 
 # What takes seconds to import is imported once, in the server that all processes are forked from. It has never run a
 # backward pass and has no threads, which the process of the tests cannot promise.
-_IMPORTS = ["lit_align.cli", "transformers", "transformers.models.llama.modeling_llama", "peft", "tests.runs"]
+_IMPORTS = ["lit_align.cli", "transformers", "transformers.models.llama.modeling_llama", "peft", "tests.tiny_runs"]
 WORLD_SIZE = 2
 
 

@@ -1,0 +1,1 @@
+"""One iteration: begin, collect, optimise, evaluate, checkpoint."""

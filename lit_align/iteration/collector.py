@@ -1,0 +1,193 @@
+"""From prompts to rollouts: sample, judge, score, each stage on disk before the next begins."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_align.anchors.base import Anchor
+from lit_align.data.rollout_store import Origin, save_rollouts
+from lit_align.iteration.origins import found_rollouts, journal_of, origin_of
+from lit_align.iteration.stages import Stages
+from lit_align.judges.ahead import Ahead
+from lit_align.judges.base import Judge, check_compared
+from lit_align.judges.journal import Journalled
+from lit_align.models.policy import Policy
+from lit_align.sampling.decoding import Decoding
+from lit_align.sampling.sampler import Sampler, sampling_in_halves
+from lit_align.types import Prompts, Responses, Rollouts
+from lit_align.utils.out_of_memory import Halving
+
+Score = Callable[[Responses], Float[Tensor, "batch group length"]]
+"""Token log-probs of responses under some policy."""
+
+
+def _scoring_in_halves() -> Halving:
+    advice = "lower model.sampler.group_size or model.sampler.max_new_tokens, or hold the weights in fewer bits"
+    return Halving("scoring", "prompt", advice)
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Collects rollouts; whatever a stage produced is read back, not computed again, as long as it would be the same.
+
+    Attributes:
+        policy: Draws the responses.
+        judge: Compares them; without one they stay uncompared.
+        sampler: How many, how long, from which law, and who draws.
+        anchor: Draws the slots that are its own.
+        stages: Clock and progress bars.
+        sampling: Halves the micro-batches of sampling where memory runs out, for the rest of the run.
+        scoring: Those of scoring.
+    """
+
+    policy: Policy
+    judge: Judge | None
+    sampler: Sampler
+    anchor: Anchor
+    stages: Stages
+    sampling: Halving = field(default_factory=sampling_in_halves)
+    scoring: Halving = field(default_factory=_scoring_in_halves)
+
+    def collect(
+        self,
+        prompts: Prompts,
+        path: Path | None,
+        scores: dict[str, Score],
+        *,
+        seed: int,
+        iteration: int,
+        sources: Sequence[str] | None = None,
+        given: Rollouts | None = None,
+    ) -> Rollouts:
+        """Rollouts of these prompts, from ``path`` as far as they are there.
+
+        Args:
+            prompts: The prompts.
+            path: The file that holds the rollouts; written after each stage. None keeps nothing.
+            scores: ``anchor``, ``reference`` and ``current``, as needed: how each scores responses.
+            seed: Of the responses.
+            iteration: Key of the random numbers.
+            sources: Who draws each slot of a group, instead of the sampler's own.
+            given: Responses that are there and compared, so that nothing is sampled or judged.
+
+        Raises:
+            ValueError: The file holds rollouts of other prompts.
+        """
+        slots = tuple(sources or self.sampler.slots) if given is None else given.responses.source
+        who = self.policy, self.anchor, self.sampler, self.judge, slots
+        origin = {} if path is None else origin_of(*who, trains=sources is None)
+        found = None if path is None else found_rollouts(path, origin)
+        responses = found.responses if isinstance(found, Rollouts) else found
+        if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
+            raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
+        ahead = Ahead(self.judge, self.policy.text)
+        if responses is None:
+            drawn = self._sample(prompts, seed, iteration, sources, ahead) if given is None else given.responses
+            responses = drawn.trim()
+            self._save(path, responses, responses, origin)
+        rollouts = found if isinstance(found, Rollouts) else None
+        if rollouts is None:
+            rollouts = self._judge(responses, path, ahead) if given is None else replace(given, responses=responses)
+            self._save(path, rollouts, responses, origin)
+            if path is not None:
+                journal_of(path).unlink(missing_ok=True)  # the file has it all
+        missing = {name: score for name, score in scores.items() if getattr(rollouts, f"{name}_token_logps") is None}
+        if missing:
+            scored: dict[str, Any] = {f"{n}_token_logps": self._score(n, f, responses) for n, f in missing.items()}
+            rollouts = replace(rollouts, **scored)
+            self._save(path, rollouts, responses, origin)
+        return rollouts
+
+    def sample(
+        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+    ) -> Responses:
+        """One response for each row of uniforms; the policy answers as the anchor where that is the source."""
+        with self._answering_as(source) as name:
+            return self.policy.sample(prompts, uniforms, decoding, name)
+
+    def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
+        """Every response there is, with its log-probs under a source's law."""
+        with self._answering_as(source) as name:
+            return self.policy.enumerate(prompts, decoding, name)
+
+    def _answering_as(self, source: str) -> AbstractContextManager[str]:
+        return self.anchor.applied(self.policy) if source == "anchor" else nullcontext(source)
+
+    def _save(self, path: Path | None, rollouts: Responses | Rollouts, responses: Responses, origin: Origin) -> None:
+        if path is not None:
+            save_rollouts(path, rollouts, self.policy.text(responses), origin)
+
+    def _sample(
+        self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None, ahead: Ahead
+    ) -> Responses:
+        with self.stages.stage("sample", len(prompts)) as advance:
+            return self.sampler.sample(
+                self,
+                prompts,
+                seed=seed,
+                iteration=iteration,
+                sources=sources,
+                report=advance,
+                halving=self.sampling,
+                drawn=ahead,
+            )
+
+    def _judge(self, responses: Responses, path: Path | None, ahead: Ahead) -> Rollouts:
+        if self.judge is None:
+            alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
+            return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
+        judge = self.judge if path is None else Journalled(self.judge, journal_of(path))
+        with self.stages.stage("judge", len(responses)) as advance:
+            ahead.wait()
+            verdict = judge.verdict(responses.prompts, self.policy.text(responses), advance)
+        check_compared(self.judge, verdict.compared, f"iteration {responses.iteration + 1}")
+        return Rollouts(
+            responses, verdict.wins, verdict.compared, verdict.rewards, weights=self.sampler.weights(responses)
+        )
+
+    def _score(self, name: str, score: Score, responses: Responses) -> Float[Tensor, "batch group length"]:
+        with self.stages.stage("score", len(responses), f"score ({name})") as advance:
+            order: list[int] = []
+            parts: list[Tensor] = []
+            # Responses that were given may be longer than any that is drawn.
+            longest = max(self.sampler.max_new_tokens, responses.ids.shape[-1])
+            sampler = replace(self.sampler, max_new_tokens=longest)
+            batches = sampler.micro_batches(responses.prompts, responses.group_size)
+            for rows, part in self.scoring.each(batches, lambda rows: score(responses.select(rows)).cpu()):
+                order += rows
+                parts.append(part)
+                advance(len(rows), int(responses.mask[rows].sum()))
+        return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+
+
+def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: bool) -> dict[str, Tensor]:
+    """Means over the responses, by name; what was drawn is compared with what scoring says of it.
+
+    Args:
+        rollouts: Of a whole iteration.
+        is_policy: Whether the sampler draws from the policy itself.
+        anchor_is_policy: Whether the anchor's log-probs are those of what the policy drew.
+    """
+    responses = rollouts.responses
+    weights = torch.ones_like(rollouts.wins[..., 0]) if rollouts.weights is None else rollouts.weights
+    columns = {"length": responses.lengths, "truncated": responses.truncated}
+    values = {name: (column * weights).sum() / weights.sum() for name, column in columns.items()}
+    if rollouts.rewards is not None:
+        known = weights * ~rollouts.rewards.isnan()
+        values["reward"] = (rollouts.rewards.nan_to_num() * known).sum() / known.sum()
+    own, both = rollouts.slots("policy"), (rollouts.anchor_token_logps, rollouts.reference_token_logps)
+    if anchor_is_policy and own and all(token_logps is not None for token_logps in both):
+        gains = (rollouts.anchor_logps - rollouts.reference_logps)[:, own]
+        values["kl"] = (gains * weights[:, own]).sum() / weights[:, own].sum()
+    scored = rollouts.slots("anchor") + (rollouts.slots("policy") if anchor_is_policy else [])
+    if rollouts.anchor_token_logps is not None and is_policy and responses.drawn and scored:
+        # What the sampler drew from against what a scoring pass says: kernels and dtypes, or a bug.
+        gap = (responses.sample_logps - rollouts.anchor_token_logps).abs()[:, scored]
+        values["sampling_gap"] = gap[responses.mask[:, scored]].max()
+    return values

@@ -1,0 +1,412 @@
+"""What all algorithms share: one iteration is one Lightning epoch, and an algorithm is its loss.
+
+The order of an iteration: *begin* (the anchor moves) -> *collect* (sample, judge, score) -> *optimise* -> *evaluate* ->
+*checkpoint*. Begin and collect run from the data module's ``train_dataloader``; both are idempotent, keyed by the
+module's own ``iteration`` counter, which moves on when the iteration ends.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lit_align.anchors.base import Anchor
+from lit_align.anchors.previous import Previous
+from lit_align.data.ranks import gathered, share_name
+from lit_align.iteration.collector import Collector, Score, collected_metrics
+from lit_align.iteration.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.iteration.optimizers import Schedule, named, scheduled
+from lit_align.iteration.requirements import Requirements
+from lit_align.iteration.scores import check_same, full_precision, has_dropout, of_one_network, remembered
+from lit_align.iteration.stages import Stages
+from lit_align.iteration.step_guard import FiniteSteps
+from lit_align.judges.base import Judge
+from lit_align.models.policy import Policy
+from lit_align.models.sharding.cut import check_takes_shards, clip_flat, sharding
+from lit_align.models.sharding.gather import full_state, is_flat, trainable
+from lit_align.sampling.sampler import Sampler
+from lit_align.sampling.uniforms import mixed_seed, run_seed
+from lit_align.types import Prompts, Record, Rollouts
+
+
+def adamw(parameters: Any) -> torch.optim.Optimizer:
+    """AdamW with a learning rate that suits full fine-tuning; LoRA takes about a hundred times more."""
+    return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.0)
+
+
+TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
+
+
+class AlignmentModule(Requirements, FiniteSteps):
+    """Base of all algorithms: wiring, no mathematics. A subclass defines :meth:`loss` and its hyper-parameters.
+
+    Args:
+        policy: What is aligned, with its reference.
+        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
+        sampler: How many responses, how long, from which law.
+        anchor: How pi_t moves; the previous iterate by default.
+        optimizer: Makes the optimiser from the trainable parameters.
+        warmup_steps: Optimiser steps over which the learning rate rises linearly from 0.
+        schedule: What the learning rate does then: ``constant``, or ``linear`` or ``cosine`` down to 0, over each
+            iteration if ``reset_optimizer``, else over the run.
+        reset_optimizer: Forget the optimiser's state as each iteration begins, and warm up again: each iteration is an
+            optimisation problem of its own.
+        eval_judges: Judges that never train and only evaluate: name -> judge, logged as ``val/win_rate_NAME``.
+        evaluator: How an iterate is measured, instead of sampling held-out prompts; it has judges of its own.
+        keep_rollouts: Write every iteration's rollouts to the run folder; without them, a killed run samples and judges
+            its last iteration again.
+    """
+
+    phases: ClassVar[int] = 1
+    """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
+
+    iteration: Tensor
+    validated = False  # since the last row of the table
+
+    def __init__(
+        self,
+        policy: Policy,
+        judge: Judge | None = None,
+        sampler: Sampler = Sampler(),  # noqa: B008  (frozen)
+        anchor: Anchor | None = None,
+        optimizer: OptimizerCallable = adamw,
+        warmup_steps: int = 0,
+        schedule: Schedule = "constant",
+        reset_optimizer: bool = True,
+        eval_judges: dict[str, Judge] | None = None,
+        evaluator: Evaluator | None = None,
+        keep_rollouts: bool = True,
+    ) -> None:
+        super().__init__()
+        self.check_slots(sampler)
+        self.check_judge(judge)
+        self.policy = policy
+        self.judge = judge
+        self.sampler = sampler
+        self.anchor = anchor or Previous()
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.schedule: Schedule = schedule
+        self.reset_optimizer = reset_optimizer
+        self.stages = Stages(visible=False)
+        self.collector = Collector(policy, judge, sampler, self.anchor, self.stages)
+        self.evaluator = evaluator or HeldOutEvaluator(eval_judges)
+        self.keep_rollouts = keep_rollouts
+        self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
+        self.history: list[dict[str, float]] = []
+        self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
+        self.strict_loading = False  # checkpoints hold the trainable weights only
+        self._rollouts: tuple[int, Rollouts] | None = None
+        self._last_batch, self._phase = -1, 0
+
+    @abstractmethod
+    def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
+        """Losses and their weights, one row a prompt; a weight of 0 drops a term.
+
+        Weights may depend on what the judge said, never on the policy: the denominator of an optimiser step is known
+        before its first minibatch.
+        """
+
+    # ------------------------------------------------------------------ begin and collect
+
+    def encode(self, records: list[Record]) -> Prompts:
+        """Records as prompts that fit the context together with the longest response.
+
+        Raises:
+            ValueError: One does not.
+        """
+        prompts = self.policy.encode(records)
+        longest = int(prompts.mask.sum(1).argmax())
+        tokens = int(prompts.mask[longest].sum())
+        if tokens + self.sampler.max_new_tokens > self.policy.context_length:
+            raise ValueError(
+                f"a prompt has {tokens} tokens and a response up to {self.sampler.max_new_tokens}, more than the "
+                f"model's context of {self.policy.context_length}: shorten it or lower model.sampler.max_new_tokens "
+                f"({prompts.texts[longest][:60]!r}...)"
+            )
+        return prompts
+
+    def begin(self) -> None:
+        """Start the iteration: the anchor moves."""
+        self.stages.prefix = f"iteration {int(self.iteration) + 1}: "
+        self.anchor.begin(self.policy, int(self.iteration))
+
+    def collect(self, prompts: Prompts, given: Rollouts | None = None) -> Rollouts:
+        """The on-policy sampling hook: an iteration's responses, judged and scored, drawn from pi_t.
+
+        Args:
+            prompts: The iteration's prompts on this rank.
+            given: Responses to them that are compared already, to be scored alone; log-probs recorded with them serve
+                where this run's own policies give the same.
+
+        Returns:
+            Of all ranks, the same on each.
+        """
+        iteration = int(self.iteration)
+        if self._rollouts is None or self._rollouts[0] != iteration:
+            name = share_name(f"iteration-{iteration:04d}", self.global_rank, self.trainer.world_size)
+            path = self.run_folder / "rollouts" / name
+            scores, given = remembered(self._scores(), given)
+            with self.anchor.gathered(self.policy), self.inference():
+                share = self.collector.collect(
+                    prompts,
+                    path if self.keep_rollouts else None,
+                    scores,
+                    seed=mixed_seed(run_seed(), TRAINING),
+                    iteration=iteration,
+                    given=given,
+                )
+            rollouts = gathered(share, self.trainer.world_size)
+            if iteration == 0:
+                anchor, reference = rollouts.anchor_token_logps, rollouts.reference_token_logps
+                check_same("policy and reference", anchor, reference, exact=self._exact)
+            self._rollouts = iteration, self.prepare(rollouts)
+        return self._rollouts[1]
+
+    def prepare(self, rollouts: Rollouts) -> Rollouts:
+        """Add what a loss needs of the whole iteration, such as baselines; by default nothing."""
+        return rollouts
+
+    def loss_weights(self, rollouts: Rollouts) -> Float[Tensor, " batch"]:
+        """Loss weight of each prompt, known before training: weights do not depend on the policy."""
+        stand_in = torch.zeros_like(rollouts.responses.sample_logps)
+        with torch.no_grad():
+            _, weights = self.loss(replace(rollouts, policy_token_logps=stand_in))
+        return weights.flatten(1).sum(1) if weights.dim() > 1 else weights
+
+    def _scores(self) -> dict[str, Score]:
+        scores: dict[str, Score] = {
+            "anchor": lambda responses: self.anchor.logps(self.policy, responses),
+            "reference": lambda responses: self.policy.logps(responses, "reference"),
+            "current": lambda responses: self.policy.logps(responses, "policy"),
+        }
+        needed = {name: score for name, score in scores.items() if name in self.needs}
+        # Nothing has been trained yet: anchor, reference and policy are the same.
+        return needed if int(self.iteration) else of_one_network(needed, exact=self._exact)
+
+    def setup(self, stage: str) -> None:
+        """Check the judges before any weights load."""
+        for judge in self._judges:
+            judge.check()
+
+    # ------------------------------------------------------------------ optimise
+
+    def configure_model(self) -> None:
+        """Load the weights, on the device they will stay on, and shard them if the strategy does."""
+        cut = sharding(self.trainer.strategy, str(self.trainer.precision))
+        if cut is not None:
+            check_takes_shards(self.optimizer)
+            self.policy.shard(cut)
+        self.policy.load(self.trainer.strategy.root_device)
+        for judge in self._judges:
+            judge.to(self.trainer.strategy.root_device)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over trainable parameters, its learning rate scheduled over each iteration or the run."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        self.check_optimizer(optimizer, self.trainer.world_size)
+        if self.schedule == "constant" and not self.warmup_steps:
+            return optimizer
+        steps = self.trainer.datamodule.steps_per_iteration  # type: ignore[attr-defined]
+        if not self.reset_optimizer:
+            steps *= self.trainer.max_epochs
+        return scheduled(
+            optimizer, steps=steps, warmup=self.warmup_steps, schedule=self.schedule, again=self.reset_optimizer
+        )
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip and check the step; FSDP1 clips by the norm over all ranks itself, which Lightning does not."""
+        by_norm = gradient_clip_val if gradient_clip_algorithm in (None, "norm") else None
+        norm = clip_flat(self.policy, by_norm) if by_norm else None
+        if norm is None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.check_step(norm)
+
+    def on_train_start(self) -> None:
+        """Evaluate iteration 0: what the run starts from."""
+        if self.trainer.is_global_zero:
+            self.sampler.warn_if_not_policy()
+        if int(self.iteration) or self.history or not self.trainer.limit_val_batches:
+            return
+        for prompts in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+            self._evaluate(prompts, completed=0)
+            metrics = {f"val/{name}": value for name, value in self.evaluator.result().items()}
+            for logger in self.loggers:
+                logger.log_metrics(metrics, step=0)
+            self.history.append({"iteration": 0.0, **metrics})
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the optimiser's state if asked to, and log what was collected."""
+        self._last_batch, self._phase = -1, 0
+        if self.reset_optimizer:
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
+        self._log_collected(self.rollouts)
+        self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True, sync_dist=True)
+
+    def begin_phase(self, phase: int) -> None:
+        """Another fit begins, its optimiser afresh."""
+        self._phase = phase
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+
+    def on_train_batch_start(self, batch: Rollouts, batch_idx: int) -> None:
+        """Another phase may begin with this minibatch, whose dropout is its own: gone through again, it is the same."""
+        torch.manual_seed(mixed_seed(run_seed(), TRAINING, int(self.iteration), self.global_rank, batch_idx))
+        if batch.phase != self._phase:
+            self.begin_phase(batch.phase)
+
+    def training_step(self, batch: Rollouts, batch_idx: int) -> Tensor:
+        """The minibatch's share of the step's loss: sum of weighted losses over the step's total weight."""
+        policy_token_logps = self.policy.logps(batch.responses)
+        again = batch_idx == self._last_batch  # an optimiser with a closure, such as LBFGS, asks several times
+        if batch_idx == 0 and not again and self.anchor.is_policy and not has_dropout(self.policy):
+            check_same("policy and anchor", policy_token_logps.detach(), batch.anchor_token_logps, exact=self._exact)
+        scored = replace(batch, policy_token_logps=policy_token_logps)
+        values, weights = self.loss(scored)
+        assert batch.window_weight is not None
+        loss: Tensor = (values * weights).sum() / batch.window_weight
+        if self.watch(batch_idx, scored, loss) and not again:
+            self._last_batch = batch_idx
+            self.mean_loss.update(values.detach(), weights)
+            self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, batch_size=len(batch))
+            self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(batch))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """The iteration is over: write its row, move the counter on. Checkpoints are saved after this."""
+        self.iteration += 1
+        fresh = ("train/", "val/") if self.validated else ("train/",)  # Lightning keeps the values of old evaluations
+        self.validated = False
+        metrics = {
+            name: float(value)
+            for name, value in sorted(self.trainer.callback_metrics.items())
+            if name.startswith(fresh) and not name.endswith("_step")
+        }
+        self.history.append({"iteration": float(self.iteration), **metrics})
+
+    # ------------------------------------------------------------------ evaluate
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this run keeps everything."""
+        return Path(self.trainer.default_root_dir)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Eval mode, no gradients, the trainer's precision, sharded weights whole; then all as it was."""
+        was_training = self.policy.training
+        self.policy.eval()
+        try:
+            with torch.no_grad(), self.policy.gathered(), self.trainer.precision_plugin.forward_context():
+                yield
+        finally:
+            self.policy.train(was_training)
+
+    def validation_step(self, batch: Prompts, batch_idx: int) -> None:
+        """Sample and judge held-out prompts; while fitting, before the counter moves on."""
+        self._evaluate(batch, completed=int(self.iteration) + int(self.trainer.state.fn == "fit"))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/*``."""
+        self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
+        self.validated = True
+
+    def test_step(self, batch: Prompts, batch_idx: int) -> None:
+        """Sample and judge test prompts."""
+        self._evaluate(batch, completed=int(self.iteration))
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/*``."""
+        self.log_dict({f"test/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
+
+    def predict_step(self, batch: Prompts, batch_idx: int) -> list[dict[str, Any]]:
+        """Responses as text, with the record each answers."""
+        with self.inference(), self.stages.stage("sample", len(batch)) as advance:
+            responses = self.sampler.sample(
+                self.policy,
+                batch,
+                seed=mixed_seed(run_seed(), EVALUATION),
+                iteration=int(self.iteration),
+                sources=("policy",) * self.sampler.group_size,
+                report=advance,
+                halving=self.collector.sampling,
+            )
+        rows = zip(batch.records, self.policy.text(responses), strict=True)
+        return [{**record, "responses": texts} for record, texts in rows]
+
+    def _evaluate(self, prompts: Prompts, completed: int) -> None:
+        name = "test" if self.trainer.testing else "heldout"
+        folder = self.run_folder / "evaluation"
+        place = self.global_rank, self.trainer.world_size
+        with self.inference():
+            self.evaluator.evaluate(
+                self.collector,
+                prompts.to("cpu"),
+                lambda iteration: folder / share_name(f"{name}-{iteration:04d}", *place),
+                iteration=completed,
+                seed=mixed_seed(run_seed(), EVALUATION),
+            )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What training changes: trainable weights and the iteration counter."""
+        if is_flat(self.policy):  # FSDP1's own hooks copy all that is frozen to the CPU as well
+            return {**full_state(self, frozen=False), "iteration": self.iteration}
+        kept = {name for name, _ in trainable(self)} | {"iteration"}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the rows of the table and the anchor with the weights."""
+        checkpoint["history"] = self.history
+        checkpoint["anchor"] = self.anchor.state_dict()
+        checkpoint["folded"] = self.policy.folded()
+        checkpoint["trained"] = [name for name, _ in trainable(self)]
+        if "optimizer_states" in checkpoint:
+            states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            checkpoint["optimizer_states"] = [named(state, optimizer, self) for state, optimizer in states]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the table; refuse the weights of another model."""
+        # By name: a strategy that shards has taken the weights out of the checkpoint by now.
+        missing = {name for name, _ in trainable(self)} - set(checkpoint["trained"])
+        if missing:
+            raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
+        self.history = checkpoint["history"]
+        self.anchor.load_state_dict(checkpoint["anchor"])
+        self.policy.fold(checkpoint["folded"])
+
+    def _log_collected(self, rollouts: Rollouts) -> None:
+        is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy
+        values = collected_metrics(rollouts, is_policy=is_policy, anchor_is_policy=anchored)
+        if rollouts.weights is None and rollouts.responses.drawn:
+            drawn = rollouts.responses.truncated.numel() * (int(self.iteration) + 1)
+            values["responses"] = torch.tensor(float(drawn))
+        named = {f"train/{name}": value for name, value in values.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """What this iteration has collected."""
+        assert self._rollouts is not None
+        return self._rollouts[1]
+
+    @property
+    def _judges(self) -> list[Judge]:
+        return [judge for judge in (self.judge, *self.evaluator.judges.values()) if judge is not None]
+
+    @property
+    def _exact(self) -> bool:
+        return full_precision(self.trainer.precision, self.policy.dtype)

@@ -1,0 +1,126 @@
+"""Log-probs of several policies that are one network still: computed once, and checked to be the same."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lit_align.iteration.collector import Score
+from lit_align.types import Responses, Rollouts
+
+
+def check_same(names: str, first: Tensor | None, second: Tensor | None, *, exact: bool) -> None:
+    """Refuse token log-probs that differ by more than rounding.
+
+    Args:
+        names: Which policies they are of, for the message.
+        first: Token log-probs, nats; None checks nothing.
+        second: The other's.
+        exact: Both were computed in full precision; else a coarse check is all there can be.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    if first is None or second is None:
+        return
+    gap = float((first - second.to(first.device)).abs().max())
+    if gap > (1e-2 if exact else 0.5):
+        raise RuntimeError(
+            f"{names} should be the same as an iteration begins, but differ by {gap:.3g} nats on a token: are both "
+            "loaded in the same precision, and is dropout off?"
+        )
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether dropout is at work in it now."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 and module.training for module in network.modules())
+
+
+def full_precision(trainer_precision: object, dtype: torch.dtype) -> bool:
+    """Whether log-probs are computed without rounding to half precision."""
+    return str(trainer_precision).startswith(("32", "64")) and dtype in (torch.float32, torch.float64)
+
+
+def of_one_network(scores: dict[str, Score], *, exact: bool) -> dict[str, Score]:
+    """Scores of policies that have not parted yet: the first of them does the work for all.
+
+    Every other one scores a single group for itself, and is refused if that differs.
+
+    Args:
+        scores: How each policy scores responses; all are asked about the same parts of an iteration.
+        exact: They are computed in full precision, so what differs is more than rounding.
+    """
+    found: dict[tuple[int, ...], Tensor] = {}
+
+    def shared(name: str, score: Score) -> Score:
+        checked = False
+
+        def scored(responses: Responses) -> Tensor:
+            nonlocal checked
+            key = tuple(responses.prompts.record_id.tolist())
+            if key not in found:
+                found[key] = score(responses).cpu()
+                checked = True
+            if not checked:
+                own = score(responses.select([0]))
+                check_same(f"policy and {name}", own, found[key][:1], exact=exact)
+                checked = True
+            return found[key]
+
+        return cast(Score, scored)
+
+    return {name: shared(name, score) for name, score in scores.items()}
+
+
+NAMES = ("anchor_token_logps", "reference_token_logps", "current_token_logps")
+
+
+class Remembered:
+    """A `Score` that computes its first micro-batch, and looks the others up if a record agrees with it in every bit.
+
+    What was recorded belongs to the policies of the run that recorded it. Whether one of them is the policy that scores
+    now is not a matter of names: a record that agrees bit for bit on a whole micro-batch was made by the same weights,
+    in the same precision. Any other is not used, and all is computed.
+
+    Args:
+        score: Computes token log-probs.
+        responses: All that will be asked for, in parts.
+        records: Token log-probs of all of them under the policies of another run.
+    """
+
+    def __init__(
+        self, score: Score, responses: Responses, records: Sequence[Float[Tensor, "batch group length"]]
+    ) -> None:
+        self._score = score
+        self._rows = {record_id: row for row, record_id in enumerate(responses.prompts.record_id.tolist())}
+        self._records = list(records)
+        self._sure = False
+
+    def __call__(self, responses: Responses) -> Float[Tensor, "batch group length"]:
+        """Token log-probs of some of the responses."""
+        rows = [self._rows[record_id] for record_id in responses.prompts.record_id.tolist()]
+        if not self._sure:
+            computed = self._score(responses)
+            self._records = [record for record in self._records if torch.equal(record[rows], computed.cpu())]
+            self._sure = bool(self._records)
+            return computed
+        return self._records[0][rows]
+
+
+def remembered(scores: dict[str, Score], given: Rollouts | None) -> tuple[dict[str, Score], Rollouts | None]:
+    """Scores that use what rollouts of another run hold, and those rollouts without it.
+
+    Args:
+        scores: How each policy scores responses.
+        given: Recorded rollouts, if the responses are there already.
+    """
+    if given is None:
+        return scores, None
+    bare = replace(given, anchor_token_logps=None, reference_token_logps=None, current_token_logps=None).trim()
+    records = [value for name in NAMES if (value := getattr(given.trim(), name)) is not None]
+    if not records:
+        return scores, bare
+    return {name: Remembered(score, bare.responses, records) for name, score in scores.items()}, bare

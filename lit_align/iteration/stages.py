@@ -1,0 +1,99 @@
+"""The clock and the progress bars of an iteration's stages: sample, judge, score, train, evaluate."""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from lit_align.utils.out_of_memory import give_back
+
+_LONG = 1.0  # seconds: a shorter stage leaves nothing behind that is worth the call
+
+Advance = Callable[..., None]
+"""``advance(prompts, tokens=0)``: so many more prompts, and tokens, are done."""
+
+
+class Stages:
+    """Times every stage and shows a bar while it lasts.
+
+    Args:
+        visible: Show bars on standard error.
+    """
+
+    def __init__(self, visible: bool = True) -> None:
+        self.visible = visible
+        self.prefix = ""
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.tokens: dict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def stage(self, name: str, total: int, label: str | None = None) -> Iterator[Advance]:
+        """A stage of ``total`` prompts; its time counts even if it fails.
+
+        Args:
+            name: What its seconds are booked under.
+            total: Prompts to do.
+            label: What the bar says, if not ``name``.
+        """
+        start = time.perf_counter()
+        tokens = 0
+        bar = tqdm(
+            total=total,
+            desc=f"{self.prefix}{label or name}",
+            unit="prompt",
+            disable=not self.visible,
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+        )
+
+        def advance(prompts: int, drawn: int = 0) -> None:
+            nonlocal tokens
+            tokens += drawn
+            self.tokens[name] += drawn
+            if tokens:
+                bar.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
+            bar.update(prompts)
+
+        try:
+            with bar:
+                yield advance
+        finally:
+            seconds = time.perf_counter() - start
+            self.seconds[name] += seconds
+            if seconds > _LONG:
+                give_back()
+
+    def take(self, *names: str) -> tuple[dict[str, float], dict[str, int]]:
+        """Seconds and tokens of each stage since it was last taken.
+
+        Args:
+            names: Only these stages; all by default.
+        """
+        names = names or tuple(self.seconds)
+        seconds = {name: self.seconds.pop(name) for name in names if name in self.seconds}
+        return seconds, {name: self.tokens.pop(name) for name in names if name in self.tokens}
+
+
+class Relay(Stages):
+    """Stages inside a stage: no bars and no clock of their own; what is sampled advances the outer one.
+
+    Args:
+        advance: The outer stage's.
+    """
+
+    def __init__(self, advance: Advance) -> None:
+        super().__init__(visible=False)
+        self._advance = advance
+
+    @contextmanager
+    def stage(self, name: str, total: int, label: str | None = None) -> Iterator[Advance]:
+        """Pass on the progress of sampling, the long part."""
+        del total, label
+        yield self._advance if name == "sample" else _ignore
+
+
+def _ignore(prompts: int, tokens: int = 0) -> None:
+    del prompts, tokens

@@ -1,0 +1,189 @@
+"""A policy in a format that others read, made from its weights alone, reloaded and compared before it counts.
+
+What is written is built anew: a base that is loaded afresh and not quantised, and what training has made of it. So a
+run's policy, a checkpoint and weights gathered from many devices export in the same way.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_align.models.exporting.card import write_card
+from lit_align.models.exporting.reload_check import Agreement, probes
+from lit_align.models.loading.adapters import with_adapters
+from lit_align.models.loading.frozen_update import Factors, attach
+from lit_align.models.sharding.gather import full_state
+
+Kind = Literal["full", "merged", "adapters"]
+"""All weights as trained; adapters merged into the base; adapters alone, in the format of peft."""
+
+_WRITTEN = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}  # no format that runs code when it is read
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training has made of a language model: with the base's name, all there is to export.
+
+    Attributes:
+        weights: The trainable weights, whole, by their names in the network.
+        folded: The frozen update beside the adapters, by layer.
+    """
+
+    weights: Mapping[str, Tensor]
+    folded: Mapping[str, Factors]
+
+
+def trained(policy: Any) -> Trained:
+    """What training has made of a language model; all ranks of a sharded one call it together, and the first has it."""
+    return Trained(full_state(policy.model, frozen=False), policy.folded())
+
+
+def default_kind(policy: Any) -> Kind:
+    """Adapters are merged; all weights are written as they are."""
+    return "full" if policy.lora is None else "merged"
+
+
+def check_kind(policy: Any, kind: Kind) -> None:
+    """Refuse to write what there is not.
+
+    Raises:
+        ValueError: Adapters of a run that trained all weights, or the other way round.
+    """
+    if policy.lora is None and kind != "full":
+        raise ValueError(f"--kind {kind}: this run trained all weights and has no adapters: --kind full")
+    if policy.lora is not None and kind == "full":
+        raise ValueError("--kind full: this run trained adapters: --kind merged writes full weights that have them")
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken.
+
+    Raises:
+        FileExistsError: There is something, and it may not be replaced.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+        raise FileExistsError(f"{folder} is not empty: choose another folder, or add --overwrite")
+
+
+def export(
+    policy: Any,
+    folder: Path,
+    made: Trained,
+    kind: Kind,
+    *,
+    own: Tensor | None = None,
+    run: Path | None = None,
+    overwrite: bool = False,
+) -> Agreement:
+    """Write a model, its tokenizer and a card; reload it with plain libraries, compare, and only then put it in place.
+
+    Args:
+        policy: The language model that was trained; its weights need not be loaded.
+        folder: Where to.
+        made: What training has made of it.
+        kind: What to write.
+        own: Token log-probs of the probes (see `reload_check`) under the policy as the run has it; where there are
+            none, or the run's base is quantised, those of the network that is written are computed first.
+        run: Run folder that the card tells of.
+        overwrite: Replace what is there.
+
+    Returns:
+        How well what was reloaded agrees.
+
+    Raises:
+        ValueError: The run trained something else.
+        FileExistsError: ``folder`` is not empty.
+        RuntimeError: What was reloaded does not give the policy's log-probs, or needs code or pickles to be read;
+            nothing is left.
+    """
+    check_kind(policy, kind)
+    check_folder(folder, overwrite)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        expected = own if own is not None and policy.quantization is None else _unmerged(policy, made)
+        _write(policy, made, kind, partial)
+        agreement = probes(policy).agreement(partial, expected, own, adapters=kind == "adapters")
+        write_card(policy, partial, kind, agreement, run)
+        _check_files(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return agreement
+
+
+def restore(network: Any, made: Trained) -> Any:
+    """Give a network of the same kind what another was trained to.
+
+    Raises:
+        ValueError: The weights are of another model.
+    """
+    names = {name for name, weight in network.named_parameters() if weight.requires_grad}
+    missing = sorted(names - made.weights.keys())
+    if missing:
+        raise ValueError(f"the checkpoint is of another model: it has no {missing[0]}")
+    unexpected = network.load_state_dict({name: weight.cpu() for name, weight in made.weights.items()}, strict=False)[1]
+    if unexpected:
+        raise ValueError(f"the checkpoint is of another model: that one has {unexpected[0]}")
+    return network
+
+
+@torch.no_grad()
+def adapted(base: Any, policy: Any, made: Trained) -> Any:
+    """A base with adapters that hold the whole of the update, what momentum has folded beside them included.
+
+    The factors of both are laid side by side: the sum is exact, and its rank that of both together.
+    """
+    lora = policy.lora
+    own = restore(with_adapters(base, lora), made)
+    if not made.folded:
+        return own
+    # Layers of a smaller rank are filled up with zeros: one rank for all, as any reader of peft's format expects.
+    rank = lora.rank + max(second.shape[0] for _, second in made.folded.values())
+    wide = with_adapters(own.unload(), replace(lora, rank=rank, alpha=float(rank)))
+    scale = lora.alpha / lora.rank
+    for name, (first, second) in made.folded.items():
+        layer = wide.get_submodule(name)
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        both = slice(lora.rank, lora.rank + second.shape[0])
+        a.zero_()
+        b.zero_()
+        a[: lora.rank] = made.weights[f"{name}.lora_A.default.weight"].to(a)
+        b[:, : lora.rank] = made.weights[f"{name}.lora_B.default.weight"].to(b) * scale
+        a[both], b[:, both] = second.to(a), first.to(b)
+    return wide
+
+
+def _write(policy: Any, made: Trained, kind: Kind, folder: Path) -> None:
+    base = policy.base()
+    ends = base.generation_config
+    if kind == "full":
+        model = restore(base, made)
+    else:
+        model = adapted(base, policy, made)
+        model = model.merge_and_unload() if kind == "merged" else model
+    model.save_pretrained(folder)
+    ends.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+
+
+def _unmerged(policy: Any, made: Trained) -> Tensor:
+    """What the policy says of the probes as it runs, adapters beside the weights, but for its base: not quantised."""
+    network = policy.base()
+    if policy.lora is not None:
+        network = with_adapters(network, policy.lora)
+        for name, layer in attach(network).items():
+            layer.folded = made.folded.get(name)
+    return probes(policy).token_logps(restore(network, made).eval())
+
+
+def _check_files(folder: Path) -> None:
+    odd = sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix not in _WRITTEN)
+    if odd:
+        raise RuntimeError(f"the export has {odd[0]}, which is not a format that is safe to read: nothing was written")

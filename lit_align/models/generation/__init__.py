@@ -1,0 +1,1 @@
+"""Next tokens of a causal language model, with a cache of keys and values."""

@@ -1,0 +1,248 @@
+"""Attention of rows that share prompts: one copy of a prompt's keys and values serves all its responses.
+
+A step's queries are many short sequences over few prompts. Against a prompt, the queries of its whole group are one
+matrix product; against its own tokens, each row has its own. Both kinds of scores pass through one softmax, so the
+result is that of attention over the whole sequence.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from lit_align.models.attention import exchangeable, exchanged
+from lit_align.models.generation.row_cache import stacked
+
+
+class Rows:
+    """The rows of a batch of groups; they may be of unequal length, and a group may have lost some.
+
+    What decides shapes is kept on the host, so that a step never waits for the device.
+
+    Args:
+        mask: True on the prompts' tokens.
+        group_size: Rows of each prompt at first.
+
+    Attributes:
+        longest: Most tokens of its own that a row has.
+        column: Tokens of its own that each row has, which is where its next one goes; None where all have the same.
+        hidden: True on places of the longest row that a row does not have, the next token counted; None where there
+            are none.
+        bias: 0 on the prompts' tokens, -inf on their padding.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        self.mask = mask
+        self.prompt = torch.arange(len(mask)).repeat_interleave(group_size)
+        self.filled = torch.zeros(len(self.prompt), dtype=torch.long)
+        self.column: Tensor | None = None
+        self.hidden: Tensor | None = None
+        self._place: Tensor | None = None
+        self._arrange()
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def add(self, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        """Rows of more prompts, after those that are there."""
+        width = max(mask.shape[1], self.mask.shape[1])
+        self.prompt = torch.cat([self.prompt, len(self.mask) + torch.arange(len(mask)).repeat_interleave(group_size)])
+        self.mask = torch.cat([F.pad(part, (width - part.shape[1], 0)) for part in (self.mask, mask)])
+        self.filled = torch.cat([self.filled, self.filled.new_zeros(len(mask) * group_size)])
+        self._arrange()
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> Int[Tensor, " prompts"]:
+        """Go on with these rows; returns the prompts that still have one."""
+        prompts: Tensor
+        prompts, self.prompt = self.prompt[rows].unique(return_inverse=True)
+        self.filled = self.filled[rows]
+        self.mask = self.mask[prompts.to(self.mask.device)]
+        self._arrange()
+        return prompts
+
+    def advance(self) -> None:
+        """Every row has one token more."""
+        self.filled = self.filled + 1
+        self.longest += 1
+        if self.column is not None:
+            self.column = self.column + 1
+            self.hidden = self._hidden(self.column)
+
+    def write(self, buffer: Float[Tensor, "rows heads own width"], states: Float[Tensor, "rows heads width"]) -> None:
+        """Put each row's next token where it belongs."""
+        if self.column is None:
+            buffer[:, :, self.longest] = states
+        else:
+            buffer[torch.arange(len(buffer), device=buffer.device), :, self.column] = states
+
+    def by_prompt(self, rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "batch width ..."]:
+        """The rows of each prompt side by side, empty places 0."""
+        shape = (len(self.mask), self._width, *rows.shape[1:])
+        if self._place is None:
+            return rows.view(shape)
+        return rows.new_zeros(shape).flatten(0, 1).index_copy(0, self._place, rows).view(shape)
+
+    def by_row(self, groups: Float[Tensor, "batch width ..."]) -> Float[Tensor, "rows ..."]:
+        """The way back."""
+        rows = groups.flatten(0, 1)
+        return rows if self._place is None else rows[self._place]
+
+    def _arrange(self) -> None:
+        device = self.mask.device
+        places, self._width = _side_by_side(self.prompt, len(self.mask))
+        regular = torch.equal(places, torch.arange(len(self.mask) * self._width))
+        self._place = None if regular else places.to(device)
+        self.bias = torch.zeros(self.mask.shape, device=device).masked_fill(~self.mask, -torch.inf)[:, None, None]
+        self.longest = int(self.filled.max())
+        even = bool((self.filled == self.longest).all())
+        self.column = None if even else self.filled.to(device)
+        self.hidden = None if self.column is None else self._hidden(self.column)
+
+    def _hidden(self, column: Int[Tensor, " rows"]) -> Bool[Tensor, "rows 1 1 own"]:
+        return (torch.arange(self.longest + 1, device=column.device) > column[:, None])[:, None, None]
+
+
+def _side_by_side(prompt: Int[Tensor, " rows"], prompts: int) -> tuple[Int[Tensor, " rows"], int]:
+    """Place of each row in a table with a line for each prompt, and the table's width."""
+    counts = torch.bincount(prompt, minlength=prompts)
+    order = prompt.argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(prompt)) - (counts.cumsum(0) - counts)[prompt[order]]
+    width = int(counts.max())
+    return prompt * width + rank, width
+
+
+_NAME = "lit_align_grouped"  # of the attention, in transformers' registry
+_ROOM = 64  # tokens to make room for at once
+_asked: ContextVar["GroupedLayer"] = ContextVar("asked")  # the layer whose keys were updated last
+
+
+class GroupedLayer(DynamicLayer):
+    """One layer's keys and values: those of the prompts once, ``[batch, heads, prompt, width]``, and each row's own.
+
+    Args:
+        prompts: A layer that has read the prompts, whose contents are taken over.
+        rows: Who belongs to which; shared by all layers.
+    """
+
+    def __init__(self, prompts: DynamicLayer, rows: Rows) -> None:
+        super().__init__()
+        self.lazy_initialization(prompts.keys, prompts.values)
+        self.rows = rows
+        self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
+        self._buffers = tuple(_room(states, len(rows), _ROOM) for states in (prompts.keys, prompts.values))
+        self.keys, self.values = (buffer[:, :, :0] for buffer in self._buffers)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append one token to every row; returns the rows' own keys and values."""
+        end = self.rows.longest + 1
+        if end > self._buffers[0].shape[-2]:
+            self._buffers = tuple(F.pad(buffer, (0, 0, 0, _ROOM)) for buffer in self._buffers)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            self.rows.write(buffer, states[:, :, 0])
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        _asked.set(self)
+        return self.keys, self.values
+
+    def attend(self, query: Float[Tensor, "rows heads 1 width"], scaling: float) -> Float[Tensor, "rows 1 heads width"]:
+        """What each row's last token reads from its prompt and its own tokens."""
+        rows, heads = self.rows, self.prompt_keys.shape[1]
+        asks = (query * scaling).reshape(len(query), heads, -1, query.shape[-1])  # the queries of one key head together
+        of_prompt = rows.by_row(self._over_prompts(rows.by_prompt(asks), self.prompt_keys.mT, rows.bias))
+        of_own = asks @ self.keys.mT
+        if rows.hidden is not None:
+            of_own = of_own.masked_fill(rows.hidden, -torch.inf)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        weights = torch.cat([of_prompt, of_own], dim=-1).softmax(-1, dtype=precise).to(query.dtype)
+        to_prompt, to_own = weights.split([of_prompt.shape[-1], of_own.shape[-1]], dim=-1)
+        read: Tensor = (
+            rows.by_row(self._over_prompts(rows.by_prompt(to_prompt), self.prompt_values)) + to_own @ self.values
+        )
+        return read.reshape(len(query), 1, -1, read.shape[-1])
+
+    def keep(self, rows: Int[Tensor, " kept"], prompts: Int[Tensor, " prompts"]) -> None:
+        """Go on with these rows, and the prompts they answer."""
+        self._buffers = tuple(buffer[rows] for buffer in self._buffers)
+        if len(prompts) < len(self.prompt_keys):
+            self.prompt_keys, self.prompt_values = self.prompt_keys[prompts], self.prompt_values[prompts]
+
+    def add(self, prompts: DynamicLayer, rows: int) -> None:
+        """Rows of more prompts, after those that are there."""
+        self.prompt_keys = stacked(self.prompt_keys, prompts.keys)
+        self.prompt_values = stacked(self.prompt_values, prompts.values)
+        self._buffers = tuple(torch.cat([b, b.new_zeros(rows, *b.shape[1:])]) for b in self._buffers)
+
+    @staticmethod
+    def _over_prompts(
+        groups: Float[Tensor, "batch width heads repeats _"],
+        matrices: Float[Tensor, "batch heads _ _"],
+        bias: Float[Tensor, "batch 1 1 _"] | None = None,
+    ) -> Float[Tensor, "batch width heads repeats _"]:
+        """Each group's rows times its prompt's matrix, head by head."""
+        batch, width, heads, repeats, _ = groups.shape
+        product = groups.transpose(1, 2).reshape(batch, heads, width * repeats, -1) @ matrices
+        product = product if bias is None else product + bias
+        return product.view(batch, heads, width, repeats, -1).transpose(1, 2)
+
+
+class GroupedCache:
+    """The cache of a batch of groups, for models whose attention can be exchanged.
+
+    Args:
+        cache: Has read the prompts.
+        mask: True on the prompts' tokens.
+        group_size: Rows of each prompt.
+    """
+
+    admits = True
+
+    def __init__(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        self.rows = Rows(mask, group_size)
+        self.cache = cache
+        cache.layers = [GroupedLayer(layer, self.rows) for layer in cache.layers]
+
+    @contextmanager
+    def reading(self, model: Any) -> Iterator[dict[str, Any]]:
+        """Arguments of a forward pass over one token of each row; the rows are longer by it afterwards."""
+        with exchanged(model.config, _NAME, _attention):
+            yield {"past_key_values": self.cache}
+        self.rows.advance()
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows."""
+        prompts = self.rows.keep(rows.cpu()).to(rows.device)
+        for layer in self.cache.layers:
+            layer.keep(rows, prompts)
+
+    def add(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        """Rows of more prompts, after those that are there."""
+        self.rows.add(mask, group_size)
+        for layer, more in zip(self.cache.layers, cache.layers, strict=True):
+            layer.add(more, len(mask) * group_size)
+
+
+def groupable(model: Any, cache: Cache) -> bool:
+    """Whether the model's attention can be exchanged for that of groups."""
+    return exchangeable(model.config) and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _room(prompts: Tensor, rows: int, tokens: int) -> Tensor:
+    # Zeros: what a row does not have is weighed with 0, and 0 times what lies in fresh memory may be nan.
+    return prompts.new_zeros(rows, prompts.shape[1], tokens, prompts.shape[-1])
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None = None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """An attention of transformers: that of the layer whose keys these are."""
+    del module, value, mask, kwargs
+    layer = _asked.get()
+    assert key is layer.keys
+    return layer.attend(query, query.shape[-1] ** -0.5 if scaling is None else scaling), None

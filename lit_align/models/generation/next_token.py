@@ -1,0 +1,67 @@
+"""Next-token logits of a Hugging Face causal LM with a key-value cache."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lit_align.models.generation.group_cache import GroupedCache, groupable
+from lit_align.models.generation.read_prompts import read_prompts
+from lit_align.models.generation.row_cache import RowCache
+
+
+class CachedModel:
+    """Feeds a causal LM one token at a time; a prompt is read once for its whole group.
+
+    Args:
+        model: A Hugging Face causal LM in eval mode.
+        around: Context of every forward pass, such as one without adapters.
+    """
+
+    def __init__(self, model: nn.Module, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self.model = model
+        self.around = around
+        self.cache: GroupedCache | RowCache | None = None
+
+    @property
+    def admits(self) -> bool:
+        """Whether more prompts may be read while rows are under way."""
+        return self.cache is None or self.cache.admits
+
+    def prefill(
+        self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
+    ) -> Float[Tensor, "batch vocab"]:
+        """Read left-padded prompts; there are ``group_size`` rows more for each, after those that are there."""
+        with self.around():
+            logits, cache, columns = read_prompts(self.model, ids, mask)
+        position = mask.sum(1).repeat_interleave(group_size)
+        if self.cache is None:
+            kind = GroupedCache if groupable(self.model, cache) else RowCache
+            self.cache, self.position = kind(cache, columns, group_size), position
+        else:
+            self.cache.add(cache, columns, group_size)
+            self.position = torch.cat([self.position, position])
+        return logits
+
+    def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+        """Append one token to every row and return what comes next."""
+        assert self.cache is not None
+        with self.around(), self.cache.reading(self.model) as arguments:
+            output = self.model(
+                input_ids=tokens[:, None], position_ids=self.position[:, None], use_cache=True, **arguments
+            )
+        self.position = self.position + 1
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop every other row from the cache; without any, the next prompts begin another."""
+        assert self.cache is not None
+        if len(rows) == 0:
+            self.cache = None
+            return
+        self.cache.keep(rows)
+        self.position = self.position[rows]

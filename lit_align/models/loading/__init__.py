@@ -1,0 +1,1 @@
+"""How weights, tokenizers and adapters are found and loaded, and how large they are."""

@@ -1,0 +1,159 @@
+"""The shape of a language model, read from its config alone: no weight is loaded, none is downloaded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_align.models.loading.adapters import with_adapters
+from lit_align.models.loading.fetch import converted_folder, gguf_file
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What memory depends on; numbers of numbers, not of bytes.
+
+    Attributes:
+        parameters: All weights of the base; tied ones count once.
+        linear: Those in linear layers other than the head: what 4-bit loading quantises.
+        adapters: Those of low-rank adapters; 0 where all weights train.
+        adapted: Weights of the base that have adapters beside them.
+        adapter_inputs: Inputs of all adapted layers, of one token.
+        layers: Decoder layers.
+        trained_layers: Those from the first that has an adapter to the last: where gradients flow.
+        hidden: Width of the residual stream.
+        query: Width of all heads together.
+        key: Width of the key heads together; that of the values is the same.
+        mlp: Width of the feed-forward layers that a token goes through.
+        vocabulary: Width of the logits.
+        context: Longest sequence, tokens.
+    """
+
+    parameters: int
+    linear: int
+    adapters: int
+    adapted: int
+    adapter_inputs: int
+    layers: int
+    trained_layers: int
+    hidden: int
+    query: int
+    key: int
+    mlp: int
+    vocabulary: int
+    context: int
+
+    @property
+    def layer(self) -> int:
+        """Weights of one decoder layer."""
+        return self.linear // self.layers
+
+
+def shapes_of(policy: Any) -> Shapes:
+    """The shape of a policy's network.
+
+    Args:
+        policy: A language model; nothing of it is loaded.
+
+    Raises:
+        FileNotFoundError: It is a GGUF file that is not on this machine.
+        ValueError: It is no decoder with attention.
+    """
+    config = model_config(policy)
+    model = _empty(config)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    head = model.get_output_embeddings()
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    text = config.get_text_config()
+    if not (hasattr(text, "num_hidden_layers") and hasattr(text, "num_attention_heads")):
+        raise ValueError(f"policy.name: {policy.name} is no decoder with attention; its memory cannot be planned")
+    layers = trained = int(text.num_hidden_layers)
+    adapters = adapted = inputs = 0
+    if policy.lora is not None:
+        adapters, adapted, inputs, first = _adapters(with_adapters(model, policy.lora))
+        trained = layers - first
+    heads = int(text.num_attention_heads)
+    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    # A token of a mixture of experts goes through some of them.
+    experts = int(getattr(text, "num_experts_per_tok", None) or 1)
+    return Shapes(
+        parameters=parameters,
+        linear=linear,
+        adapters=adapters,
+        adapted=adapted,
+        adapter_inputs=inputs,
+        layers=layers,
+        trained_layers=trained,
+        hidden=int(text.hidden_size),
+        query=heads * width,
+        key=int(getattr(text, "num_key_value_heads", None) or heads) * width,
+        mlp=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * experts,
+        vocabulary=int(text.vocab_size),
+        context=int(getattr(text, "max_position_embeddings", 0)),
+    )
+
+
+def model_config(policy: Any) -> Any:
+    """The config of a policy's network: the hub's or the folder's ``config.json``, or what a GGUF file says of itself.
+
+    Raises:
+        FileNotFoundError: It is a GGUF file that is not on this machine.
+    """
+    from transformers import AutoConfig
+
+    name: str = policy.name
+    if not _is_gguf(name):
+        return AutoConfig.from_pretrained(name, **policy.hub)
+    file = gguf_file(name)
+    if file is None:
+        raise FileNotFoundError(f"policy.name: {name} is not on this machine yet, and a GGUF file holds the weights")
+    converted = converted_folder(file, policy.dtype)
+    if (converted / "config.json").is_file():
+        return AutoConfig.from_pretrained(converted)
+    return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+
+
+def is_readable(policy: Any) -> bool:
+    """Whether the tokenizer can be had without downloading or converting weights."""
+    if not _is_gguf(policy.name):
+        return True
+    file = gguf_file(policy.name)
+    return file is not None and (converted_folder(file, policy.dtype) / "config.json").is_file()
+
+
+def parameters_of(name: str) -> int | None:
+    """Parameters of any model on the hub or in a folder, where its config is there and known; else None."""
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except (OSError, ValueError):
+        return None
+    return int(sum(weight.numel() for weight in model.parameters()))
+
+
+def _is_gguf(name: str) -> bool:
+    return name.startswith("pypi:") or name.endswith(".gguf")
+
+
+def _empty(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def _adapters(model: Any) -> tuple[int, int, int, int]:
+    """Weights of the adapters, those beside them, their inputs, and the first decoder layer that has one."""
+    from peft.tuners.lora import LoraLayer
+
+    adapters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    adapted = sum(module.in_features * module.out_features for _, module in layers)
+    numbers = [int(part) for name, _ in layers for part in name.split(".") if part.isdigit()]
+    return adapters, adapted, sum(module.in_features for _, module in layers), min(numbers, default=0)

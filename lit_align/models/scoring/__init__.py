@@ -1,0 +1,1 @@
+"""Log-probabilities of given responses under a causal language model."""

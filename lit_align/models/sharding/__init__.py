@@ -1,0 +1,1 @@
+"""Weights that are cut over several devices, and made whole again."""

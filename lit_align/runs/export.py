@@ -1,0 +1,93 @@
+"""``python -m lit_align export``: a finished run, or one of its checkpoints, as a model that others read."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
+
+from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints, whole_checkpoint
+from lit_align.models.exporting.export import Trained, check_folder, check_kind, default_kind, export, restore
+from lit_align.models.exporting.reload_check import Agreement, probes
+from lit_align.models.language_model import LanguageModel
+from lit_align.models.policy import Policy
+from lit_align.runs.resume import CONFIG
+
+_PREFIX = "policy.model."  # of the network's weights among those of a module
+
+
+def export_run(
+    run: Path, output: Path, kind: Literal["merged", "adapters", "full"] | None = None, overwrite: bool = False
+) -> Agreement:
+    """Write a run's policy in Hugging Face format, reload it with plain libraries and compare before saying done.
+
+    Args:
+        run: Run folder, whose last whole checkpoint is taken, or a checkpoint in one.
+        output: Folder to write.
+        kind: ``merged`` adapters in full weights that are not quantised, ``adapters`` alone for peft, or ``full``
+            weights of a run that trained them all; by default full weights.
+        overwrite: Replace what is in the folder.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint, or no config beside it.
+        ValueError: The run has no such weights, or no language model; the checkpoint and all before it are damaged.
+        FileExistsError: The folder is not empty.
+        RuntimeError: What was reloaded is not the policy.
+    """
+    folder, checkpoint = _located(run)
+    policy = configured_policy(folder / CONFIG)
+    chosen = kind or default_kind(policy)
+    check_kind(policy, chosen)
+    check_folder(output, overwrite)
+    made = from_checkpoint(checkpoint)
+    policy.load()
+    restore(policy.model, made)
+    policy.fold(dict(made.folded))
+    own = probes(policy).of(policy)
+    policy.model = policy.frozen = None  # each copy of the weights in its turn
+    agreement = export(policy, output, made, chosen, own=own, run=folder, overwrite=overwrite)
+    print(f"{agreement}\n{chosen} weights of {checkpoint}: {output}")
+    return agreement
+
+
+def export_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser:
+    """The command line of :func:`export_run`."""
+    parser = kind(description="Write a run's policy in Hugging Face format, reload it and compare.")
+    parser.add_argument("run", type=Path, help="Run folder, whose last checkpoint is taken, or a checkpoint in one.")
+    parser.add_function_arguments(export_run, skip={"run", "overwrite"})
+    parser.add_argument("--overwrite", action="store_true", help="Replace what is in the folder.")
+    return parser
+
+
+def configured_policy(config: Path) -> LanguageModel:
+    """The policy that a run's config describes; nothing else of it is built.
+
+    Raises:
+        ValueError: It is no language model.
+    """
+    described: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Policy, "policy")
+    parsed = parser.parse_object({"policy": described["model"]["init_args"]["policy"]})
+    policy = parser.instantiate_classes(parsed).policy
+    if not isinstance(policy, LanguageModel):
+        raise ValueError(f"{config}: the policy is a {type(policy).__name__}; only language models are exported")
+    return policy
+
+
+def from_checkpoint(path: Path) -> Trained:
+    """What a checkpoint holds of the policy; nothing in it is run."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(_PREFIX)}
+    return Trained({name.removeprefix(_PREFIX): value for name, value in weights.items()}, checkpoint["folded"])
+
+
+def _located(run: Path) -> tuple[Path, Path]:
+    folder = (run if run.is_dir() else run.parent.parent).resolve()
+    asked = run / FOLDER / LAST if run.is_dir() else run
+    if not (run_checkpoints(folder) if run.is_dir() else run.is_file()):
+        raise FileNotFoundError(f"there is no checkpoint {asked}: name a run folder, or a file of its checkpoints/")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"there is no {folder / CONFIG}, which says what model {asked} is of")
+    return folder, whole_checkpoint(asked)

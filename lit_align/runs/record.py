@@ -1,0 +1,187 @@
+"""What a run leaves behind: its rows as CSV, a table, a few prompts before and after, the exported model."""
+
+import csv
+import io
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from lit_align.data.ranks import from_all_ranks, load_shares
+from lit_align.iteration.module import AlignmentModule
+from lit_align.utils.files import write_text
+
+_PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
+_COLUMNS = {  # heading -> (key of a row, format)
+    "it": ("iteration", "{:.0f}"),
+    "train reward": ("train/reward", "{:.3f}"),
+    "win rate": ("val/win_rate", "{:.3f}"),
+    "95% interval": ("val/win_rate_low", "{:.3f}"),
+    "reward": ("val/reward", "{:.3f}"),
+    "KL": ("val/kl", "{:.2f}"),
+    "length": ("val/length", "{:.1f}"),
+    "truncated": ("val/truncated", "{:.2f}"),
+    "distinct-2": ("val/distinct_2", "{:.3f}"),
+    "KL to equilibrium": ("val/kl_to_equilibrium", "{:.2e}"),
+    "exploitability": ("val/exploitability", "{:.2e}"),
+    "sub-optimality": ("val/sub_optimality", "{:.4f}"),
+    "responses": ("train/responses", "{:.0f}"),
+}
+_ROWS = 40  # of the printed table; metrics.csv has them all
+
+
+class RunRecord(Callback):
+    """Writes ``metrics.csv`` and ``timings.csv`` after every iteration; prints the table and samples at the end.
+
+    ``metrics.csv`` has one row an iteration, from iteration 0, and holds nothing that differs between two runs of the
+    same seed; seconds and tokens per second are in ``timings.csv``.
+
+    Args:
+        samples: Prompts shown with their response before and after.
+        export: Write the aligned model to ``model/`` when the run ends.
+    """
+
+    def __init__(self, samples: int = 3, export: bool = True) -> None:
+        self.samples = samples
+        self.export = export
+        self.timings: list[dict[str, float]] = []
+        width = None if sys.stdout.isatty() else 160  # a log file has no width of its own
+        self.console = Console(width=width)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Record the versions of everything that matters."""
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            write_text(folder / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Iteration 0 has been evaluated: it is the first row."""
+        if not self.timings:
+            self._book(trainer, 0, "evaluate")
+        if trainer.is_global_zero:
+            self._write(trainer, _module(pl_module))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Book the seconds of this iteration; the module makes its row of metrics after this."""
+        self._book(trainer, int(_module(pl_module).iteration) + 1)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The module has its row by now: write both files with the checkpoint."""
+        checkpoint["timings"] = self.timings
+        if trainer.is_global_zero:
+            self._write(trainer, _module(pl_module))
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the rows that were there."""
+        self.timings = checkpoint.get("timings", [])
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The table, the samples, the model."""
+        module, folder = _module(pl_module), Path(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            self._write(trainer, module)
+            self.console.print(self._table(module.history))
+            self._show_samples(module, folder / "evaluation", trainer.world_size)
+        if self.export and (trainer.is_global_zero or module.policy.sharded):
+            module.policy.export(folder / "model")
+        if trainer.is_global_zero:
+            self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
+
+    def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
+        taken = _module(trainer.lightning_module).stages.take(*stages)
+        seconds, tokens = _of_all(from_all_ranks(taken, trainer.world_size))
+        row = {"iteration": float(iteration), **{f"{name}_seconds": value for name, value in seconds.items()}}
+        row |= {f"{name}_tokens_per_second": count / seconds[name] for name, count in tokens.items() if count}
+        self.timings.append(row)
+
+    def _write(self, trainer: L.Trainer, module: AlignmentModule) -> None:
+        folder = Path(trainer.default_root_dir)
+        _write_csv(folder / "metrics.csv", module.history)
+        _write_csv(folder / "timings.csv", self.timings)
+
+    def _table(self, history: list[dict[str, float]]) -> Table:
+        table = Table(title="iterations (win rate against the initial policy)")
+        columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
+        names = ("sample", "judge", "score", "train", "evaluate")
+        stages = [name for name in names if max(self._seconds(name).values(), default=0) >= 0.5]
+        for heading in (*columns, *(f"{name} s" for name in stages)):
+            table.add_column(heading, justify="right")
+        measured = [row for row in history if "val/win_rate" in row] or history
+        for row in _spread(measured, history[-1:]):
+            cells = [self._cell(row, heading) for heading in columns]
+            seconds = [self._seconds(name).get(int(row["iteration"])) for name in stages]
+            table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
+        return table
+
+    def _cell(self, row: dict[str, float], heading: str) -> str:
+        key, layout = _COLUMNS[heading]
+        if key not in row:
+            return "-"
+        return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if "interval" in heading else layout.format(row[key])
+
+    def _seconds(self, stage: str) -> dict[int, float]:
+        key = f"{stage}_seconds"
+        return {int(row["iteration"]): row[key] for row in self.timings if key in row}
+
+    def _show_samples(self, module: AlignmentModule, folder: Path, world_size: int) -> None:
+        last = int(module.iteration)
+        before, after = (load_shares(folder, f"heldout-{iteration:04d}", world_size) for iteration in (0, last))
+        if last == 0 or before is None or after is None:
+            return
+        texts = [module.policy.text(rollouts.responses) for rollouts in (before, after)]
+        prompts = before.responses.prompts.texts
+        step = max(1, len(prompts) // max(1, self.samples))
+        for row in list(range(0, len(prompts), step))[: self.samples]:
+            self.console.print(f"\n[bold]{prompts[row]}[/bold]", highlight=False)
+            for name, column in zip(("before", "after"), texts, strict=True):
+                self.console.print(f"  {name:>6}: ", end="", highlight=False)
+                self.console.print(" ".join(column[row][0].split()), markup=False, highlight=False, soft_wrap=True)
+        self.console.print()
+
+
+def _of_all(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and tokens of all ranks: a stage lasts as long as on the slowest, and its tokens are those of all."""
+    seconds: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    for lasted, drawn in taken:
+        seconds |= {name: max(value, seconds.get(name, 0.0)) for name, value in lasted.items()}
+        tokens |= {name: count + tokens.get(name, 0) for name, count in drawn.items()}
+    return seconds, tokens
+
+
+def _spread(rows: list[dict[str, float]], last: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Evenly spaced rows and the last one."""
+    others = [row for row in rows if row not in last]
+    return [*others[:: -(-len(others) // (_ROWS - 1)) or 1], *last]
+
+
+def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    """All rows, replaced at once; a value that a row lacks is empty."""
+    names = sorted({name for row in rows for name in row} - {"iteration"})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["iteration", *names], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "iteration": int(row["iteration"])} for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _module(module: L.LightningModule) -> AlignmentModule:
+    assert isinstance(module, AlignmentModule)
+    return module

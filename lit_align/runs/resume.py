@@ -1,0 +1,175 @@
+"""Going on with a run: which one, from which checkpoint, and what has changed since."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints, trusted_checkpoint
+from lit_align.utils.files import write_text
+
+Config = dict[str, Any]
+"""A merged config, as nested dictionaries."""
+
+CONFIG = "config.yaml"
+
+# Where a run is put, how it is shown, and what is asked of it next: never a difference.
+_PLACES = (
+    "ckpt_path",
+    "weights_only",
+    "verbose",
+    "return_predictions",
+    "trainer.default_root_dir",
+    "trainer.run",
+    "trainer.logger",
+    "trainer.callbacks",
+    "trainer.profiler",
+    "trainer.profile",
+    "trainer.enable_progress_bar",
+    "trainer.enable_checkpointing",
+    "trainer.log_every_n_steps",
+    "trainer.max_time",
+    "data.test",
+)
+# How long it goes on, on what machines, and how patiently: the same run, though the difference is told.
+_FREE = (
+    "trainer.max_epochs",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "model.sampler.token_budget",
+)
+_JUDGES = ("model.judge", "model.eval_judges")
+_PATIENCE = ("api_key_env", "cache", "concurrency", "max_retries", "timeout", "backoff", "token_budget")
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, by dotted name without ``init_args``; a setting that one of them lacks is None there.
+
+    Args:
+        old: One config.
+        new: Another.
+    """
+    before, after = _flat(old), _flat(new)
+    names = sorted(name for name in before.keys() | after.keys() if not _under(name, _PLACES))
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) -> tuple[Path | None, Path | None]:
+    """Run folder and checkpoint that a command goes on with; what has changed since is printed.
+
+    Args:
+        config: The merged config of this command.
+        ckpt_path: A checkpoint, ``last`` (the newest run of the same config), or None.
+        run: A run folder that was asked for.
+        fits: Whether this is ``fit``, which can go on from rollouts alone.
+
+    Returns:
+        The folder, None for a new one; and a whole checkpoint, None for the beginning.
+
+    Raises:
+        FileNotFoundError: There is no such run or checkpoint.
+        ValueError: The checkpoint and all before it are damaged, and this is not ``fit``.
+    """
+    if ckpt_path is None:
+        return (None if run is None else Path(run)), None
+    folder: Path | None
+    path: Path | None
+    if ckpt_path == "last":
+        folder = _newest_run(config, fits)
+        path = folder / FOLDER / LAST if run_checkpoints(folder) else None
+    else:
+        path = Path(ckpt_path)
+        folder = path.parent.parent if path.parent.name == FOLDER else None
+    checkpoint = None if path is None else trusted_checkpoint(path)
+    if checkpoint is None and not fits:
+        raise ValueError(f"{path} is damaged, and there is no checkpoint before it")
+    if fits and folder is not None:
+        _tell(folder, checkpoint, config)
+    return (folder if run is None else Path(run)), checkpoint
+
+
+def keep_config(folder: Path, text: str) -> None:
+    """Leave the config in the run folder; one that differs makes room as ``config-1.yaml``, ``config-2.yaml``, ...
+
+    Args:
+        folder: Of the run.
+        text: The config that the run goes on with.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        old = path.read_text()
+        if not differences(yaml.safe_load(old), yaml.safe_load(text)):
+            return
+        write_text(folder / f"config-{1 + len(list(folder.glob('config-*.yaml')))}.yaml", old)
+    write_text(path, text)
+
+
+def _newest_run(config: Config, fits: bool) -> Path:
+    """The run under the root that went on last, of those with the same config."""
+    root = Path(config["trainer"]["default_root_dir"])
+    runs = sorted((path.parent for path in root.glob(f"*/{CONFIG}")), key=_written, reverse=True)
+    runs = runs if fits else [run for run in runs if run_checkpoints(run)]
+    if not runs:
+        raise FileNotFoundError(f"--ckpt_path last: there is no run{'' if fits else ' with a checkpoint'} under {root}")
+    changed = {run: _differences_of_runs(run, config, fits) for run in runs}
+    for run in runs:
+        if not changed[run]:
+            return run
+    nearest = min(runs, key=lambda run: len(changed[run]))
+    there = f"--ckpt_path {nearest / FOLDER / LAST}" if run_checkpoints(nearest) else f"--trainer.run {nearest}"
+    raise FileNotFoundError(
+        f"--ckpt_path last: no run under {root} has this config. In the nearest, {nearest.name}, "
+        f"{_listed(changed[nearest])}; to go on with it all the same: {there}"
+    )
+
+
+def _differences_of_runs(run: Path, config: Config, fits: bool) -> dict[str, tuple[Any, Any]]:
+    """What makes it another run; to look at one, only the policy counts."""
+    changed = differences(yaml.safe_load((run / CONFIG).read_text()), config)
+    if fits:
+        return {name: values for name, values in changed.items() if not _is_free(name)}
+    return {name: values for name, values in changed.items() if _under(name, ("model.policy",))}
+
+
+def _written(run: Path) -> int:
+    """When a run last went on; looking at it leaves files in it too."""
+    files = [run / CONFIG, *run_checkpoints(run), *(run / "rollouts").glob("*")]
+    return max(file.stat().st_mtime_ns for file in files)
+
+
+@rank_zero_only
+def _tell(run: Path, checkpoint: Path | None, config: Config) -> None:
+    """Say what is gone on with, and what has changed."""
+    print(f"going on with {run} from {'the beginning' if checkpoint is None else checkpoint.name}", file=sys.stderr)
+    changed = differences(yaml.safe_load((run / CONFIG).read_text()), config) if (run / CONFIG).exists() else {}
+    for name, (old, new) in changed.items():
+        print(f"  {name}: {old} -> {new}", file=sys.stderr)
+
+
+def _listed(changed: dict[str, tuple[Any, Any]], most: int = 2) -> str:
+    shown = [f"{name} is {old}, not {new}" for name, (old, new) in list(changed.items())[:most]]
+    more = f" and {len(changed) - most} more" if len(changed) > most else ""
+    return ", ".join(shown) + more
+
+
+def _flat(config: Any, name: str = "") -> Config:
+    """Dotted names of all values; a class is the value of what it is an instance for."""
+    if not isinstance(config, dict) or not config:
+        return {name: config}
+    flat: Config = {}
+    for key, value in config.items():
+        inner = name if key in ("init_args", "class_path") else f"{name}.{key}".lstrip(".")
+        flat |= _flat(value, inner)
+    return flat
+
+
+def _is_free(name: str) -> bool:
+    return _under(name, _FREE) or (_under(name, _JUDGES) and name.rpartition(".")[2] in _PATIENCE)
+
+
+def _under(name: str, keys: tuple[str, ...]) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for key in keys)

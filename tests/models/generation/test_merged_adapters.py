@@ -1,0 +1,69 @@
+"""Adapters summed into the weights compute what they compute beside them, and leave no trace."""
+
+import pytest
+import torch
+
+from lit_align import LanguageModel, LoRA
+from lit_align.models.generation.merged_adapters import fused
+from tests.conftest import prompts_of
+
+
+def adapted(tiny_model, dtype="float32", quantization=None):
+    policy = LanguageModel(tiny_model, lora=LoRA(rank=2, dropout=0.5), dtype=dtype, quantization=quantization)
+    policy.load()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+@torch.no_grad()
+def logits_of(policy):
+    return policy.model.eval()(policy.encode(prompts_of(1)).ids).logits
+
+
+@pytest.mark.parametrize("momentum", [False, True], ids=["adapters", "adapters and a folded update"])
+def test_logits_are_the_same_fused_and_not(tiny_model, momentum):
+    policy = adapted(tiny_model)
+    if momentum:
+        policy.fold({name: (0.5 * b, a) for name, (b, a) in policy.factors().items()})
+    beside = logits_of(policy)
+    with fused(policy._adapted.values()):
+        assert all("forward" in vars(layer) for layer in policy._adapted.values())
+        torch.testing.assert_close(logits_of(policy), beside, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(beside, reference_of(policy), atol=1e-2)
+
+
+def reference_of(policy):
+    with policy.model.disable_adapter():
+        return logits_of(policy)
+
+
+def test_the_reference_is_the_base_while_adapters_are_fused(tiny_model):
+    policy = adapted(tiny_model)
+    expected = reference_of(policy)
+    with fused(policy._adapted.values()):
+        assert torch.equal(reference_of(policy), expected)
+
+
+def test_nothing_is_left_behind_whatever_happens_inside(tiny_model):
+    policy = adapted(tiny_model)
+    policy.fold(policy.factors())
+    before, weights = logits_of(policy), {name: value.clone() for name, value in policy.state_dict().items()}
+    folded = policy.folded()
+    with pytest.raises(KeyError), fused(policy._adapted.values()):
+        raise KeyError
+    assert torch.equal(logits_of(policy), before)
+    assert all(torch.equal(value, weights[name]) for name, value in policy.state_dict().items())
+    assert policy.folded().keys() == folded.keys()
+    assert not any("forward" in vars(layer) for layer in policy._adapted.values())
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"quantization": "nf4"}], ids=["half", "4-bit"])
+def test_weights_that_would_round_the_update_away_stay_as_they_are(tiny_model, options):
+    policy = adapted(tiny_model, **options)
+    before = logits_of(policy)
+    with fused(policy._adapted.values()):
+        assert not any("forward" in vars(layer) for layer in policy._adapted.values())
+        assert torch.equal(logits_of(policy), before)

@@ -1,0 +1,107 @@
+"""A batch in a line: nothing is read twice, nothing is padded, and every kind of attention sees what it should."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lit_align.models.attention import ARCHITECTURES
+from lit_align.models.scoring.packed import FULL, SLIDING
+from lit_align.models.scoring.ragged_attention import let_take_tables, takes_tables
+from lit_align.models.scoring.unpadded import line_up, unpadded_token_logps
+from tests.models.architectures import SHAPE
+from tests.models.scoring.test_packed import GROUPS, PROMPTS, alone, assert_as_alone, batch
+
+WINDOWS = {
+    "mistral": {"sliding_window": 3},
+    "phi3": {"sliding_window": 3},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    "smollm3": {"use_sliding_window": True, "sliding_window": 3, "layer_types": [FULL, SLIDING]},
+}
+SAME_BEGINNING = [[1, 9, 12, 7, 20], [1, 9, 12], [1, 9, 4, 4]]
+GROUP = GROUPS["unequal lengths"]
+LONG = [[[9] * 8, [14], [10, 4]], [[16, 2], [8] * 9, [2]], [[7, 7], [7] * 6, [21, 22, 2]]]
+
+
+def make(kind, **more):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**(SHAPE | {"model_type": kind} | more))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64)
+    let_take_tables(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("kind", "windows"), [*((kind, {}) for kind in sorted(ARCHITECTURES)), *WINDOWS.items()])
+def test_every_architecture_gives_what_each_response_has_alone(kind, windows):
+    model = make(kind, **windows)
+    assert takes_tables(model)
+    for prompts in (PROMPTS, SAME_BEGINNING):
+        assert_as_alone(model, prompts, GROUP, batch(prompts, GROUP, more_left=2, more_right=1, garbage=5))
+
+
+@pytest.mark.parametrize("kind", sorted(WINDOWS))
+def test_the_windows_of_that_test_hide_something(kind):
+    wide, narrow = make(kind), make(kind, **WINDOWS[kind])
+    assert not torch.allclose(alone(wide, PROMPTS[0], GROUP[0][0]), alone(narrow, PROMPTS[0], GROUP[0][0]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("groups", [LONG, GROUPS["groups of one"], GROUPS["one token each"]])
+def test_rows_of_one_response_and_of_several_give_the_same(groups):
+    for prompts in (SAME_BEGINNING, PROMPTS):
+        assert_as_alone(make("llama"), prompts, groups, batch(prompts, groups))
+
+
+@settings(deadline=None)  # a loaded machine is slow
+@given(
+    st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=6), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.randoms(use_true_random=False),
+)
+def test_the_line_has_every_token_once_in_the_order_of_its_tables(prompts, group, random):
+    groups = [[[7] * random.randint(1, 5) for _ in range(group)] for _ in prompts]
+    line = line_up(batch(prompts, groups, more_left=1, more_right=1))
+    shared = 0
+    while len(prompts) > 1 and all(len(p) > shared + 1 and p[shared] == prompts[0][shared] for p in prompts):
+        shared += 1
+    rest = [token for prompt in prompts for token in prompt[shared:]]
+    written = [token for group in groups for response in group for token in response[:-1]]
+    assert line.ids.tolist() == prompts[0][:shared] + rest + written
+    asked = torch.cat([table.queries.at[table.queries.real] for table in line.tables])
+    assert asked.tolist() == list(range(len(line.ids)))
+    for table in line.tables:  # a token sees itself and those before it, one of each position
+        for queries, real, keys, seen in zip(
+            table.queries.at, table.queries.real, table.keys.at, table.seen, strict=True
+        ):
+            for place, its in zip(queries[real], seen[real], strict=True):
+                assert line.positions[keys[its]].sort().values.tolist() == list(range(int(line.positions[place]) + 1))
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    model, responses = make("llama"), batch(SAME_BEGINNING, GROUP)
+    gradients = []
+    for recompute in (False, True):
+        if recompute:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        gradients.append(torch.autograd.grad(unpadded_token_logps(model, responses).sum(), list(model.parameters())))
+    assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
+
+
+def test_a_model_without_tables_attends_as_ever():
+    model, ids = make("mistral", sliding_window=3), torch.tensor([[0, 0, 1, 9, 12, 7, 20], [1, 9, 12, 7, 20, 8, 8]])
+    found = model(input_ids=ids, attention_mask=(ids > 0).long()).logits
+    model.config._attn_implementation = "sdpa"
+    assert torch.equal(found, model(input_ids=ids, attention_mask=(ids > 0).long()).logits)
+
+
+@pytest.mark.parametrize("kind", ["phi", "gpt_neox", "cohere"])
+def test_attention_that_the_tests_do_not_know_is_left_alone(kind):
+    assert not takes_tables(make(kind))
+
+
+def test_the_slow_attention_is_left_alone_where_it_was_asked_for(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
+    let_take_tables(model)
+    assert not takes_tables(model)

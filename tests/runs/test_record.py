@@ -1,0 +1,69 @@
+"""The table at the end of a run: what it shows, and how long it may be."""
+
+import pytest
+
+from lit_align import RunRecord
+from lit_align.runs.record import _of_all
+
+
+def history(length, every=1):
+    """Rows of a run of ``length`` iterations, evaluated every so many."""
+    rows = [{"iteration": float(i), "train/loss": 1.0} for i in range(length + 1)]
+    return [row | {"val/win_rate": 0.5} if i % every == 0 else row for i, row in enumerate(rows)]
+
+
+def cells(table, heading):
+    (column,) = (column for column in table.columns if column.header == heading)
+    return list(column.cells)
+
+
+@pytest.mark.parametrize(
+    ("length", "every"),
+    [(0, 1), (3, 1), (38, 1), (39, 1), (40, 1), (41, 1), (79, 1), (400, 1), (400, 10), (399, 10), (199, 5)],
+)
+def test_the_table_has_at_most_forty_rows_the_first_and_the_last_among_them(length, every):
+    table = RunRecord()._table(history(length, every))
+    shown = [int(cell) for cell in cells(table, "it")]
+    assert len(shown) <= 40
+    assert shown == sorted(set(shown))
+    assert (shown[0], shown[-1]) == (0, length)
+    if length < 40 and every == 1:
+        assert shown == list(range(length + 1))
+
+
+def test_iterations_that_were_not_measured_are_left_out_but_for_the_last():
+    shown = cells(RunRecord()._table(history(7, every=3)), "it")
+    assert shown == ["0", "3", "6", "7"]
+
+
+def test_a_run_without_evaluation_shows_every_iteration():
+    rows = [{"iteration": float(i), "train/reward": i / 10} for i in (1, 2, 3)]
+    table = RunRecord()._table(rows)
+    assert cells(table, "it") == ["1", "2", "3"]
+    assert cells(table, "train reward") == ["0.100", "0.200", "0.300"]
+
+
+def test_columns_are_those_that_the_run_has_a_value_for():
+    rows = [
+        {"iteration": 0.0, "val/win_rate": 0.5, "val/win_rate_low": 0.4, "val/win_rate_high": 0.6, "val/kl": 0.0},
+        {
+            "iteration": 1.0,
+            "val/win_rate": 0.7,
+            "val/win_rate_low": 0.65,
+            "val/win_rate_high": 0.75,
+            "val/kl_to_equilibrium": 1.25e-7,
+            "train/responses": 320.0,
+        },
+    ]
+    table = RunRecord()._table(rows)
+    headings = [column.header for column in table.columns]
+    assert headings == ["it", "win rate", "95% interval", "KL", "KL to equilibrium", "responses"]
+    assert cells(table, "95% interval") == ["0.400 - 0.600", "0.650 - 0.750"]
+    assert cells(table, "KL") == ["0.00", "-"]
+    assert cells(table, "KL to equilibrium") == ["-", "1.25e-07"]
+    assert cells(table, "responses") == ["-", "320"]
+
+
+def test_a_stage_lasts_as_long_as_on_its_slowest_rank_and_counts_the_tokens_of_all():
+    ranks = [({"sample": 2.0}, {"sample": 30}), ({"sample": 3.0, "judge": 1.0}, {"sample": 60}), ({"sample": 2.5}, {})]
+    assert _of_all(ranks) == ({"sample": 3.0, "judge": 1.0}, {"sample": 90})
