@@ -40,6 +40,8 @@ class Extrapolated(Anchor):
     """
 
     is_policy = True
+    copies = 1
+    folds = True
 
     def __init__(self, alpha: float = 0.3, rank: int | None = None) -> None:
         if not 0 <= alpha < 1:

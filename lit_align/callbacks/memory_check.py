@@ -17,7 +17,8 @@ class MemoryCheck(Callback):
         assert isinstance(pl_module, AlignmentModule)
         if stage != "fit" or not isinstance(pl_module.policy, LanguageModel):
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = pl_module.data
+        pl_module.meet(data, fits=True)
         try:
             plan = plan_of(
                 pl_module, data, devices_of(trainer), prompts=data.prompts(0), iterations=trainer.max_epochs or 1

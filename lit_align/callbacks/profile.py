@@ -10,7 +10,7 @@ from lit_align.data.rollout_store import load_rollouts
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.language_model import LanguageModel
 from lit_align.plan.flops import Work, peak, work_of
-from lit_align.types import Responses, Rollouts
+from lit_align.types import SCORED, Responses, Rollouts
 
 STAGES = ("sample", "judge", "score", "train", "evaluate")
 
@@ -39,9 +39,7 @@ class Profile(Callback):
         """Count the work of collecting."""
         assert isinstance(pl_module, AlignmentModule)
         rollouts, work = pl_module.rollouts, _work(pl_module)
-        scored = sum(
-            getattr(rollouts, f"{name}_token_logps") is not None for name in ("anchor", "reference", "current")
-        )
+        scored = len(rollouts.token_logps.keys() & set(SCORED))
         repeats = trainer.datamodule.passes * pl_module.phases  # type: ignore[attr-defined]
         whole = {
             "sample": work.sampling(rollouts.responses),

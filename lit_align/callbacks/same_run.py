@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lit_align.data.prompt_pool import PromptPool
+from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
 from lit_align.utils.files import write_text
 
@@ -63,7 +63,7 @@ def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
     """What the run is made of; while fitting the prompts too."""
     assert isinstance(module, AlignmentModule)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    fits = trainer.state.fn == "fit" and isinstance(data, PromptPool)
+    fits = trainer.state.fn == "fit" and isinstance(data, IterationData)
     return module.policy.identity | (data.identity if fits else {})
 
 

@@ -19,7 +19,6 @@ from lit_align.types import Prompts, Responses, Rollouts
 
 _T = TypeVar("_T")
 _B = TypeVar("_B", Prompts, Responses, Rollouts)
-_TOKEN_LOGPS = tuple(f"{name}_token_logps" for name in ("anchor", "reference", "current", "policy"))
 
 
 def gathered(rollouts: Rollouts, world_size: int) -> Rollouts:
@@ -99,9 +98,7 @@ def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
     responses = rollouts.responses
     prompts, left = responses.prompts, (prompt - responses.prompts.ids.shape[1], 0)
     right = (0, length - responses.ids.shape[-1])
-    logps = {name: getattr(rollouts, name) for name in _TOKEN_LOGPS}
-    wider: dict[str, Any] = {name: pad(value, right) for name, value in logps.items() if value is not None}
-    return replace(
+    wider = replace(
         rollouts,
         responses=replace(
             responses,
@@ -110,8 +107,8 @@ def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
             mask=pad(responses.mask, right),
             sample_logps=pad(responses.sample_logps, right),
         ),
-        **wider,
     )
+    return wider.with_token_logps({policy: pad(value, right) for policy, value in rollouts.token_logps.items()})
 
 
 def _joined(parts: Sequence[_B]) -> _B:

@@ -83,7 +83,7 @@ class HeldOutEvaluator(Evaluator):
             }
             if iteration == INITIAL:
                 scores = {}  # the policy is the reference still: its KL is 0, not an estimate of 0
-            own = quiet.collect(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, sources=ONE)
+            own = quiet.rollouts_of(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, sources=ONE)
             if iteration == INITIAL:
                 same = own.responses.sample_logps
                 own = replace(own, anchor_token_logps=same, reference_token_logps=same)
@@ -91,7 +91,7 @@ class HeldOutEvaluator(Evaluator):
             initial = own
             if iteration != INITIAL:
                 silent = replace(collector, stages=Stages(visible=False))
-                initial = silent.collect(
+                initial = silent.rollouts_of(
                     prompts, path_of(INITIAL), {}, seed=seed, iteration=INITIAL, sources=("reference",)
                 )
             journal = journal_of(path_of(iteration))

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from lit_align.anchors.base import Anchor
@@ -82,7 +81,7 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
         return found.responses
     if "scored" in changed:
         log.warning("%s was scored under another anchor: it is scored again", path)
-        return replace(found, anchor_token_logps=None, current_token_logps=None)
+        return found.with_token_logps({"anchor": None, "current": None})
     return found
 
 

@@ -2,22 +2,19 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from rich.table import Table
 
-from lit_align.anchors.extrapolated import Extrapolated
+from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
-from lit_align.judges.pair_rm import PairRM
-from lit_align.judges.reward_model import RewardModel
 from lit_align.models.language_model import LanguageModel
 from lit_align.models.loading.adapters import LoRA
-from lit_align.models.loading.sizes import Shapes, parameters_of, shapes_of
+from lit_align.models.loading.sizes import Shapes, shapes_of
 from lit_align.plan import needs
 from lit_align.plan.devices import GIB, Devices
 from lit_align.plan.needs import Precision, Terms
-from lit_align.plan.workload import Workload, anchor_copies, state_bytes, workload_of
+from lit_align.plan.workload import Workload, state_bytes, workload_of
 from lit_align.types import Prompts
 
 LIBRARIES = {"cpu": 0.6 * GIB}  # Python, PyTorch, transformers and Lightning once imported, measured
@@ -193,7 +190,7 @@ class Plan:
 
 def plan_of(
     module: AlignmentModule,
-    data: Any,
+    data: IterationData,
     devices: Devices,
     *,
     prompts: Prompts | None = None,
@@ -228,10 +225,10 @@ def plan_of(
         ),
         devices=devices,
         optimizer=state_bytes(module, trained),
-        copies=anchor_copies(module.anchor),
-        momentum=isinstance(module.anchor, Extrapolated) and policy.lora is not None,
+        copies=module.anchor.copies,
+        momentum=module.anchor.folds and policy.lora is not None,
         checkpointing=policy.gradient_checkpointing,
-        judges=_judges(module),
+        judges={name or judge.name: judge.bytes for name, judge in module.judges.items() if judge.bytes != 0},
     )
 
 
@@ -252,13 +249,3 @@ def precision_of(policy: LanguageModel, trainer: str) -> Precision:
 def gib(size: float, digits: int = 1) -> str:
     """Bytes as GiB."""
     return f"{size / GIB:.{digits}f}"
-
-
-def _judges(module: AlignmentModule) -> dict[str, float | None]:
-    """Bytes of the judges that are models on the policy's device."""
-    found: dict[str, float | None] = {}
-    for name, judge in {"": module.judge, **module.evaluator.judges}.items():
-        if isinstance(judge, RewardModel | PairRM):
-            parameters = parameters_of(judge.path)
-            found[name or judge.path] = None if parameters is None else float(parameters * judge.dtype.itemsize)
-    return found

@@ -19,6 +19,7 @@ from lit_align.data.prompt_pool import PromptPool
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.games.game import RandomGame
 from lit_align.games.policies import TabularPolicy
+from lit_align.iteration.requirements import check_data
 from lit_align.models.language_model import LanguageModel
 from lit_align.runs.trainer import Trainer
 from tests.command_line import refusal, write_yaml
@@ -181,8 +182,10 @@ def test_jsonl_parquet_and_every_layout_of_a_row_give_the_same_run(fit, tmp_path
 
 def encoded(model: str, rows: list[dict], **options):
     data = PairData(**options)
-    data._policy = LanguageModel(model)
-    return data.pairs(data._policy.encode(list(data.checked(rows)))).responses
+    policy = LanguageModel(model)
+    data.connect(policy.encode, policy)
+    records = [as_pair(row, f"row {number}") for number, row in enumerate(rows)]
+    return data.pairs(policy.encode(records)).responses
 
 
 def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model):
@@ -344,7 +347,7 @@ def test_fewer_pairs_than_a_step_takes_are_refused(fit):
 def test_a_method_that_needs_its_own_responses_refuses_pairs(kind: type[AlignmentModule], tiny_model):
     module = kind(LanguageModel(tiny_model), RewardFunction("tests.conftest.happiness"))
     with pytest.raises(ValueError, match=rf"{kind.__name__} learns from responses that its own policies draw"):
-        module.check_pairs(soft=False)
+        check_data(module, PairData("pairs.jsonl"))
 
 
 def test_prompts_without_a_judge_are_refused_with_what_to_type(fit, tiny_model, pools, tmp_path):

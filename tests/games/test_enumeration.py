@@ -21,7 +21,7 @@ def collected(policy, sampler, anchor=None, **scores):
     collector = Collector(policy, judge, sampler, anchor or Previous(), Stages(visible=False))
     prompts = policy.encode(policy.game.records)
     with torch.no_grad():
-        return collector.collect(prompts, None, scores, seed=0, iteration=4)
+        return collector.rollouts_of(prompts, None, scores, seed=0, iteration=4)
 
 
 @pytest.fixture(params=POLICIES, ids=lambda make: make.__name__)

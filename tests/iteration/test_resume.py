@@ -147,13 +147,13 @@ def test_the_exported_model_is_the_policy(tiny_model, pools, tmp_path, lora):
 
 def test_the_counter_moves_on_when_the_iteration_ends(tiny_model, pools, tmp_path, monkeypatch):
     seen = []
-    evaluate = AlignmentModule._evaluate
+    evaluate = AlignmentModule.evaluate
 
     def recording(self, prompts, completed):
         seen.append((int(self.iteration), completed))
         return evaluate(self, prompts, completed)
 
-    monkeypatch.setattr(AlignmentModule, "_evaluate", recording)
+    monkeypatch.setattr(AlignmentModule, "evaluate", recording)
     run = build(tiny_model, pools, tmp_path).fit()
     assert seen == [(0, 0), (0, 1), (1, 2)]
     assert int(run.module.iteration) == 2

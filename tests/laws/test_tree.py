@@ -101,7 +101,7 @@ def test_means_over_tokens_in_the_place_of_sums_have_another_minimiser(monkeypat
         mask = rollouts.responses.mask
         return masked_sum(getattr(rollouts, f"{policy}_token_logps"), mask) / mask.sum(-1)
 
-    monkeypatch.setattr(Rollouts, "_sums", means)
+    monkeypatch.setattr(Rollouts, "sequence_logps", means)
     law = play(on(game, WIND, policy=TreePolicy, **STEP), iterations=1).laws[1]
     assert distance(law, expected) > 5e-2
 

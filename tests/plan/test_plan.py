@@ -29,7 +29,8 @@ from lit_align.data.replay import Replay
 from lit_align.games.game import RandomGame
 from lit_align.games.judge import GameJudge
 from lit_align.games.policies import TabularPolicy
-from lit_align.models.loading.sizes import Shapes, parameters_of, shapes_of
+from lit_align.judges.model_size import model_bytes
+from lit_align.models.loading.sizes import Shapes, shapes_of
 from lit_align.plan import needs
 from lit_align.plan.devices import Devices, configured_devices, devices_of
 from lit_align.plan.needs import Precision
@@ -108,8 +109,8 @@ def test_a_config_alone_is_enough(tmp_path):
     shapes = shapes_of(LanguageModel(str(tmp_path), lora=LoRA(rank=2)))
     assert shapes.parameters > shapes.linear + 2 * 500 * 64  # biases, norms, embeddings and a head of its own
     assert shapes.adapters > 0
-    assert parameters_of(str(tmp_path)) == shapes.parameters - 500 * 64  # without the head
-    assert parameters_of(str(tmp_path / "nowhere")) is None
+    assert model_bytes(str(tmp_path), torch.bfloat16) == 2 * (shapes.parameters - 500 * 64)  # without the head
+    assert model_bytes(str(tmp_path / "nowhere"), torch.bfloat16) is None
 
 
 def test_mixtures_of_experts_count_every_expert_and_use_some(tmp_path):
@@ -341,7 +342,7 @@ def test_judges_that_are_models_are_counted_or_said_to_be_missing(tiny_model, wi
     judged.evaluator.judges["far"] = RewardModel("nobody/has-this-model")
     data = PromptPool(train="none.jsonl")
     found = plan_of(judged, data, Devices("cpu"), prompt_tokens=9)
-    assert found.always["judge gold"] == parameters_of(wide_model) * 2
+    assert found.always["judge gold"] == model_bytes(wide_model, torch.bfloat16)
     assert any("not counted: the judge far" in note for note in found.notes())
 
 

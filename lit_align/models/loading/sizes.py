@@ -122,19 +122,6 @@ def is_readable(policy: Any) -> bool:
     return file is not None and (converted_folder(file, policy.dtype) / "config.json").is_file()
 
 
-def parameters_of(name: str) -> int | None:
-    """Parameters of any model on the hub or in a folder, where its config is there and known; else None."""
-    from transformers import AutoConfig, AutoModel
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-        with torch.device("meta"):
-            model = AutoModel.from_config(config)
-    except (OSError, ValueError):
-        return None
-    return int(sum(weight.numel() for weight in model.parameters()))
-
-
 def _is_gguf(name: str) -> bool:
     return name.startswith("pypi:") or name.endswith(".gguf")
 
