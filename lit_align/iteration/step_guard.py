@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from lit_align.data.rollout_store import save_rollouts
 from lit_align.models.policy import Policy
+from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
 
 
@@ -112,12 +113,11 @@ class FiniteSteps(L.LightningModule):
         """Write the minibatches of a step that failed; where they are, for the message."""
         if not self.keep_rollouts:
             return ""
-        folder = Path(self.trainer.default_root_dir) / "faults"
+        folder = RunFolder(Path(self.trainer.default_root_dir))
         paths = []
         for minibatch in minibatches:
-            name = f"step-{self.trainer.global_step + 1:06d}-minibatch-{minibatch.number:04d}-rank{self.global_rank}"
             rollouts = minibatch.rollouts.to("cpu")
-            paths.append(folder / f"{name}.parquet")
+            paths.append(folder.fault(self.trainer.global_step + 1, minibatch.number, self.global_rank))
             save_rollouts(paths[-1], rollouts, self.policy.text(rollouts.responses))
         more = f" and {len(paths) - 1} more there" if len(paths) > 1 else ""
         return f"; prompts, responses, wins and log-probs are in {paths[0]}{more}" if paths else ""
