@@ -1,12 +1,14 @@
 """Going on with a run: which one, from which checkpoint, and what has changed since."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+import lit_align
 from lit_align.run_folder import RunFolder, trusted_checkpoint
 from lit_align.utils.files import write_text
 
@@ -47,13 +49,17 @@ _PATIENCE = ("api_key_env", "cache", "concurrency", "max_retries", "timeout", "b
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, by dotted name without ``init_args``; a setting that one of them lacks is None there.
 
+    A class is the same whatever path names it.
+
     Args:
         old: One config.
         new: Another.
     """
     before, after = _flat(old), _flat(new)
+    meant_before, meant_after = _flat(_with_classes(old)), _flat(_with_classes(new))
     names = sorted(name for name in before.keys() | after.keys() if not _under(name, _PLACES))
-    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+    changed = [name for name in names if meant_before.get(name) != meant_after.get(name)]
+    return {name: (before.get(name), after.get(name)) for name in changed}
 
 
 def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) -> tuple[Path | None, Path | None]:
@@ -149,6 +155,29 @@ def _listed(changed: dict[str, tuple[Any, Any]], most: int = 2) -> str:
     shown = [f"{name} is {old}, not {new}" for name, (old, new) in list(changed.items())[:most]]
     more = f" and {len(changed) - most} more" if len(changed) > most else ""
     return ", ".join(shown) + more
+
+
+def _found_at(path: str) -> Any:
+    """The object that a path means; the text itself where there is none.
+
+    A public name of ours means the same under every path within the package, those of former versions too.
+    """
+    module, _, name = path.rpartition(".")
+    if name in lit_align.HOME and f"{module}.".startswith(("lit_align.", ".")):
+        return getattr(lit_align, name)
+    try:
+        return getattr(import_module(module), name)
+    except Exception:  # what is not installed, or was moved away, fails in any way there is
+        return path
+
+
+def _with_classes(config: Any) -> Any:
+    """The same config, with classes instead of their paths."""
+    if isinstance(config, list):
+        return [_with_classes(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: _found_at(value) if key == "class_path" else _with_classes(value) for key, value in config.items()}
 
 
 def _flat(config: Any, name: str = "") -> Config:
