@@ -1,6 +1,7 @@
 """A run folder that an earlier version has left: this one goes on with it, and ends where that one did."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -55,11 +56,14 @@ def test_it_goes_on_and_ends_as_the_version_that_wrote_it(monkeypatch, capsys):
         assert gap == pytest.approx(of_then, abs=1e-4, nan_ok=True)  # rounding itself
 
 
-def test_the_last_run_of_its_config_is_found(monkeypatch):
-    iterations = drawn(monkeypatch)
+def test_the_same_config_in_the_words_of_today_finds_it(monkeypatch):
+    iterations, old = drawn(monkeypatch), RUN.config.read_text()
+    today = re.sub(r"lit_align\.\w+\.(\w+)", r"\1", old)
+    assert today != old
+    Path("today.yaml").write_text(today)
     Path("runs").mkdir()
     Path("run").rename("runs/old")
-    cli = main(["fit", "-c", "runs/old", "--ckpt_path", "last"])
+    cli = main(["fit", "-c", "today.yaml", "--ckpt_path", "last"])
     assert Path(cli.trainer.default_root_dir) == Path("runs/old")
     assert iterations == []
 
