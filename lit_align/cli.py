@@ -17,6 +17,7 @@ from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
 from lit_align.plan.command import ConfiguredTrainer
+from lit_align.run_folder import RunFolder
 from lit_align.runs import resume
 from lit_align.runs.export import export_parser, export_run
 from lit_align.runs.trainer import Trainer
@@ -41,8 +42,8 @@ class SaveConfig(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Before anything else can fail; a run that goes on with another config has both."""
-        folder = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (stage == "fit" or not (folder / resume.CONFIG).exists()):
+        folder = RunFolder(Path(trainer.default_root_dir))
+        if trainer.is_global_zero and (stage == "fit" or not folder.config.exists()):
             resume.keep_config(folder, self.text)
 
 
@@ -135,6 +136,6 @@ def _written_out(arguments: list[str]) -> list[str]:
     found = []
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         if previous in ("-c", "--config") and Path(argument).is_dir():
-            argument = str(Path(argument) / "config.yaml")
+            argument = str(RunFolder(Path(argument)).config)
         found.append("--trainer.profile=true" if argument == "--profile" else argument)
     return found

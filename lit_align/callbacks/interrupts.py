@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints
+from lit_align.run_folder import RunFolder
 
 
 class Interrupts(Callback):
@@ -40,7 +40,8 @@ class Signals(_SignalConnector):
 
 def command_to_go_on(run: Path) -> str:
     """What to type to continue the run in this folder: from its last checkpoint or, before the first, its rollouts."""
-    last = run / FOLDER / LAST if run_checkpoints(run) else None
-    if (run / "config.yaml").exists():
+    folder = RunFolder(run)
+    last = folder.last if folder.written_checkpoints() else None
+    if folder.config.exists():
         return f"python -m lit_align fit -c {run} " + (f"--ckpt_path {last}" if last else f"--trainer.run {run}")
     return f"Trainer(run={str(run)!r}).fit(module, data" + (f", ckpt_path={str(last)!r})" if last else ")")

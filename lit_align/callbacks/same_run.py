@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
+from lit_align.run_folder import RunFolder
 from lit_align.utils.files import write_text
 
-FILE = "identity.json"
 _WHAT = {
     "model": "the model (its weights, dtype or quantization)",
     "tokenizer": "the tokenizer",
@@ -35,7 +35,7 @@ class SameRun(Callback):
         Raises:
             ValueError: The run in this folder is made of something else.
         """
-        path = Path(trainer.default_root_dir) / FILE
+        path = RunFolder(Path(trainer.default_root_dir)).identity
         found = _identity(trainer, pl_module)
         if path.exists():
             _check(json.loads(path.read_text()), found, str(path.parent))

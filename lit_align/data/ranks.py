@@ -67,30 +67,16 @@ def order_of_shares(sizes: Sequence[int]) -> list[int]:
     return sorted(range(len(places)), key=places.__getitem__)
 
 
-def share_name(stem: str, rank: int, world_size: int) -> str:
-    """File of a rank's share, which no other number of ranks takes for its own.
-
-    Args:
-        stem: What the file holds.
-        rank: Whose share.
-        world_size: Number of ranks.
-    """
-    return f"{stem}-rank{rank}.parquet" if world_size == 1 else f"{stem}-rank{rank}-of-{world_size}.parquet"
-
-
-def load_shares(folder: Path, stem: str, world_size: int) -> Rollouts | None:
+def load_shares(paths: Sequence[Path]) -> Rollouts | None:
     """Rollouts that the ranks of a run have left behind, as one; None where a file is missing, or not judged yet.
 
     Args:
-        folder: Where the files are.
-        stem: What they hold.
-        world_size: Number of ranks.
+        paths: The file of each rank.
     """
-    paths = [folder / share_name(stem, rank, world_size) for rank in range(world_size)]
     if not all(path.exists() for path in paths):
         return None
     shares = [share for share in map(load_rollouts, paths) if isinstance(share, Rollouts)]
-    return interleaved(shares) if len(shares) == world_size else None
+    return interleaved(shares) if len(shares) == len(paths) else None
 
 
 def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:

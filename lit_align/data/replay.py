@@ -1,9 +1,6 @@
 """The data module of recorded rollouts: any algorithm retrains on the responses and verdicts of another run."""
 
 import json
-import re
-from collections import defaultdict
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,8 @@ from lit_align.data.base import Given, IterationData, Reader
 from lit_align.data.ranks import interleaved
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.data.sources import Source, check_not_heldout
+from lit_align.run_folder import recorded
 from lit_align.types import Prompts, Rollouts
-
-_FILE = re.compile(r"iteration-(?P<iteration>\d+)-rank(?P<rank>\d+)(-of-(?P<of>\d+))?\.parquet")
 
 
 class Replay(IterationData):
@@ -140,45 +136,6 @@ class Replay(IterationData):
             assert len(judged) == len(shares)
             self._served = number, interleaved(judged) if len(judged) > 1 else judged[0]
         return self._served[1]
-
-
-def recorded(path: str) -> list[list[Path]]:
-    """The rollout files of a run: iteration by iteration, the files of its ranks in order.
-
-    Where an iteration was collected twice, by different numbers of ranks, the later ones are taken.
-
-    Args:
-        path: A run folder, a glob, or one file.
-
-    Raises:
-        FileNotFoundError: There are none.
-        ValueError: The file of a rank is missing.
-    """
-    folder = Path(path)
-    pattern = folder / "rollouts" / "iteration-*.parquet" if folder.is_dir() else folder
-    files = sorted(map(Path, glob(str(pattern))), key=lambda file: file.stat().st_mtime_ns)
-    if not files:
-        raise FileNotFoundError(f"data.path: there are no rollouts at {pattern}")
-    found: dict[int, dict[int, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
-    for file in files:
-        match = _FILE.fullmatch(file.name)
-        iteration, rank, ranks = (int(match[name] or 1) for name in ("iteration", "rank", "of")) if match else (0, 0, 1)
-        newest = found[iteration].pop(ranks, {})
-        if rank in newest:
-            raise ValueError(f"data.path: {file} and {newest[rank]} are both of iteration {iteration}")
-        found[iteration][ranks] = newest | {rank: file}  # the number of ranks that wrote last comes last
-    return [_whole(iteration, by_ranks) for iteration, by_ranks in sorted(found.items())]
-
-
-def _whole(iteration: int, found: dict[int, dict[int, Path]]) -> list[Path]:
-    for ranks, files in reversed(found.items()):
-        if files.keys() == set(range(ranks)):
-            return [files[rank] for rank in range(ranks)]
-    ranks, files = next(reversed(found.items()))
-    missing = min(set(range(ranks)) - files.keys())
-    raise ValueError(
-        f"data.path: iteration {iteration} has no file of rank {missing} beside {next(iter(files.values()))}"
-    )
 
 
 def check_tokens(reader: Reader, rollouts: Rollouts, path: Path) -> None:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from lit_align.anchors.base import Anchor
 from lit_align.data.rollout_store import Origin, save_rollouts
-from lit_align.iteration.origins import found_rollouts, journal_of, origin_of
+from lit_align.iteration.origins import found_rollouts, origin_of
 from lit_align.iteration.stages import Stages
 from lit_align.judges.ahead import Ahead
 from lit_align.judges.base import Judge, check_compared
 from lit_align.judges.journal import Journalled
 from lit_align.models.policy import Policy
+from lit_align.run_folder import journal_of
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.sampler import Sampler, sampling_in_halves
 from lit_align.types import Prompts, Responses, Rollouts

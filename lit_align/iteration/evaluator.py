@@ -9,11 +9,12 @@ from torch import nn
 
 from lit_align.evaluation.heldout import HeldOut, without_rewards
 from lit_align.iteration.collector import Collector, Score
-from lit_align.iteration.origins import found_rollouts, journal_of
+from lit_align.iteration.origins import found_rollouts
 from lit_align.iteration.stages import Relay, Stages
 from lit_align.judges.base import Judge
 from lit_align.judges.journal import Journalled
 from lit_align.models.policy import Policy
+from lit_align.run_folder import journal_of
 from lit_align.types import Prompts, Rollouts
 
 ONE = ("policy",)

@@ -23,7 +23,7 @@ from torchmetrics import MeanMetric
 from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
 from lit_align.data.base import IterationData
-from lit_align.data.ranks import gathered, share_name
+from lit_align.data.ranks import gathered
 from lit_align.iteration.collector import Collector, collected_metrics
 from lit_align.iteration.evaluator import Evaluator, HeldOutEvaluator
 from lit_align.iteration.minibatches import Minibatches
@@ -36,6 +36,7 @@ from lit_align.judges.base import Judge
 from lit_align.models.policy import Policy
 from lit_align.models.sharding.cut import check_takes_shards, clip_flat, sharding
 from lit_align.models.sharding.gather import full_state, is_flat, trainable
+from lit_align.run_folder import RunFolder
 from lit_align.sampling.sampler import Sampler, Slot
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record, Rollouts
@@ -233,8 +234,7 @@ class AlignmentModule(L.LightningModule):
         """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
-            name = share_name(f"iteration-{iteration:04d}", self.global_rank, self.trainer.world_size)
-            path = self.run_folder / "rollouts" / name
+            path = self.run_folder.rollouts(iteration, self.global_rank, self.trainer.world_size)
             scores = scores_of(self.policy, self.anchor, self.needs, same=iteration == 0, exact=self._exact)
             scores, given = remembered(scores, given)
             with self.anchor.gathered(self.policy), self.inference():
@@ -367,9 +367,9 @@ class AlignmentModule(L.LightningModule):
     # ------------------------------------------------------------------ evaluate
 
     @property
-    def run_folder(self) -> Path:
+    def run_folder(self) -> RunFolder:
         """Where this run keeps everything."""
-        return Path(self.trainer.default_root_dir)
+        return RunFolder(Path(self.trainer.default_root_dir))
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -416,14 +416,12 @@ class AlignmentModule(L.LightningModule):
 
     def evaluate(self, prompts: Prompts, completed: int) -> None:
         """Let the evaluator measure the policy that has completed so many iterations on these prompts."""
-        name = "test" if self.trainer.testing else "heldout"
-        folder = self.run_folder / "evaluation"
-        place = self.global_rank, self.trainer.world_size
+        place, test = (self.global_rank, self.trainer.world_size), self.trainer.testing
         with self.inference():
             self.evaluator.evaluate(
                 self.collector,
                 prompts.to("cpu"),
-                lambda iteration: folder / share_name(f"{name}-{iteration:04d}", *place),
+                lambda iteration: self.run_folder.evaluation(iteration, *place, test=test),
                 iteration=completed,
                 seed=mixed_seed(run_seed(), EVALUATION),
             )

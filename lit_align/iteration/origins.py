@@ -85,11 +85,6 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
     return found
 
 
-def journal_of(path: Path) -> Path:
-    """The journal of verdicts beside a file of rollouts."""
-    return path.with_suffix(".verdicts.jsonl")
-
-
 def _weights(policy: Policy) -> str:
     """Of everything that training moves."""
     folded = [(f"{name}.{i}", factor) for name, pair in policy.folded().items() for i, factor in enumerate(pair)]

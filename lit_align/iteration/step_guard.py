@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from lit_align.data.rollout_store import save_rollouts
 from lit_align.models.policy import Policy
+from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
 
 
@@ -92,12 +93,11 @@ class StepGuard:
 
     def _left(self, trainer: L.Trainer, minibatches: list[Watched]) -> str:
         """Write the minibatches of a step that failed; where they are, for the message."""
-        folder = Path(trainer.default_root_dir) / "faults"
+        folder = RunFolder(Path(trainer.default_root_dir))
         paths = []
         for minibatch in minibatches:
-            name = f"step-{trainer.global_step + 1:06d}-minibatch-{minibatch.number:04d}-rank{trainer.global_rank}"
             rollouts = minibatch.rollouts.to("cpu")
-            paths.append(folder / f"{name}.parquet")
+            paths.append(folder.fault(trainer.global_step + 1, minibatch.number, trainer.global_rank))
             save_rollouts(paths[-1], rollouts, self.policy.text(rollouts.responses))
         more = f" and {len(paths) - 1} more there" if len(paths) > 1 else ""
         return f"; prompts, responses, wins and log-probs are in {paths[0]}{more}" if paths else ""

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lit_align.data.ranks import from_all_ranks, load_shares
 from lit_align.iteration.module import AlignmentModule
+from lit_align.run_folder import RunFolder
 from lit_align.utils.files import write_text
 
 _PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
@@ -58,8 +59,8 @@ class RunRecord(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Record the versions of everything that matters."""
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            write_text(folder / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+            versions = RunFolder(Path(trainer.default_root_dir)).versions
+            write_text(versions, json.dumps(_versions(), indent=2) + "\n")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Iteration 0 has been evaluated: it is the first row."""
@@ -84,15 +85,15 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The table, the samples, the model."""
-        module, folder = _module(pl_module), Path(trainer.default_root_dir)
+        module, folder = _module(pl_module), RunFolder(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             self._write(trainer, module)
             self.console.print(self._table(module.history))
-            self._show_samples(module, folder / "evaluation", trainer.world_size)
+            self._show_samples(module, folder, trainer.world_size)
         if self.export and (trainer.is_global_zero or module.policy.sharded):
-            module.policy.export(folder / "model")
+            module.policy.export(folder.model)
         if trainer.is_global_zero:
-            self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
+            self.console.print(f"[bold]run folder[/bold] {folder.path}", soft_wrap=True)
 
     def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
         taken = _module(trainer.lightning_module).stages.take(*stages)
@@ -102,9 +103,9 @@ class RunRecord(Callback):
         self.timings.append(row)
 
     def _write(self, trainer: L.Trainer, module: AlignmentModule) -> None:
-        folder = Path(trainer.default_root_dir)
-        _write_csv(folder / "metrics.csv", module.history)
-        _write_csv(folder / "timings.csv", self.timings)
+        folder = RunFolder(Path(trainer.default_root_dir))
+        _write_csv(folder.metrics, module.history)
+        _write_csv(folder.timings, self.timings)
 
     def _table(self, history: list[dict[str, float]]) -> Table:
         table = Table(title="iterations (win rate against the initial policy)")
@@ -130,9 +131,12 @@ class RunRecord(Callback):
         key = f"{stage}_seconds"
         return {int(row["iteration"]): row[key] for row in self.timings if key in row}
 
-    def _show_samples(self, module: AlignmentModule, folder: Path, world_size: int) -> None:
+    def _show_samples(self, module: AlignmentModule, folder: RunFolder, world_size: int) -> None:
         last = int(module.iteration)
-        before, after = (load_shares(folder, f"heldout-{iteration:04d}", world_size) for iteration in (0, last))
+        before, after = (
+            load_shares([folder.evaluation(iteration, rank, world_size) for rank in range(world_size)])
+            for iteration in (0, last)
+        )
         if last == 0 or before is None or after is None:
             return
         texts = [module.policy.text(rollouts.responses) for rollouts in (before, after)]

@@ -1,5 +1,6 @@
 """Runs that any strategy has to end alike: what is left of them, to be compared."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from lit_align import DPO, SPPO, WIND, AlignmentModule, AlphaDPO, IterativeBOND, LoRA, Previous, RewardFunction, Sampler
 from lit_align.data.ranks import load_shares
+from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
 from tests.conftest import happiness, make_model, prompts_of, write_jsonl
 from tests.tiny_runs import build
@@ -100,15 +102,15 @@ def finished(
         **trainer,
     ).fit(ckpt_path)
 
-    def left(kind: str, stem: str, last: int) -> list[Rollouts]:
-        found = [load_shares(run.folder / kind, f"{stem}-{iteration:04d}", devices) for iteration in range(last + 1)]
-        return [rollouts for rollouts in found if rollouts is not None]
+    def left(path_of: Callable[[int, int, int], Path], last: int) -> list[Rollouts]:
+        shares = [[path_of(iteration, rank, devices) for rank in range(devices)] for iteration in range(last + 1)]
+        return [rollouts for rollouts in map(load_shares, shares) if rollouts is not None]
 
     return Finished(
         run.folder,
         run.trainer.global_step,
         run.weights,
         run.rows,
-        left("rollouts", "iteration", ITERATIONS - 1),
-        left("evaluation", "heldout", ITERATIONS),
+        left(RunFolder(run.folder).rollouts, ITERATIONS - 1),
+        left(RunFolder(run.folder).evaluation, ITERATIONS),
     )

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Previous, Sampler
 from lit_align.data.ranks import load_shares
 from lit_align.models.sharding.gather import full_state
+from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
 from tests.strategies.sharded import Weights, exported
 from tests.tiny_runs import Run, build
@@ -108,8 +109,9 @@ def left(name: str, model: str, pools: dict[str, str], root: Path, devices: int,
         taken_over = gone_on(begun_by(folder)) if folder.exists() else {}
     whole = run("whole").fit()
     weights = full_state(whole.module.policy, frozen=False)
-    rollouts = [load_shares(whole.folder / "rollouts", f"iteration-{i:04d}", devices) for i in range(ITERATIONS)]
-    model_now = exported(whole.folder / "model") if weights else {}
+    place = RunFolder(whole.folder)
+    rollouts = [load_shares([place.rollouts(i, rank, devices) for rank in range(devices)]) for i in range(ITERATIONS)]
+    model_now = exported(place.model) if weights else {}
     return Left(weights, whole.rows, rollouts, model_now, went_on, taken_over)  # type: ignore[arg-type]
 
 

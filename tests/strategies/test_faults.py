@@ -8,6 +8,7 @@ import torch
 from lit_align import LanguageModel
 from lit_align.data.ranks import load_shares
 from lit_align.iteration.step_guard import NonFiniteError
+from lit_align.run_folder import RunFolder
 from tests.iteration.test_step_guard import POISONS
 from tests.strategies.finished import model_and_pools
 from tests.strategies.two_processes import on_two_processes
@@ -51,7 +52,7 @@ def drawn(model, pools, root, narrow):
         run.fit()
     finally:
         LanguageModel.sample = sample
-    return load_shares(run.folder / "rollouts", "iteration-0000", 2).responses.ids
+    return load_shares([RunFolder(run.folder).rollouts(0, rank, 2) for rank in range(2)]).responses.ids
 
 
 def on_each_device(model, pools, root):
