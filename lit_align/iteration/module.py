@@ -444,7 +444,7 @@ class AlignmentModule(L.LightningModule):
         """Keep the rows of the table and the anchor with the weights."""
         checkpoint["history"] = self.history
         checkpoint["anchor"] = self.anchor.state_dict()
-        checkpoint["folded"] = self.policy.folded()
+        checkpoint["folded"] = self.policy.frozen_update()
         checkpoint["trained"] = [name for name, _ in trainable(self)]
         if "optimizer_states" in checkpoint:
             states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
@@ -458,7 +458,7 @@ class AlignmentModule(L.LightningModule):
             raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
         self.history = checkpoint["history"]
         self.anchor.load_state_dict(checkpoint["anchor"])
-        self.policy.fold(checkpoint["folded"])
+        self.policy.set_frozen_update(checkpoint["folded"])
 
     def _log_collected(self, rollouts: Rollouts) -> None:
         is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy

@@ -87,5 +87,5 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
 
 def _weights(policy: Policy) -> str:
     """Of everything that training moves."""
-    folded = [(f"{name}.{i}", factor) for name, pair in policy.folded().items() for i, factor in enumerate(pair)]
+    folded = [(f"{name}.{i}", factor) for name, pair in policy.frozen_update().items() for i, factor in enumerate(pair)]
     return text_digest(weights_digest(trainable(policy)), weights_digest(folded))

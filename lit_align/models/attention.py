@@ -1,4 +1,4 @@
-"""Another attention in the place of a model's own, for models in which nothing else mixes tokens."""
+"""A model's attention may be replaced by another, where nothing else in the model mixes tokens."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ Attention = Callable[..., tuple[Tensor, None]]
 """An attention of transformers: module, query, key, value, mask and more to ``[batch, seq, heads, width]``."""
 
 
-def exchangeable(config: Any) -> bool:
-    """Whether a model's attention can be exchanged."""
+def can_replace_attention(config: Any) -> bool:
+    """Whether a model's attention can be replaced."""
     return config.model_type in ARCHITECTURES
 
 
 @contextmanager
-def exchanged(config: Any, name: str, attention: Attention) -> Iterator[None]:
+def replaced_attention(config: Any, name: str, attention: Attention) -> Iterator[None]:
     """All layers of a model attend by this function inside.
 
     Args:

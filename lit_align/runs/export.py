@@ -42,7 +42,7 @@ def export_run(
     made = from_checkpoint(checkpoint)
     policy.load()
     restore(policy.model, made)
-    policy.fold(dict(made.folded))
+    policy.set_frozen_update(dict(made.frozen_update))
     own = probes(policy).of(policy)
     policy.model = policy.frozen = None  # each copy of the weights in its turn
     agreement = export(policy, output, made, chosen, own=own, run=folder.path, overwrite=overwrite)

@@ -11,7 +11,7 @@ from tests.conftest import make_model
 from tests.kills.points import HalfWritten, Point
 from tests.kills.processes import asked, final_state, lit_align, on_two_devices, only_run, write_config
 
-SAMPLE = "lit_align.models.generation.next_token:CachedModel.step"
+SAMPLE = "lit_align.models.generation.next_token:CausalLMNextToken.step"
 SCORE = "lit_align.models.language_model:LanguageModel.logps"
 ASK = "lit_align.judges.pairwise:PairwiseFunction.compare"
 JOURNAL = "lit_align.judges.journal:Journal.put"

@@ -181,11 +181,11 @@ def test_activations_are_what_autograd_keeps(wide_model, lora, dtype):
 
 
 def test_the_cache_of_keys_and_values_is_what_sampling_fills(wide_model):
-    from lit_align.models.generation.next_token import CachedModel
+    from lit_align.models.generation.next_token import CausalLMNextToken
 
     policy = LanguageModel(wide_model)
     policy.load()
-    cached = CachedModel(policy.model.eval())
+    cached = CausalLMNextToken(policy.model.eval())
     ids = torch.randint(0, 500, (3, 20))
     with torch.no_grad():
         cached.prefill(ids, torch.ones_like(ids, dtype=torch.bool), 4)

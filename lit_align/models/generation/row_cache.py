@@ -1,4 +1,7 @@
-"""A key-value cache with room to grow: a token is written in place instead of copying all that came before it."""
+"""The cache of any architecture holds each row's whole sequence, and has room to grow.
+
+A token is written in place instead of copying all that came before it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

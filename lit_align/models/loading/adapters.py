@@ -1,4 +1,4 @@
-"""Low-rank adapters and 4-bit base weights: made by peft and bitsandbytes, described here."""
+"""Low-rank adapters are made by peft and 4-bit base weights by bitsandbytes; what is made is described here."""
 
 from dataclasses import dataclass
 from typing import Any

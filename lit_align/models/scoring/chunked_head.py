@@ -1,4 +1,4 @@
-r"""Log-probabilities of tokens from hidden states, a few at a time: all logits are never there at once.
+r"""The head turns hidden states into log-probabilities a few at a time: all logits are never there at once.
 
 With logits :math:`z = f(W h + b)` and :math:`p = \mathrm{softmax}(z)`,
 
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_align.models.scoring.logit_transform import Readout
+from lit_align.models.scoring.logit_transform import LogitTransform
 
 _LOGITS_AT_ONCE = 2**24
 
@@ -30,7 +30,7 @@ def head_token_logps(
     weight: Float[Tensor, "vocab width"],
     bias: Float[Tensor, " vocab"] | None,
     targets: Int[Tensor, " tokens"],
-    readout: Readout,
+    transform: LogitTransform,
 ) -> Float[Tensor, " tokens"]:
     """Log-probability of one target a token, float32, nats.
 
@@ -39,13 +39,13 @@ def head_token_logps(
         weight: Of the head; its gradient is computed only if it trains.
         bias: Of the head.
         targets: Token ids.
-        readout: What the model does to the head's output.
+        transform: What the model does to the head's output.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):  # as the head itself would
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    token_logps: Tensor = _TokenLogps.apply(hidden, weight, bias, targets, readout)
+    token_logps: Tensor = _TokenLogps.apply(hidden, weight, bias, targets, transform)
     return token_logps
 
 
@@ -54,13 +54,13 @@ class _Weighed(NamedTuple):
 
     exponentials: Tensor  # exp(z - max z), in the place of the logits
     total: Tensor  # their sum
-    slope: Tensor | float  # of the readout
+    slope: Tensor | float  # of the transform
 
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, readout: Readout
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform
     ) -> Tensor:
         inward, *head = ctx.needs_input_grad[:3]
         trained = any(head)
@@ -69,9 +69,9 @@ class _TokenLogps(torch.autograd.Function):
         chunks, room = _chunks(len(hidden), len(weight)), _room(hidden, weight)
         picked, normalisers = [], []
         for at in chunks:
-            logits = readout(_head(hidden[at], weight, bias, room))
+            logits = transform(_head(hidden[at], weight, bias, room))
             picked.append(logits.gather(-1, targets[at, None]).squeeze(-1))
-            slope = readout.slope(logits) if inward or trained else 1.0
+            slope = transform.slope(logits) if inward or trained else 1.0
             largest = logits.amax(-1)
             total = logits.sub_(largest[:, None]).exp_().sum(-1)
             normalisers.append(largest + total.log())
@@ -79,7 +79,7 @@ class _TokenLogps(torch.autograd.Function):
             if slopes is not None:
                 slopes[at] = _pulled(weighed, targets[at], torch.ones_like(total)).to(weight.dtype) @ weight
         normaliser = torch.cat(normalisers)
-        ctx.readout = readout
+        ctx.transform = transform
         ctx.waiting = (room, weighed) if trained else None
         ctx.save_for_backward(*((slopes,) if slopes is not None else (hidden, weight, bias, targets, normaliser)))
         return torch.cat(picked) - normaliser
@@ -100,8 +100,8 @@ class _TokenLogps(torch.autograd.Function):
         ctx.waiting = None  # what follows overwrites it
         for at in reversed(_chunks(len(hidden), len(weight))):
             if weighed is None:
-                logits = ctx.readout(_head(hidden[at], weight, bias, room))
-                slope = ctx.readout.slope(logits)
+                logits = ctx.transform(_head(hidden[at], weight, bias, room))
+                slope = ctx.transform.slope(logits)
                 probabilities = logits.sub_(normaliser[at, None]).exp_()
                 weighed = _Weighed(probabilities, torch.ones_like(normaliser[at]), slope)
             pulled, weighed = _pulled(weighed, targets[at], gradient[at]), None

@@ -1,4 +1,4 @@
-"""How the weights of a causal LM are cut into shards, one on each rank.
+"""The weights of a causal LM are cut into shards, one on each rank.
 
 Both of torch's ways are here: FSDP2 (``ModelParallelStrategy``), where a weight is a DTensor, and FSDP1
 (``FSDPStrategy``), where a layer's weights are pieces of one flat tensor.

@@ -1,4 +1,4 @@
-"""Weights that are in shards, whole again: for sampling and scoring, for files, for another number of ranks.
+"""Weights that are in shards are made whole again: to sample and score, for files, for another number of ranks.
 
 What may be done to a weight in place, element by element, is done to this rank's :func:`piece`; for all else the
 weights are gathered.
