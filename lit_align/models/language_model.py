@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lit_align.compat import commit_of
 from lit_align.data.templates import encode, encode_responses
 from lit_align.models.exporting.export import default_kind, export, trained
 from lit_align.models.exporting.reload_check import probes
@@ -111,7 +112,7 @@ class LanguageModel(Policy):
     def identity(self) -> dict[str, str]:
         """Digests of weights (of a hub id its commit), tokenizer, chat template with system message, and adapters."""
         folder = Path(local_model(self.name, self.dtype))
-        weights = folder_digest(folder) if folder.is_dir() else str(self.config._commit_hash)
+        weights = folder_digest(folder) if folder.is_dir() else str(commit_of(self.config))
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return {
             "model": text_digest(weights, str(self.dtype), str(self.quantization)),

@@ -8,15 +8,16 @@ result is that of attention over the whole sequence.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicLayer
 
+from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
 from lit_align.models.attention import exchangeable, exchanged
 from lit_align.models.generation.row_cache import stacked
 
@@ -134,7 +135,7 @@ class GroupedLayer(DynamicLayer):
 
     def __init__(self, prompts: DynamicLayer, rows: Rows) -> None:
         super().__init__()
-        self.lazy_initialization(prompts.keys, prompts.values)
+        initialize_layer(self, like=prompts)
         self.rows = rows
         self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
         self._buffers = tuple(_room(states, len(rows), _ROOM) for states in (prompts.keys, prompts.values))
@@ -206,7 +207,7 @@ class GroupedCache:
     def __init__(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
         self.rows = Rows(mask, group_size)
         self.cache = cache
-        cache.layers = [GroupedLayer(layer, self.rows) for layer in cache.layers]
+        exchange_layers(cache, partial(GroupedLayer, rows=self.rows))
 
     @contextmanager
     def reading(self, model: Any) -> Iterator[dict[str, Any]]:
@@ -230,7 +231,7 @@ class GroupedCache:
 
 def groupable(model: Any, cache: Cache) -> bool:
     """Whether the model's attention can be exchanged for that of groups."""
-    return exchangeable(model.config) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return exchangeable(model.config) and has_plain_layers(cache)
 
 
 def _room(prompts: Tensor, rows: int, tokens: int) -> Tensor:
