@@ -1,8 +1,8 @@
 """What we use of third parties that is not in their documented interface, one part a piece, and nothing of it elsewhere.
 
-A new version of a library may move any of it. Each part has a test that says which library has moved what; what is
-documented (``transformers.Cache`` and its ``DynamicLayer``, ``AttentionInterface``, peft's attributes, ...) is used where
-it is needed. What costs time to import is imported when it is first asked for.
+A new version of a library may move any of it. Each part has a test that says which library has moved what. What is
+documented (``transformers.Cache`` and its ``DynamicLayer``, ``AttentionInterface``, peft's attributes, ...) is used
+where it is needed. What costs time to import is imported when it is first asked for.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def part_of(library: str, module: str, name: str) -> Any:
 class SubcommandCLI(LightningCLI):
     """LightningCLI with public names for what :class:`lit_align.cli.AlignmentCLI` changes.
 
-    The hyper-parameters in a checkpoint leave the config as it is; Lightning's override the command line without a word.
+    Hyper-parameters in a checkpoint leave the config as it is; Lightning lets them override the command line in silence.
     """
 
     def add_further_subcommands(self, parser: Any) -> None:
@@ -178,12 +178,6 @@ def exchange_layers(cache: Any, instead: Callable[[Any], Any]) -> None:
 def initialize_layer(layer: Any, like: Any) -> None:
     """Make a new layer of a cache count as initialised, of the dtype and on the device of one that is filled."""
     layer.lazy_initialization(like.keys, like.values)
-
-
-def commit_of(config: Any) -> str | None:
-    """The commit of the hub that a model's config was read from; None where it was no commit's."""
-    commit: str | None = config._commit_hash
-    return commit
 
 
 def decoder_layers(network: nn.Module) -> list[nn.Module]:
