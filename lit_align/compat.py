@@ -1,4 +1,4 @@
-"""What we use of third parties that is not in their documented interface, one part a piece, and nothing of it elsewhere.
+"""What we use of third parties that is not in their documented interface: one part a piece, and nowhere else.
 
 A new version of a library may move any of it. Each part has a test that says which library has moved what. What is
 documented (``transformers.Cache`` and its ``DynamicLayer``, ``AttentionInterface``, peft's attributes, ...) is used
@@ -42,7 +42,7 @@ def part_of(library: str, module: str, name: str) -> Any:
 class SubcommandCLI(LightningCLI):
     """LightningCLI with public names for what :class:`lit_align.cli.AlignmentCLI` changes.
 
-    Hyper-parameters in a checkpoint leave the config as it is; Lightning lets them override the command line in silence.
+    Hyper-parameters in a checkpoint leave the config as it is; Lightning lets them win over the command line in silence.
     """
 
     def add_further_subcommands(self, parser: Any) -> None:
@@ -52,8 +52,8 @@ class SubcommandCLI(LightningCLI):
             parser: Has Lightning's own by now.
         """
 
-    def parser_of(self, subcommand: str) -> LightningArgumentParser:
-        """The parser of a subcommand's own arguments."""
+    def parser_of(self, subcommand: str | None) -> LightningArgumentParser:
+        """The parser of a subcommand's own arguments; of None the whole command line's."""
         return self._parser(subcommand)
 
     def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
@@ -192,6 +192,7 @@ def keep_four_bits_unpacked(network: nn.Module) -> None:
     On CPU bitsandbytes repacks their weights for bfloat16 in eval mode, and sampling and scoring would then see another
     policy than training.
     """
+    layer: Any
     for layer in network.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
