@@ -42,7 +42,7 @@ def part_of(library: str, module: str, name: str) -> Any:
 class SubcommandCLI(LightningCLI):
     """LightningCLI with public names for what :class:`lit_align.cli.AlignmentCLI` changes.
 
-    Hyper-parameters in a checkpoint leave the config as it is; Lightning lets them win over the command line in silence.
+    Hyper-parameters in a checkpoint leave the config as it is: Lightning lets them override the command line unsaid.
     """
 
     def add_further_subcommands(self, parser: Any) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -102,8 +102,11 @@ class Stopped(BoringModel):
 
 
 def test_a_function_takes_sigterm_where_the_program_is_and_only_while_it_runs(tmp_path):
+    taken = []
+
     def handle(whose, signum):
-        raise KeyError(whose, signum)
+        taken.append((whose, signum))
+        raise KeyError
 
     made, before = trainer(tmp_path, fast_dev_run=True), signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *_: None)  # it would end the tests where nobody takes it
@@ -111,9 +114,9 @@ def test_a_function_takes_sigterm_where_the_program_is_and_only_while_it_runs(tm
     try:
         with relying_on("lightning", "Trainer._signal_connector or _SignalConnector._sigterm_notifier_fn"):
             compat.on_sigterm(made, handle)
-            with pytest.raises(KeyError) as taken:
+            with suppress(KeyError):
                 made.fit(Stopped())
-            assert taken.value.args == (made, signal.SIGTERM)
+            assert taken == [(made, signal.SIGTERM)]
             assert signal.getsignal(signal.SIGTERM) == ours
     finally:
         signal.signal(signal.SIGTERM, before)
