@@ -10,9 +10,10 @@ import lightning as L
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_align import HOME
+from lit_align.compat import SubcommandCLI
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
@@ -63,29 +64,29 @@ class OneLineParser(LightningArgumentParser):
         return self.subcommands
 
 
-class AlignmentCLI(LightningCLI):
+class AlignmentCLI(SubcommandCLI):
     """LightningCLI in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
 
-    def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
-        super()._add_subcommands(parser, **kwargs)
+    def add_further_subcommands(self, parser: Any) -> None:
+        """What is done with a run that is over."""
         export = export_parser(OneLineParser)
         parser.subcommands.add_subcommand("export", export, help=export.description)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's own, and what a run would need of memory."""
-        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
+        return {**SubcommandCLI.subcommands(), "plan": {"model", "datamodule"}}
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """A plan is about devices that need not be here, and needs no run folder."""
         if self.subcommand == "plan":
-            return ConfiguredTrainer({**self._get(self.config_init, "trainer", default={})})
+            return ConfiguredTrainer({**self.config_init[self.subcommand]["trainer"]})
         return super().instantiate_trainer(**kwargs)
 
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder; the command line wins over what it had."""
         config = self.config[self.subcommand]
-        merged = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_unset=False))
+        merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         asked = config.get("ckpt_path"), config["trainer"].get("run")
         run, checkpoint = resume.prepare(merged, *asked, fits=self.subcommand == "fit")
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
@@ -94,9 +95,6 @@ class AlignmentCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; unlike Lightning's, without a warning that arguments were given at all."""
         self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning lets a checkpoint's hyper-parameters override the command line without a word: not here."""
 
 
 def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:

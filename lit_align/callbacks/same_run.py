@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lit_align.compat import is_between_epochs
 from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
 from lit_align.run_folder import RunFolder
@@ -53,8 +54,7 @@ class SameRun(Callback):
             ValueError: It is one; or a callback of the user's has written it between two steps, from where Lightning
                 would go on without evaluating the iteration, counting it, or knowing what it had collected.
         """
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        if trainer.state.fn == "fit" and epochs["processed"] != epochs["started"]:
+        if trainer.state.fn == "fit" and not is_between_epochs(checkpoint):
             raise ValueError("the checkpoint was written in the middle of an iteration: go on from the end of one")
         _check(checkpoint.get("identity", {}), _identity(trainer, pl_module), "the checkpoint's run")
 

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers import AttentionInterface
 
+from lit_align.compat import attention_of, set_attention
+
 ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "phi3"})
 """Model types whose attention is a plain softmax over all that came before, or over a window of it: those that the
 tests compare with reading whole sequences. Any other is read and sampled with the attention of transformers."""
@@ -30,9 +32,9 @@ def replaced_attention(config: Any, name: str, attention: Attention) -> Iterator
         attention: What takes the place.
     """
     AttentionInterface.register(name, attention)
-    usual = config._attn_implementation
-    config._attn_implementation = name
+    usual = attention_of(config)
+    set_attention(config, name)
     try:
         yield
     finally:
-        config._attn_implementation = usual
+        set_attention(config, usual)

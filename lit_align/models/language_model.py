@@ -18,7 +18,7 @@ from lit_align.models.exporting.reload_check import probes
 from lit_align.models.generation.merged_adapters import merged_adapters
 from lit_align.models.generation.next_token import CausalLMNextToken
 from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
-from lit_align.models.loading.fetch import check_name, local_model
+from lit_align.models.loading.fetch import check_name, hub_commit, local_model
 from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention
@@ -111,7 +111,7 @@ class LanguageModel(Policy):
     def identity(self) -> dict[str, str]:
         """Digests of weights (of a hub id its commit), tokenizer, chat template with system message, and adapters."""
         folder = Path(local_model(self.name, self.dtype))
-        weights = folder_digest(folder) if folder.is_dir() else str(self.config._commit_hash)
+        weights = folder_digest(folder) if folder.is_dir() else hub_commit(self.name, self.hub["revision"])
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return {
             "model": text_digest(weights, str(self.dtype), str(self.quantization)),

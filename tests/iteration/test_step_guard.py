@@ -120,13 +120,13 @@ def test_a_run_that_keeps_nothing_leaves_nothing(tiny_model, pools, tmp_path):
     assert not (run.folder / "faults").exists()
 
 
-def test_half_precision_may_have_infinite_gradients_which_its_scaler_skips(tiny_model, pools, tmp_path, monkeypatch):
+def test_half_precision_may_have_infinite_gradients_which_its_scaler_skips(tiny_model, pools, tmp_path):
     run = build(tiny_model, pools, tmp_path)
     run.module.trainer = run.trainer
     with pytest.raises(NonFiniteError, match="the norm of the gradient is inf in iteration 1, optimiser step 1"):
         run.module.guard.check(run.trainer, float("inf"), iteration=0)
     scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
-    monkeypatch.setattr(run.trainer.strategy, "_precision_plugin", scaled)
+    run.trainer.strategy.precision_plugin = scaled
     run.module.guard.check(run.trainer, float("inf"), iteration=0)
 
 

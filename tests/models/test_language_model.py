@@ -1,5 +1,7 @@
 """A language model as a policy: it samples what transformers would, from its exact law, and scores what it sampled."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -155,3 +157,17 @@ def test_a_system_message_comes_before_chats_that_have_none(tiny_model):
     plain, advised = LanguageModel(tiny_model), LanguageModel(tiny_model, system="nice cat")
     assert torch.equal(advised.encode(records).ids, plain.encode([{"messages": whole}]).ids)
     assert not torch.equal(advised.encode(records).ids, plain.encode(records).ids)
+
+
+def test_the_identity_of_a_model_of_the_hub_changes_with_its_commit_alone(tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, commits = tmp_path / "models--someone--something", {"main": "0" * 40, "other": "1" * 40}
+    (folder / "refs").mkdir(parents=True)
+    for branch, commit in commits.items():
+        (folder / "refs" / branch).write_text(commit)
+        shutil.copytree(tiny_model, folder / "snapshots" / commit)
+    first, other, same = (
+        LanguageModel("someone/something", revision=revision).identity for revision in (None, "other", "0" * 40)
+    )
+    assert first == same
+    assert {name for name in first if first[name] != other[name]} == {"model"}

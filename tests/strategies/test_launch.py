@@ -92,15 +92,19 @@ def test_adapters_on_four_bits_are_one_run_too(config, tmp_path):
     assert_same_run(Path(first), alone)
 
 
+class Parsed(Exception):
+    """The config, before anything is built of it."""
+
+
 def test_the_overlay_changes_how_a_run_is_started_and_nothing_else(monkeypatch):
     def config_of(*options):
-        stopped = []
-        monkeypatch.setattr(
-            AlignmentCLI, "instantiate_classes", lambda cli: stopped.append(cli.config["fit"].as_dict())
-        )
-        monkeypatch.setattr(AlignmentCLI, "_run_subcommand", lambda cli, subcommand: None)
-        main(["fit", "-c", str(CONFIGS), *options])
-        return stopped[0]
+        def stop(cli):
+            raise Parsed(cli.config["fit"].as_dict())
+
+        monkeypatch.setattr(AlignmentCLI, "instantiate_classes", stop)
+        with pytest.raises(Parsed) as parsed:
+            main(["fit", "-c", str(CONFIGS), *options])
+        return parsed.value.args[0]
 
     plain, changed = config_of(), config_of("-c", OVERLAY)
     assert changed["trainer"].pop("strategy") == "ddp"

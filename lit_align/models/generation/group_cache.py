@@ -10,15 +10,16 @@ times, and rows of more prompts may join: :class:`RowLayout` knows which prompt 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicLayer
 
+from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
 from lit_align.models.attention import can_replace_attention, replaced_attention
 from lit_align.models.generation.row_cache import stacked
 
@@ -29,7 +30,7 @@ _asked: ContextVar["GroupCacheLayer"] = ContextVar("asked")  # the layer whose k
 
 def can_share_prompts(model: Any, cache: Cache) -> bool:
     """Whether a model whose prompts this cache has read can go on with a :class:`GroupCache`."""
-    return can_replace_attention(model.config) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return can_replace_attention(model.config) and has_plain_layers(cache)
 
 
 class GroupCache:
@@ -46,7 +47,7 @@ class GroupCache:
     def __init__(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
         self.layout = RowLayout(mask, group_size)
         self.cache = cache
-        cache.layers = [GroupCacheLayer(layer, self.layout) for layer in cache.layers]
+        exchange_layers(cache, partial(GroupCacheLayer, layout=self.layout))
 
     @contextmanager
     def reading(self, model: Any) -> Iterator[dict[str, Any]]:
@@ -78,7 +79,7 @@ class GroupCacheLayer(DynamicLayer):
 
     def __init__(self, prompts: DynamicLayer, layout: "RowLayout") -> None:
         super().__init__()
-        self.lazy_initialization(prompts.keys, prompts.values)
+        initialize_layer(self, like=prompts)
         self.layout = layout
         self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
         self._buffers = tuple(_room(states, len(layout), _ROOM) for states in (prompts.keys, prompts.values))

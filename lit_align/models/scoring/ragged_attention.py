@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface
 
+from lit_align.compat import attention_of, mask_as_sdpa, sdpa_attention, set_attention
 from lit_align.models.attention import can_replace_attention
 
 _NAME = "lit_align_ragged"  # of the attention, in transformers' registry
@@ -116,15 +115,15 @@ def enable_ragged_attention(model: Any) -> None:
 
     Nothing happens to a model whose attention the tests do not know, or that was not asked to use the fast one.
     """
-    if can_replace_attention(model.config) and model.config._attn_implementation == "sdpa":
+    if can_replace_attention(model.config) and attention_of(model.config) == "sdpa":
         AttentionInterface.register(_NAME, _attention)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
-        model.config._attn_implementation = _NAME
+        mask_as_sdpa(_NAME)
+        set_attention(model.config, _NAME)
 
 
 def has_ragged_attention(model: Any) -> bool:
     """Whether a model can be read this way."""
-    return bool(model.config._attn_implementation == _NAME)
+    return attention_of(model.config) == _NAME
 
 
 def _attention(
@@ -141,7 +140,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """An attention of transformers: over the blocks of this pass, if it has any."""
     if attention_blocks is None:
-        read: tuple[Tensor, None] = sdpa_attention_forward(
+        read: tuple[Tensor, None] = sdpa_attention(
             module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return read

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lit_align.compat import attention_of
 from lit_align.models.attention import ARCHITECTURES
 from lit_align.models.generation.group_cache import GroupCache
 from lit_align.models.generation.next_token import CausalLMNextToken
@@ -110,7 +111,7 @@ def test_attention_is_replaced_where_it_is_known_and_only_for_the_step(kind):
     cached.prefill(*pad_left(PROMPTS), 2)
     cached.step(torch.zeros(6, dtype=torch.long))
     assert (type(cached.cache) is GroupCache) == (kind in ARCHITECTURES)
-    assert model.config._attn_implementation == "sdpa"
+    assert attention_of(model.config) == "sdpa"
 
 
 @torch.no_grad()

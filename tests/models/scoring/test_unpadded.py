@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lit_align.compat import set_attention
 from lit_align.models.attention import ARCHITECTURES
 from lit_align.models.scoring.packed import FULL, SLIDING
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention, has_ragged_attention
@@ -92,7 +93,7 @@ def test_recomputed_activations_give_the_same_gradients():
 def test_a_model_without_tables_attends_as_ever():
     model, ids = make("mistral", sliding_window=3), torch.tensor([[0, 0, 1, 9, 12, 7, 20], [1, 9, 12, 7, 20, 8, 8]])
     found = model(input_ids=ids, attention_mask=(ids > 0).long()).logits
-    model.config._attn_implementation = "sdpa"
+    set_attention(model.config, "sdpa")
     assert torch.equal(found, model(input_ids=ids, attention_mask=(ids > 0).long()).logits)
 
 
