@@ -5,7 +5,6 @@ them when it reads; this does.
 """
 
 import logging
-import os
 import zipfile
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_align.iteration.module import AlignmentModule
-from lit_align.utils.files import write_whole
+from lit_align.utils.files import replace_link, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Checkpoints(Checkpoint):
         path = folder / f"iteration-{iteration:04d}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
-            _point(folder / LAST, path)
+            replace_link(folder / LAST, path)
             older = sorted((file for file in folder.glob("iteration-*.ckpt") if file < path), reverse=True)
             for old in older[self.keep - 1 :]:
                 trainer.strategy.remove_checkpoint(old)
@@ -156,14 +155,3 @@ def _is_last(trainer: L.Trainer) -> bool:
     """Whether no iteration follows."""
     out_of_steps = 0 < trainer.max_steps <= trainer.global_step
     return trainer.should_stop or out_of_steps or trainer.current_epoch + 1 == trainer.max_epochs
-
-
-def _point(link: Path, target: Path) -> None:
-    """A relative link, replaced at once."""
-    partial = link.with_name(f"{link.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        partial.symlink_to(target.name)
-    except OSError:  # a system without links: the newest file is found without one
-        return
-    os.replace(partial, link)

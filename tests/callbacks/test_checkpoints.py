@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_align import Checkpoints, WholeFiles
-from lit_align.callbacks import checkpoints as module
 from lit_align.callbacks.checkpoints import is_whole, run_checkpoints, trusted_checkpoint
+from lit_align.utils.files import replace_link
 from tests.tiny_runs import assert_same_weights, build
 
 STATE = {"state_dict": {"a": torch.arange(600.0), "b": torch.ones(3, dtype=torch.bfloat16)}, "history": [{"x": 0.1}]}
@@ -23,7 +23,7 @@ def written(folder: Path, *iterations: int) -> list[Path]:
     for age, path in enumerate(paths):
         WholeFiles().save_checkpoint(STATE, path)
         os.utime(path, ns=(age, age))
-        module._point(path.with_name("last.ckpt"), path)
+        replace_link(path.with_name("last.ckpt"), path)
     return paths
 
 
@@ -81,7 +81,7 @@ def test_the_last_checkpoint_is_the_one_written_last_whether_or_not_a_link_says_
     last = first.with_name("last.ckpt")
     assert os.readlink(last) == second.name  # the run folder can be moved
     assert trusted_checkpoint(last) == second
-    module._point(last, first)
+    replace_link(last, first)
     assert trusted_checkpoint(last) == second
     last.unlink()
     assert trusted_checkpoint(last) == second

@@ -47,7 +47,7 @@ POINTS = {
     "between the evaluation and the checkpoint": Point(END, 2),
     "writing the second checkpoint": HalfWritten("*.ckpt", 2),
     "before the second checkpoint has its name": HalfWritten("*.ckpt", 2, renamed=True),
-    "before last.ckpt points to it": Point("lit_align.callbacks.checkpoints:_point", 2),
+    "before last.ckpt points to it": Point("lit_align.callbacks.checkpoints:replace_link", 2),
     "between steps of the third iteration": Point(STEP, 11),
     "before an old checkpoint goes": Point(REMOVE),
     "after an old checkpoint has gone": Point(REMOVE, after=True),

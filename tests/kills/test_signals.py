@@ -25,7 +25,7 @@ STAGES = {
     "scoring": (SCORE, 2, "--trainer.run"),
     "training": (STEP, 6, "--ckpt_path"),
     "evaluating": (EVALUATE, 3, "--ckpt_path"),
-    "saving": ("lit_align.callbacks.checkpoints:_point", 2, "--ckpt_path"),
+    "saving": ("lit_align.callbacks.checkpoints:replace_link", 2, "--ckpt_path"),
 }
 
 
