@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ from training import tokens
 
 from lit_align import LanguageModel, LoRA
 from lit_align.data.sources import read
+from lit_align.sampling.generate import generate
 from lit_align.types import Prompts, Responses
 
 Work = Callable[[], object]
@@ -69,9 +71,13 @@ LONG = "sampling, long prompts"
 SAVINGS = [
     Saving("a prompt's cache once a group", "sampling", REPEATED),
     Saving("a prompt's cache once a group", LONG, REPEATED),
-    Saving("what all prompts begin with, once", LONG, {f"{GENERATION}.read_prompts._WORTH": 10**9}),
+    Saving("what all prompts begin with, once", LONG, {f"{GENERATION}.read_prompts.shared_tokens": lambda *_: 0}),
     Saving("drawing by blocks, one exponential", "sampling", {f"{SAMPLING}.draw": plain_draw}),
-    Saving("rows that have ended make way", "sampling, short among long", {f"{SAMPLING}._COMPACT": 2.0}),
+    Saving(
+        "rows that have ended make way",
+        "sampling, short among long",
+        {"lit_align.models.language_model.generate": partial(generate, compact=2.0)},
+    ),
     Saving("adapters added to their weights", "sampling, adapters", BESIDE),
     Saving("a batch in one line", "step", PACKED),
     Saving("a batch in one line", "step, short", PACKED),

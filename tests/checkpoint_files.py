@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from lit_align import WholeFiles
-from lit_align.callbacks.checkpoints import _point
 from lit_align.run_folder import RunFolder
+from lit_align.utils.files import replace_link
 
 STATE = {"state_dict": {"a": torch.arange(600.0), "b": torch.ones(3, dtype=torch.bfloat16)}, "history": [{"x": 0.1}]}
 
@@ -19,7 +19,7 @@ def written(folder: Path, *iterations: int) -> list[Path]:
     for age, path in enumerate(paths):
         WholeFiles().save_checkpoint(STATE, path)
         os.utime(path, ns=(age, age))
-        _point(run.last, path)
+        replace_link(run.last, path)
     return paths
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import lit_align
 from lit_align import WholeFiles
-from lit_align.callbacks.checkpoints import _point
 from lit_align.run_folder import RunFolder, is_whole, journal_of, recorded, trusted_checkpoint
+from lit_align.utils.files import replace_link
 from tests.checkpoint_files import STATE, same, written
 
 ROOT = Path(lit_align.__file__).parent
@@ -177,7 +177,7 @@ def test_the_last_checkpoint_is_the_one_written_last_whether_or_not_a_link_says_
     last = first.with_name("last.ckpt")
     assert os.readlink(last) == second.name  # the run folder can be moved
     assert trusted_checkpoint(last) == second
-    _point(last, first)
+    replace_link(last, first)
     assert trusted_checkpoint(last) == second
     last.unlink()
     assert trusted_checkpoint(last) == second

@@ -1,6 +1,5 @@
 """Checkpoints at the ends of iterations: written whole, checked before they are trusted, never fewer than one."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.run_folder import RunFolder, earlier_checkpoints, whole_checkpoint
-from lit_align.utils.files import write_whole
+from lit_align.utils.files import replace_link, write_whole
 
 
 class Checkpoints(Checkpoint):
@@ -44,7 +43,7 @@ class Checkpoints(Checkpoint):
         path = run.checkpoint(iteration)
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
-            _point(run.last, path)
+            replace_link(run.last, path)
             for old in earlier_checkpoints(path)[self.keep - 1 :]:
                 trainer.strategy.remove_checkpoint(old)
 
@@ -73,14 +72,3 @@ def _is_last(trainer: L.Trainer) -> bool:
     """Whether no iteration follows."""
     out_of_steps = 0 < trainer.max_steps <= trainer.global_step
     return trainer.should_stop or out_of_steps or trainer.current_epoch + 1 == trainer.max_epochs
-
-
-def _point(link: Path, target: Path) -> None:
-    """A relative link, replaced at once."""
-    partial = link.with_name(f"{link.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        partial.symlink_to(target.name)
-    except OSError:  # a system without links: the newest file is found without one
-        return
-    os.replace(partial, link)

@@ -112,7 +112,7 @@ class Plan:
             return
         assert self.devices.memory is not None
         phase = max(self.totals, key=lambda name: self.totals[name])
-        smaller = [(words, other) for words, other in self._instead() if other.peak < 0.98 * self.peak]
+        smaller = [(words, other) for words, other in self.instead() if other.peak < 0.98 * self.peak]
         smaller.sort(key=lambda pair: pair[1].peak)
         advice = ", ".join(f"{words} ({gib(other.peak)})" for words, other in smaller[:5])
         raise ValueError(
@@ -154,8 +154,8 @@ class Plan:
             lines.append(f"not counted: the judge {', '.join(unknown)}, whose config is not on this machine")
         return lines
 
-    def _instead(self) -> list[tuple[str, "Plan"]]:
-        """What else could be typed, and the plan of it."""
+    def instead(self) -> list[tuple[str, "Plan"]]:
+        """What else could be typed, and the plan of it, which may or may not be smaller."""
         work = self.work
         batch, group, budget = work.batch // 2, work.group // 2, work.token_budget // 4
         smaller = []

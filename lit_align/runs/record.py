@@ -88,7 +88,7 @@ class RunRecord(Callback):
         module, folder = _module(pl_module), RunFolder(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             self._write(trainer, module)
-            self.console.print(self._table(module.history))
+            self.console.print(iterations_table(module.history, self.timings))
             self._show_samples(module, folder, trainer.world_size)
         if self.export and (trainer.is_global_zero or module.policy.sharded):
             module.policy.export(folder.model)
@@ -97,7 +97,7 @@ class RunRecord(Callback):
 
     def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
         taken = _module(trainer.lightning_module).stages.take(*stages)
-        seconds, tokens = _of_all(from_all_ranks(taken, trainer.world_size))
+        seconds, tokens = of_all_ranks(from_all_ranks(taken, trainer.world_size))
         row = {"iteration": float(iteration), **{f"{name}_seconds": value for name, value in seconds.items()}}
         row |= {f"{name}_tokens_per_second": count / seconds[name] for name, count in tokens.items() if count}
         self.timings.append(row)
@@ -106,30 +106,6 @@ class RunRecord(Callback):
         folder = RunFolder(Path(trainer.default_root_dir))
         _write_csv(folder.metrics, module.history)
         _write_csv(folder.timings, self.timings)
-
-    def _table(self, history: list[dict[str, float]]) -> Table:
-        table = Table(title="iterations (win rate against the initial policy)")
-        columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
-        names = ("sample", "judge", "score", "train", "evaluate")
-        stages = [name for name in names if max(self._seconds(name).values(), default=0) >= 0.5]
-        for heading in (*columns, *(f"{name} s" for name in stages)):
-            table.add_column(heading, justify="right")
-        measured = [row for row in history if "val/win_rate" in row] or history
-        for row in _spread(measured, history[-1:]):
-            cells = [self._cell(row, heading) for heading in columns]
-            seconds = [self._seconds(name).get(int(row["iteration"])) for name in stages]
-            table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
-        return table
-
-    def _cell(self, row: dict[str, float], heading: str) -> str:
-        key, layout = _COLUMNS[heading]
-        if key not in row:
-            return "-"
-        return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if "interval" in heading else layout.format(row[key])
-
-    def _seconds(self, stage: str) -> dict[int, float]:
-        key = f"{stage}_seconds"
-        return {int(row["iteration"]): row[key] for row in self.timings if key in row}
 
     def _show_samples(self, module: AlignmentModule, folder: RunFolder, world_size: int) -> None:
         last = int(module.iteration)
@@ -150,14 +126,52 @@ class RunRecord(Callback):
         self.console.print()
 
 
-def _of_all(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds and tokens of all ranks: a stage lasts as long as on the slowest, and its tokens are those of all."""
+def of_all_ranks(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and tokens of stages: each lasts as long as on the slowest rank, and its tokens are those of all.
+
+    Args:
+        taken: Seconds and tokens by stage, of every rank.
+    """
     seconds: dict[str, float] = {}
     tokens: dict[str, int] = {}
     for lasted, drawn in taken:
         seconds |= {name: max(value, seconds.get(name, 0.0)) for name, value in lasted.items()}
         tokens |= {name: count + tokens.get(name, 0) for name, count in drawn.items()}
     return seconds, tokens
+
+
+def iterations_table(history: list[dict[str, float]], timings: list[dict[str, float]]) -> Table:
+    """The iterations of a run, at most 40 of them: what was measured, and the seconds of stages that take any.
+
+    Args:
+        history: Rows of metrics, one an iteration, in their order.
+        timings: Rows of seconds, ``<stage>_seconds`` by ``iteration``.
+    """
+    table = Table(title="iterations (win rate against the initial policy)")
+    columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
+    lasted = {name: _seconds(timings, name) for name in ("sample", "judge", "score", "train", "evaluate")}
+    stages = [name for name, seconds in lasted.items() if max(seconds.values(), default=0) >= 0.5]
+    for heading in (*columns, *(f"{name} s" for name in stages)):
+        table.add_column(heading, justify="right")
+    measured = [row for row in history if "val/win_rate" in row] or history
+    for row in _spread(measured, history[-1:]):
+        cells = [_cell(row, heading) for heading in columns]
+        seconds = [lasted[name].get(int(row["iteration"])) for name in stages]
+        table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
+    return table
+
+
+def _cell(row: dict[str, float], heading: str) -> str:
+    key, layout = _COLUMNS[heading]
+    if key not in row:
+        return "-"
+    return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if "interval" in heading else layout.format(row[key])
+
+
+def _seconds(timings: list[dict[str, float]], stage: str) -> dict[int, float]:
+    """By iteration."""
+    key = f"{stage}_seconds"
+    return {int(row["iteration"]): row[key] for row in timings if key in row}
 
 
 def _spread(rows: list[dict[str, float]], last: list[dict[str, float]]) -> list[dict[str, float]]:

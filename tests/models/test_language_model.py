@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_align import LanguageModel, LoRA, Sampler
-from lit_align.models.scoring import token_logps as module
+from lit_align.models.scoring.token_logps import token_logps
 from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
 
@@ -81,12 +81,18 @@ def test_a_response_depends_on_its_prompt_and_seed_only(policy):
     torch.testing.assert_close(some.sample_logps, whole.sample_logps[[4, 0, 8]], atol=1e-4, rtol=1e-4)
 
 
-def test_scoring_in_parts_or_alone_changes_nothing(policy, monkeypatch):
+def test_scoring_in_parts_or_alone_changes_nothing(policy):
     responses = drawn(policy)
     with torch.no_grad():
         whole = policy.logps(responses)
-        monkeypatch.setattr(module, "_TOKENS_AT_ONCE", 1)
-        torch.testing.assert_close(policy.logps(responses), whole)
+        read = []
+        handle = policy.model.register_forward_pre_hook(
+            lambda model, _, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+        )
+        parts = token_logps(policy.model, responses.trim(), tokens_at_once=1)
+        handle.remove()
+        assert len(read) == responses.mask[..., 0].numel()  # each response in a sequence of its own
+        torch.testing.assert_close(parts, whole[..., : parts.shape[-1]])
         alone = policy.logps(responses.select([3]))
     torch.testing.assert_close(alone, whole[3:4], atol=1e-5, rtol=1e-5)
 

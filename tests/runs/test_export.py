@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lit_align import LanguageModel, LoRA
 from lit_align.cli import main
@@ -219,32 +219,28 @@ def test_a_checkpoint_of_another_model_is_refused(runs, tmp_path):
 
 
 def test_weights_that_do_not_come_back_are_noticed_and_nothing_is_left(runs, tmp_path, monkeypatch):
-    from lit_align.models.exporting import export as module
-
     run, _, _ = runs("lora")
-    write = module._write
+    write = PreTrainedModel.save_pretrained
 
-    def careless(policy, made, kind, folder):
-        write(policy, made, kind, folder)
+    def careless(model, folder, **options):
+        write(model, folder, **options)
         weights = load_file(folder / "model.safetensors")
         name = "model.layers.1.mlp.down_proj.weight"
         weights[name] = -weights[name]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(module, "_write", careless)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", careless)
     with pytest.raises(RuntimeError, match="is not the policy: log-probs of a few sentences differ"):
         main(["export", str(run), "--output", str(tmp_path / "out")])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_needs_code_of_its_own_is_refused(runs, tmp_path, monkeypatch):
-    from lit_align.models.exporting import export as module
-
     run, _, _ = runs("lora")
-    write = module._write
+    write = PreTrainedModel.save_pretrained
 
-    def clever(policy, made, kind, folder):
-        write(policy, made, kind, folder)
+    def clever(model, folder, **options):
+        write(model, folder, **options)
         config = json.loads((folder / "config.json").read_text())
         config |= {
             "model_type": "clever",
@@ -252,7 +248,7 @@ def test_a_model_that_needs_code_of_its_own_is_refused(runs, tmp_path, monkeypat
         }
         (folder / "config.json").write_text(json.dumps(config))
 
-    monkeypatch.setattr(module, "_write", clever)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", clever)
     with pytest.raises(RuntimeError, match="does not load with plain transformers"):
         main(["export", str(run), "--output", str(tmp_path / "out")])
     assert not list(tmp_path.iterdir())

@@ -19,12 +19,12 @@ from lit_align.models.scoring.ragged_attention import has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Responses
 
-_TOKENS_AT_ONCE = 2**12
-
 Score = Callable[[Any, Responses], Float[Tensor, "batch group length"]]
 
 
-def token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
+def token_logps(
+    model: Any, responses: Responses, *, tokens_at_once: int = 2**12
+) -> Float[Tensor, "batch group length"]:
     """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
 
     Without gradients nothing is kept, so a few groups at a time, or parts of one, bound the memory.
@@ -32,11 +32,12 @@ def token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group 
     Args:
         model: A causal language model.
         responses: On its device, trimmed.
+        tokens_at_once: Most tokens read together without gradients, unless one response has more; bounds memory.
     """
-    score, count = _way(model, responses)
+    score, count = _way(model, responses, tokens_at_once)
     parts = split_groups(responses, count)
     tokens = parts.prompts.ids.shape[1] + parts.ids[0].numel()
-    at_once = len(parts) if torch.is_grad_enabled() else max(1, _TOKENS_AT_ONCE // tokens)
+    at_once = len(parts) if torch.is_grad_enabled() else max(1, tokens_at_once // tokens)
     found = [score(model, parts.select(rows.tolist())) for rows in torch.arange(len(parts)).split(at_once)]
     return join_groups(torch.cat(found), responses.group_size, count)
 
@@ -69,11 +70,11 @@ def join_groups(
     return values.reshape(len(values) // parts, -1, values.shape[-1])[:, :group]
 
 
-def _way(model: Any, responses: Responses) -> tuple[Score, int]:
+def _way(model: Any, responses: Responses, tokens_at_once: int) -> tuple[Score, int]:
     """How to score, and in how many parts a group."""
     prompt, group, length = responses.prompts.ids.shape[1], responses.group_size, responses.ids.shape[-1]
     if has_ragged_attention(model):
-        at_once = group if torch.is_grad_enabled() else max(1, (_TOKENS_AT_ONCE - prompt) // length)
+        at_once = group if torch.is_grad_enabled() else max(1, (tokens_at_once - prompt) // length)
         return unpadded_token_logps, -(-group // at_once)
     computed = model.get_input_embeddings().weight.dtype  # of hidden states: float32 in 4-bit models
     hidden = model.config.get_text_config().hidden_size

