@@ -140,7 +140,7 @@ def test_logits_that_waited_are_used_once_and_a_second_backward_pass_is_the_same
 
 
 @dataclass(frozen=True)
-class Watched(Readout):
+class Watched(LogitTransform):
     """Remembers how many tokens it was given logits of, each time."""
 
     sizes: list[int] = field(default_factory=list)
