@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_align.iteration.module import AlignmentModule
+from lit_align.iteration.iterated import iterated
 from lit_align.run_folder import RunFolder, earlier_checkpoints, whole_checkpoint
 from lit_align.utils.files import replace_link, write_whole
 
@@ -35,8 +35,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The module has counted the iteration by now: it is over, and on disk when this returns."""
-        assert isinstance(pl_module, AlignmentModule)
-        iteration = int(pl_module.iteration)
+        iteration = int(iterated(pl_module).iteration)
         if trainer.fast_dev_run or (iteration % self.every and not _is_last(trainer)):  # type: ignore[attr-defined]
             return
         run = RunFolder(Path(trainer.default_root_dir))

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_align.compat import is_between_epochs
 from lit_align.data.base import IterationData
-from lit_align.iteration.module import AlignmentModule
+from lit_align.iteration.iterated import iterated
 from lit_align.run_folder import RunFolder
 from lit_align.utils.files import write_text
 
@@ -61,10 +61,9 @@ class SameRun(Callback):
 
 def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
     """What the run is made of; while fitting the prompts too."""
-    assert isinstance(module, AlignmentModule)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     fits = trainer.state.fn == "fit" and isinstance(data, IterationData)
-    return module.policy.identity | (data.identity if fits else {})
+    return iterated(module).made_of() | (data.identity if fits else {})
 
 
 def _check(began_with: dict[str, str], found: dict[str, str], run: str) -> None:

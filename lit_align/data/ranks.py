@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lit_align.data.rollout_store import load_rollouts
+from lit_align.data.rollout_store import load_texts
 from lit_align.types import Prompts, Responses, Rollouts
 
 _T = TypeVar("_T")
@@ -67,16 +67,17 @@ def order_of_shares(sizes: Sequence[int]) -> list[int]:
     return sorted(range(len(places)), key=places.__getitem__)
 
 
-def load_shares(paths: Sequence[Path]) -> Rollouts | None:
-    """Rollouts that the ranks of a run have left behind, as one; None where a file is missing, or not judged yet.
+def load_answers(paths: Sequence[Path]) -> list[tuple[str, str]]:
+    """Prompts and the first response to each, as text, that the ranks of a run have left behind, as they were dealt.
 
     Args:
-        paths: The file of each rank.
+        paths: The file of each rank; where one is missing there are none.
     """
     if not all(path.exists() for path in paths):
-        return None
-    shares = [share for share in map(load_rollouts, paths) if isinstance(share, Rollouts)]
-    return interleaved(shares) if len(shares) == len(paths) else None
+        return []
+    shares = [load_texts(path) for path in paths]
+    answers = [(prompt, texts[0]) for share in shares for prompt, texts in share]
+    return [answers[place] for place in order_of_shares([len(share) for share in shares])]
 
 
 def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:

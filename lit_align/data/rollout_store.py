@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from lit_align.types import POLICIES, Prompts, Responses, Rollouts, pad_left, token_logps_column
+from lit_align.types import POLICIES, Prompts, Responses, Rollouts, pad_left, prompt_text, token_logps_column
 from lit_align.utils.files import write_whole
 
 Origin = dict[str, str]
@@ -74,6 +74,20 @@ def load_rollouts(path: Path) -> Responses | Rollouts:
         return _read(path)
     except Exception as error:  # a damaged file fails in any way there is
         raise ValueError(f"{path} is damaged or no rollout file ({error}); delete it to collect it again") from error
+
+
+def load_texts(path: Path) -> list[tuple[str, list[str]]]:
+    """The prompt and the responses of each row, as text.
+
+    Raises:
+        ValueError: The file is damaged; the message names it.
+    """
+    try:
+        table = pq.read_table(path, columns=["record", "texts"], page_checksum_verification=True)
+    except Exception as error:  # a damaged file fails in any way there is
+        raise ValueError(f"{path} is damaged or no rollout file ({error}); delete it to collect it again") from error
+    records = (json.loads(record) for record in table["record"].to_pylist())
+    return list(zip(map(prompt_text, records), table["texts"].to_pylist(), strict=True))
 
 
 def _read(path: Path) -> Responses | Rollouts:

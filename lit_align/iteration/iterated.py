@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import lightning as L
 from torch import Tensor
 
 from lit_align.iteration.stages import Stages
@@ -29,3 +30,16 @@ class Iterated(Protocol):
 
     def export(self, folder: Path) -> None:
         """Write what was trained in a format that others read; all ranks call it together."""
+
+
+def iterated(module: L.LightningModule) -> Iterated:
+    """The module, seen as what the machinery of runs needs.
+
+    Raises:
+        TypeError: It does not train in iterations.
+    """
+    if not isinstance(module, Iterated):
+        raise TypeError(
+            f"{type(module).__name__} does not train in iterations: it needs what lit_align's Iterated lists"
+        )
+    return module

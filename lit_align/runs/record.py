@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from lit_align.data.ranks import from_all_ranks, load_shares
-from lit_align.iteration.module import AlignmentModule
+from lit_align.data.ranks import from_all_ranks, load_answers
+from lit_align.iteration.iterated import Iterated, iterated
 from lit_align.run_folder import RunFolder
 from lit_align.utils.files import write_text
 
@@ -67,17 +67,17 @@ class RunRecord(Callback):
         if not self.timings:
             self._book(trainer, 0, "evaluate")
         if trainer.is_global_zero:
-            self._write(trainer, _module(pl_module))
+            self._write(trainer, iterated(pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Book the seconds of this iteration; the module makes its row of metrics after this."""
-        self._book(trainer, int(_module(pl_module).iteration) + 1)
+        self._book(trainer, int(iterated(pl_module).iteration) + 1)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """The module has its row by now: write both files with the checkpoint."""
         checkpoint["timings"] = self.timings
         if trainer.is_global_zero:
-            self._write(trainer, _module(pl_module))
+            self._write(trainer, iterated(pl_module))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the rows that were there."""
@@ -85,44 +85,42 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The table, the samples, the model."""
-        module, folder = _module(pl_module), RunFolder(Path(trainer.default_root_dir))
+        module, folder = iterated(pl_module), RunFolder(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             self._write(trainer, module)
             self.console.print(iterations_table(module.history, self.timings))
             self._show_samples(module, folder, trainer.world_size)
-        if self.export and (trainer.is_global_zero or module.policy.sharded):
-            module.policy.export(folder.model)
+        if self.export:
+            module.export(folder.model)
         if trainer.is_global_zero:
             self.console.print(f"[bold]run folder[/bold] {folder.path}", soft_wrap=True)
 
     def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
-        taken = _module(trainer.lightning_module).stages.take(*stages)
+        taken = iterated(trainer.lightning_module).stages.take(*stages)
         seconds, tokens = of_all_ranks(from_all_ranks(taken, trainer.world_size))
         row = {"iteration": float(iteration), **{f"{name}_seconds": value for name, value in seconds.items()}}
         row |= {f"{name}_tokens_per_second": count / seconds[name] for name, count in tokens.items() if count}
         self.timings.append(row)
 
-    def _write(self, trainer: L.Trainer, module: AlignmentModule) -> None:
+    def _write(self, trainer: L.Trainer, module: Iterated) -> None:
         folder = RunFolder(Path(trainer.default_root_dir))
         _write_csv(folder.metrics, module.history)
         _write_csv(folder.timings, self.timings)
 
-    def _show_samples(self, module: AlignmentModule, folder: RunFolder, world_size: int) -> None:
+    def _show_samples(self, module: Iterated, folder: RunFolder, world_size: int) -> None:
         last = int(module.iteration)
         before, after = (
-            load_shares([folder.evaluation(iteration, rank, world_size) for rank in range(world_size)])
+            load_answers([folder.evaluation(iteration, rank, world_size) for rank in range(world_size)])
             for iteration in (0, last)
         )
-        if last == 0 or before is None or after is None:
+        if last == 0 or not before or not after:
             return
-        texts = [module.policy.text(rollouts.responses) for rollouts in (before, after)]
-        prompts = before.responses.prompts.texts
-        step = max(1, len(prompts) // max(1, self.samples))
-        for row in list(range(0, len(prompts), step))[: self.samples]:
-            self.console.print(f"\n[bold]{prompts[row]}[/bold]", highlight=False)
-            for name, column in zip(("before", "after"), texts, strict=True):
+        step = max(1, len(before) // max(1, self.samples))
+        for (prompt, first), (_, second) in list(zip(before, after, strict=True))[::step][: self.samples]:
+            self.console.print(f"\n[bold]{prompt}[/bold]", highlight=False)
+            for name, text in (("before", first), ("after", second)):
                 self.console.print(f"  {name:>6}: ", end="", highlight=False)
-                self.console.print(" ".join(column[row][0].split()), markup=False, highlight=False, soft_wrap=True)
+                self.console.print(" ".join(text.split()), markup=False, highlight=False, soft_wrap=True)
         self.console.print()
 
 
@@ -198,8 +196,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _module(module: L.LightningModule) -> AlignmentModule:
-    assert isinstance(module, AlignmentModule)
-    return module
