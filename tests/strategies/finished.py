@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from lit_align import DPO, SPPO, WIND, AlignmentModule, AlphaDPO, IterativeBOND, LoRA, Previous, RewardFunction, Sampler
-from lit_align.data.ranks import load_shares
+from lit_align.data.ranks import interleaved
+from lit_align.data.rollout_store import load_rollouts
 from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
 from tests.conftest import happiness, make_model, prompts_of, write_jsonl
@@ -114,3 +115,8 @@ def finished(
         left(RunFolder(run.folder).rollouts, ITERATIONS - 1),
         left(RunFolder(run.folder).evaluation, ITERATIONS),
     )
+
+
+def load_shares(paths):
+    """The rollouts that all ranks have left, as one; None where a file is missing."""
+    return interleaved([load_rollouts(path) for path in paths]) if all(path.exists() for path in paths) else None

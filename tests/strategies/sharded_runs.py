@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Previous, Sampler
-from lit_align.data.ranks import load_shares
 from lit_align.models.sharding.gather import full_state
 from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
+from tests.strategies.finished import load_shares
 from tests.strategies.sharded import Weights, exported
 from tests.tiny_runs import Run, build
 

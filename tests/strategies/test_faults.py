@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from lit_align import LanguageModel
-from lit_align.data.ranks import load_shares
 from lit_align.iteration.step_guard import NonFiniteError
 from lit_align.run_folder import RunFolder
 from tests.iteration.test_step_guard import POISONS
-from tests.strategies.finished import model_and_pools
+from tests.strategies.finished import load_shares, model_and_pools
 from tests.strategies.two_processes import on_two_processes
 from tests.tiny_runs import assert_same_weights, build
 
