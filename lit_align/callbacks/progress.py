@@ -45,11 +45,11 @@ class TrainStage(Callback):
         self._advance = self._open.enter_context(iterated(pl_module).stages.stage("train", total))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Rollouts, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A minibatch is done; after the last one the evaluation begins."""
         assert self._advance is not None
-        self._advance(len(batch), int(batch.responses.mask.sum()))
+        self._advance(len(batch), int(batch.responses.mask.sum()) if isinstance(batch, Rollouts) else 0)
         if batch_idx + 1 >= trainer.num_training_batches:
             self._open.close()
 
