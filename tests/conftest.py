@@ -1,4 +1,4 @@
-"""A tiny language model with a real tokenizer and chat template, and data to go with it."""
+"""A tiny language model with a real tokenizer and chat template, data to go with it, and how tests share the cores."""
 
 import json
 import os
@@ -8,6 +8,12 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# One thread each, for fixtures of modules and processes that tests start as well: how many share a sum changes it.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+TESTS = Path(__file__).parent
+PROCESSES = {"kills", "strategies"}  # folders whose tests start processes, some of them two at once
 
 WORDS = ["good", "bad", "great", "awful", "nice", "poor", "happy", "sad", "the", "a", "day", "cat", "dog", "sun"]
 WORDS += ["rain", "is", "was", "very", "not", "and"]
@@ -17,9 +23,27 @@ CHAT = (
 )
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """None of them for files and single tests, which begin at once and can be stopped in; else as many as cores."""
+    named = [Path(argument.split("::")[0]) for argument in config.args]
+    return 0 if any(path.is_file() for path in named) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays together, since its fixtures may be whole runs; all that starts processes does so in turn, first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: group_of(item) != "processes")
+
+
+def group_of(item: pytest.Item) -> str:
+    """Whose tests one worker runs, one after another."""
+    place = item.path.relative_to(TESTS).with_suffix("")
+    return "processes" if place.parts[0] in PROCESSES else ".".join(place.parts)
+
+
 @pytest.fixture(autouse=True)
 def _deterministic():
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     os.environ.pop("PL_GLOBAL_SEED", None)
 

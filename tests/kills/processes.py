@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import prompts_of, write_jsonl
 from tests.kills.points import HalfWritten, Point
-from tests.strategies.two_processes import free_port, place
+from tests.strategies.two_processes import meeting_point, place
 
 # The server has never run a backward pass and has no threads, which the process of the tests cannot promise.
 _IMPORTS = ["lit_align.cli", "transformers.models.llama.modeling_llama", "peft", "datasets", "tests.kills.points"]
@@ -42,8 +42,8 @@ def on_two_devices(folder: Path, *arguments: str, point: Point | HalfWritten | N
         point: Where one of the processes is killed.
         rank: Which one.
     """
-    port = free_port()
-    return _ended([_started(folder, arguments, point if i == rank else None, place(i, port)) for i in range(2)])
+    with meeting_point() as port:
+        return _ended([_started(folder, arguments, point if i == rank else None, place(i, port)) for i in range(2)])
 
 
 def write_config(folder: Path, model: str, **settings: Any) -> str:
