@@ -3,17 +3,16 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # One thread each, for fixtures of modules and processes that tests start as well: how many share a sum changes it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-
-TESTS = Path(__file__).parent
-PROCESSES = {"kills", "strategies"}  # folders whose tests start processes, some of them two at once
 
 WORDS = ["good", "bad", "great", "awful", "nice", "poor", "happy", "sad", "the", "a", "day", "cat", "dog", "sun"]
 WORDS += ["rain", "is", "was", "very", "not", "and"]
@@ -29,17 +28,26 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if any(path.is_file() for path in named) else None
 
 
+class FilesTogether(LoadFileScheduling):
+    """One worker runs all of a file, whose fixtures may be whole runs; and one all that starts processes, in turn."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "processes" if starts_processes(Path(file)) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:
+    """How tests are dealt out to workers."""
+    return FilesTogether(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays together, since its fixtures may be whole runs; all that starts processes does so in turn, first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: group_of(item) != "processes")
+    """First what takes one worker longest."""
+    items.sort(key=lambda item: not starts_processes(item.path))
 
 
-def group_of(item: pytest.Item) -> str:
-    """Whose tests one worker runs, one after another."""
-    place = item.path.relative_to(TESTS).with_suffix("")
-    return "processes" if place.parts[0] in PROCESSES else ".".join(place.parts)
+def starts_processes(path: Path) -> bool:
+    return path.parent.name in ("kills", "strategies")
 
 
 @pytest.fixture(autouse=True)

@@ -26,10 +26,5 @@ def steps_apart(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype)
 def assert_same_but_rounding(found: torch.Tensor, expected: torch.Tensor, steps: float = AGAIN, name: str = "") -> None:
     """Two tensors are at most so many steps of their dtype apart, at the size of the largest number."""
     size = float(expected.abs().max()) if expected.numel() else 0.0
-    torch.testing.assert_close(
-        found,
-        expected,
-        rtol=0,
-        atol=steps_of(expected.dtype, size, steps) if size else 0.0,
-        msg=lambda text: f"{name} {text}",
-    )
+    bound = steps_of(expected.dtype, size, steps) if size else 0.0
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound, msg=lambda text: f"{name} {text}")

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from lit_align import LanguageModel, Sampler
 from lit_align.sampling.uniforms import token_uniforms
