@@ -1,13 +1,18 @@
-"""A tiny language model with a real tokenizer and chat template, and data to go with it."""
+"""A tiny language model with a real tokenizer and chat template, data to go with it, and how tests share the cores."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# One thread each, for fixtures of modules and processes that tests start as well: how many share a sum changes it.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 WORDS = ["good", "bad", "great", "awful", "nice", "poor", "happy", "sad", "the", "a", "day", "cat", "dog", "sun"]
 WORDS += ["rain", "is", "was", "very", "not", "and"]
@@ -17,9 +22,36 @@ CHAT = (
 )
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """None of them for files and single tests, which begin at once and can be stopped in; else as many as cores."""
+    named = [Path(argument.split("::")[0]) for argument in config.args]
+    return 0 if any(path.is_file() for path in named) else None
+
+
+class FilesTogether(LoadFileScheduling):
+    """One worker runs all of a file, whose fixtures may be whole runs; and one all that starts processes, in turn."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "processes" if starts_processes(Path(file)) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:
+    """How tests are dealt out to workers."""
+    return FilesTogether(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what takes one worker longest."""
+    items.sort(key=lambda item: not starts_processes(item.path))
+
+
+def starts_processes(path: Path) -> bool:
+    return path.parent.name in ("kills", "strategies")
+
+
 @pytest.fixture(autouse=True)
 def _deterministic():
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     os.environ.pop("PL_GLOBAL_SEED", None)
 

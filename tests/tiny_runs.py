@@ -15,6 +15,10 @@ from lit_align import WIND, AlignmentModule, LanguageModel, LoRA, RewardFunction
 from lit_align.data.prompt_pool import PromptPool
 from lit_align.runs.trainer import Trainer
 from tests.conftest import happiness
+from tests.rounding import AGAIN, assert_same_but_rounding, steps_of
+
+# Nats, between sampling and scoring one response by the very same policy; another policy is farther away.
+OTHER_KERNELS = steps_of(torch.float32, size=32, count=AGAIN)
 
 
 def sadness(prompts, responses, records):
@@ -104,16 +108,16 @@ def build(
     )
 
 
-def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], atol: float = 0.0) -> None:
+def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], steps: float = 0) -> None:
+    """The same bits, or so many steps of rounding apart."""
     assert first.keys() == second.keys()
     for name in first:
-        torch.testing.assert_close(
-            first[name], second[name], rtol=0, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        assert_same_but_rounding(second[name], first[name], steps, name)
 
 
 def assert_same_metrics(found: list[dict[str, str]], expected: list[dict[str, str]], but: str = "nothing") -> None:
-    """Rows of metrics.csv to 1e-5, without the names that begin with ``but``."""
+    """Rows of metrics.csv but for rounding, without the names that begin with ``but``."""
+    close = steps_of(torch.float32, size=32, count=32)  # log-probabilities of responses are sums of that size, in nats
     for row, same in zip(found, expected, strict=True):
         assert row.keys() == same.keys()
         for name, value in same.items():
@@ -121,8 +125,6 @@ def assert_same_metrics(found: list[dict[str, str]], expected: list[dict[str, st
                 continue
             assert (row[name] == "") == (value == "")
             if value:
-                # How far sampling and scoring are apart is rounding itself, and other batches round differently.
-                close = 5e-5 if name == "train/sampling_gap" else 1e-5
                 assert float(row[name]) == pytest.approx(float(value), abs=close), name
 
 

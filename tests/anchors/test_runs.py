@@ -8,7 +8,8 @@ import torch
 from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Previous, Sampler
 from lit_align.iteration.evaluator import HeldOutEvaluator
 from tests.conftest import prompts_of
-from tests.tiny_runs import assert_same_weights, build
+from tests.rounding import assert_same_but_rounding
+from tests.tiny_runs import OTHER_KERNELS, assert_same_weights, build
 
 ANCHORS = {
     "previous of every second": (lambda: Previous(2), LoRA(rank=4), 1),
@@ -74,7 +75,7 @@ def test_A11_what_is_evaluated_saved_and_exported_is_the_iterate_before_extrapol
     for iterate, seen in zip(iterates, evaluated[1:], strict=True):
         assert_same_weights(iterate, seen)
     for point, new, old in ((points[1], first, initial), (points[2], second, first)):
-        assert_same_weights(point, {name: new[name] + alpha * (new[name] - old[name]) for name in new}, atol=1e-6)
+        assert_same_weights(point, {name: new[name] + alpha * (new[name] - old[name]) for name in new}, steps=8)
         assert max((point[name] - new[name]).abs().max() for name in new) > 1e-3
     for iteration, iterate in ((2, second), (3, third)):
         path = run.folder / "checkpoints" / f"iteration-{iteration:04d}.ckpt"
@@ -117,7 +118,7 @@ def test_a_language_model_answers_as_its_anchor_and_is_itself_again(tiny_model, 
     names = {name for name, _ in trained}
     expected.load_state_dict({name: start[name].lerp(end[name], rate) for name in names}, strict=False)
     with torch.no_grad():
-        torch.testing.assert_close(found, expected.logps(drawn), rtol=0, atol=1e-5)
+        assert_same_but_rounding(found, expected.logps(drawn))
     assert (found - own).abs().max() > 1e-2
 
 
@@ -137,5 +138,4 @@ def test_draws_are_compared_with_the_policy_that_drew_them(tiny_model, pools, tm
     sources = ("policy", "anchor", "reference", "mixture")
     wind = {"anchor": MovingAverage(0.5), "sampler": Sampler(sources=sources, max_new_tokens=6)}
     run = build(tiny_model, pools | {"heldout": None}, tmp_path, wind=wind).fit()
-    # Kernels and rounding alone may differ; another policy's log-probs differ by nats.
-    assert all(float(row["train/sampling_gap"] or 0) < 1e-3 for row in run.rows)
+    assert all(float(row["train/sampling_gap"] or 0) < OTHER_KERNELS for row in run.rows)

@@ -24,6 +24,7 @@ from lit_align.models.language_model import LanguageModel
 from lit_align.runs.trainer import Trainer
 from tests.command_line import refusal, write_yaml
 from tests.conftest import prompts_of, write_jsonl
+from tests.rounding import AGAIN, TRAINED, assert_same_but_rounding, steps_of
 
 ANSWERS = [
     ("good great day", "bad awful"),
@@ -125,12 +126,12 @@ def test_a_preference_of_0_is_the_swapped_pair(fit):
     options = {"dpo": {"pairing": "all"}}
     backward = fit(swapped(rows_of(), preference=0.0), **options)
     # Another pair has another id, and nothing but the order of minibatches may hang on it: the order is the rows' own.
-    torch.testing.assert_close(backward.weights, fit(rows_of(), **options).weights, rtol=0, atol=1e-6)
+    assert_same_but_rounding(backward.weights, fit(rows_of(), **options).weights, TRAINED)
 
 
 def test_a_preference_of_one_half_teaches_nothing(fit):
     run = fit(rows_of(4, preference=0.5), epochs=1, dpo={"pairing": "all"})
-    assert log_ratios(run).abs().max() < 1e-5
+    assert log_ratios(run).abs().max() < steps_of(torch.float32, size=32, count=AGAIN)
 
 
 def test_wins_are_the_preference_or_else_one_less_eps(fit):
@@ -406,7 +407,7 @@ def test_responses_longer_than_any_drawn_are_scored_within_the_token_budget(fit,
     assert len(seen) > 1
     assert max(seen) <= 200
     whole = fit(rows, epochs=1).stored().anchor_token_logps
-    torch.testing.assert_close(values, whole, rtol=0, atol=1e-5)
+    assert_same_but_rounding(values, whole)
 
 
 def test_a_policy_that_reads_no_text_says_so():

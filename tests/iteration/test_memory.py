@@ -8,6 +8,8 @@ import torch
 from lit_align import LanguageModel
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.utils.out_of_memory import OutOfMemory
+from tests.draws import recorded, same_draws
+from tests.rounding import TRAINED, assert_same_but_rounding, steps_of
 from tests.tiny_runs import build
 
 
@@ -34,7 +36,8 @@ def test_a_run_without_room_draws_the_same_responses_and_says_so_once(
     def rollouts(run):
         return [load_rollouts(path) for path in sorted((run.folder / "rollouts").iterdir())]
 
-    roomy = rollouts(build(tiny_model, pools, tmp_path / "roomy", lr=0.005).fit())
+    with recorded() as margins:
+        roomy = rollouts(build(tiny_model, pools, tmp_path / "roomy", lr=0.005).fit())
     asked = without_room(monkeypatch, method, 3)
     with caplog.at_level(logging.WARNING, "lit_align"):
         tight = rollouts(build(tiny_model, pools, tmp_path / "tight", lr=0.005).fit())
@@ -43,8 +46,9 @@ def test_a_run_without_room_draws_the_same_responses_and_says_so_once(
     assert sorted({size for size in asked if size > 3}) == [4, 8]
     assert len([size for size in asked if size > 3]) == 2
     for first, second in zip(roomy, tight, strict=True):
-        assert torch.equal(first.responses.ids, second.responses.ids)
-        torch.testing.assert_close(first.anchor_token_logps, second.anchor_token_logps, rtol=0, atol=1e-4)
+        if not same_draws(second.responses, first.responses, margins, within=steps_of(torch.float32, 8, TRAINED)):
+            break  # by a tie, and another run from here
+        assert_same_but_rounding(second.anchor_token_logps, first.anchor_token_logps, TRAINED)
 
 
 def test_a_prompt_that_does_not_fit_alone_is_one_line_with_advice(tiny_model, pools, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import torch
 from lit_align import LanguageModel, LoRA
 from lit_align.iteration.module import adamw
 from lit_align.iteration.requirements import check_optimizer
+from tests.rounding import TRAINED
 from tests.tiny_runs import assert_same_weights, build
 
 
@@ -28,7 +29,7 @@ def test_each_iteration_starts_with_a_fresh_optimiser(tiny_model, pools, tmp_pat
     fresh.module.load_state_dict(saved, strict=False)
     fresh.fit()
     assert int(fresh.module.iteration) == 2
-    assert_same_weights(run.weights, fresh.weights, atol=1e-6)
+    assert_same_weights(run.weights, fresh.weights, TRAINED)
 
 
 def test_an_optimiser_that_is_kept_carries_its_momentum_over(tiny_model, pools, tmp_path):

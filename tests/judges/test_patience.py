@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 
 import pytest
 import torch
@@ -134,25 +133,25 @@ def test_what_is_no_judgement_is_told_at_once(waits, values):
 
 
 def test_a_call_that_takes_too_long_has_failed_and_is_not_waited_for():
-    release = threading.Event()
+    release, waited_for, faults = threading.Event(), [], Faults()
 
     def slow(prompts, rows):
         if 5 in rows:
-            release.wait(20)
+            release.wait(300)
+            waited_for.append(rows)
         return [2.0 * row for row in rows]
 
-    started, faults = time.monotonic(), Faults()
-    values = judged(slow, Patience(max_retries=0, timeout=0.05), faults)
+    values = judged(slow, Patience(max_retries=0, timeout=0.5), faults)
+    assert waited_for == []
     release.set()
     assert missing(values) == {5}
-    assert faults.reason == "TimeoutError: no answer within 0.05 s"
-    assert time.monotonic() - started < 10
+    assert faults.reason == "TimeoutError: no answer within 0.5 s"
 
 
 def test_a_call_with_a_timeout_has_no_gradients_and_passes_errors_on():
-    assert judged(lambda p, rows: [2.0 * row + torch.is_grad_enabled() for row in rows], Patience(timeout=20.0))[3] == 6
+    assert judged(lambda p, rows: [2.0 * row + torch.is_grad_enabled() for row in rows], Patience(timeout=99.0))[3] == 6
     with pytest.raises(JudgeError, match=r"raised KeyError: 'x'"):
-        judged(Flaky(lambda call, rows: True, KeyError("x")), Patience(timeout=20.0))
+        judged(Flaky(lambda call, rows: True, KeyError("x")), Patience(timeout=99.0))
 
 
 def test_ctrl_c_is_not_a_failure():

@@ -7,6 +7,7 @@ import torch
 
 from lit_align import JudgeError, RewardModel
 from tests.conftest import make_tokenizer
+from tests.rounding import assert_same_but_rounding
 
 PROMPTS = ["the cat", "a day and the sun", "rain", "the dog is happy"]
 RESPONSES = ["good", "not bad and very nice", "sad sad sad rain was awful and poor", "great"]
@@ -58,26 +59,26 @@ def logit(path: str, tokens: list[int]) -> torch.Tensor:
 def test_the_batch_size_changes_nothing(chat_model, batch_size):
     whole = scores(chat_model)
     assert whole.unique().numel() == 4
-    torch.testing.assert_close(scores(chat_model, batch_size=batch_size), whole)
+    assert_same_but_rounding(scores(chat_model, batch_size=batch_size), whole)
 
 
 def test_the_order_changes_nothing(chat_model):
     order = [2, 0, 3, 1]
-    torch.testing.assert_close(scores(chat_model, order, batch_size=3), scores(chat_model, batch_size=3)[order])
+    assert_same_but_rounding(scores(chat_model, order, batch_size=3), scores(chat_model, batch_size=3)[order])
 
 
 def test_padding_changes_nothing(chat_model, tmp_path):
     alone = torch.cat([scores(chat_model, [i]) for i in range(4)])
-    torch.testing.assert_close(scores(chat_model), alone)
+    assert_same_but_rounding(scores(chat_model), alone)
     without_pad_id = make_reward_model(tmp_path, pad=None)
-    torch.testing.assert_close(scores(without_pad_id), alone)
+    assert_same_but_rounding(scores(without_pad_id), alone)
 
 
 def test_a_chat_template_is_applied_when_there_is_one(chat_model):
     tokenizer = make_tokenizer()
     text = "<|start|>user the cat<|end|><|start|>assistant good<|end|>".replace("<|", " <|").replace("|>", "|> ")
     expected = logit(chat_model, tokenizer.convert_tokens_to_ids(text.split()))
-    torch.testing.assert_close(scores(chat_model, [0])[0], expected)
+    assert_same_but_rounding(scores(chat_model, [0])[0], expected)
 
 
 def test_a_conversation_is_scored_whole(chat_model):
@@ -85,13 +86,13 @@ def test_a_conversation_is_scored_whole(chat_model):
     (value,) = RewardModel(chat_model).rewards(["the cat"], ["good"], [{"messages": messages}])
     words = "<|start|> system very nice <|end|> <|start|> user the cat <|end|> <|start|> assistant good <|end|>"
     expected = logit(chat_model, make_tokenizer().convert_tokens_to_ids(words.split()))
-    assert value == pytest.approx(expected.item(), abs=1e-5)
+    assert_same_but_rounding(torch.tensor(value), expected)
 
 
 def test_without_a_chat_template_prompt_and_response_are_a_text_pair(tmp_path):
     path = make_reward_model(tmp_path, chat=False)
     expected = logit(path, make_tokenizer().convert_tokens_to_ids(["the", "cat", "good"]))
-    torch.testing.assert_close(scores(path, [0])[0], expected)
+    assert_same_but_rounding(scores(path, [0])[0], expected)
 
 
 def test_the_wins_are_bradley_terry_of_the_scores(chat_model):

@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import prompts_of, write_jsonl
 from tests.kills.places import word_of
 from tests.kills.points import HalfWritten, Point
-from tests.strategies.two_processes import free_port, place
+from tests.strategies.two_processes import meeting_point, place
 
 # The server has never run a backward pass and has no threads, which the process of the tests cannot promise.
 _IMPORTS = ["lit_align.cli", "transformers.models.llama.modeling_llama", "peft", "datasets", "tests.kills.points"]
@@ -54,8 +54,8 @@ def on_two_devices(folder: Path, *arguments: str, point: Point | HalfWritten | N
         AssertionError: As above.
     """
     (folder / DIED).unlink(missing_ok=True)
-    port = free_port()
-    status = _ended([_started(folder, arguments, point if i == rank else None, place(i, port)) for i in range(2)])
+    with meeting_point() as port:
+        status = _ended([_started(folder, arguments, point if i == rank else None, place(i, port)) for i in range(2)])
     _check_place(folder, point, status)
     return status
 

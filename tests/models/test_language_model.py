@@ -10,6 +10,8 @@ from lit_align import LanguageModel, LoRA, Sampler
 from lit_align.models.scoring.token_logps import token_logps
 from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
+from tests.draws import recorded, same_draws
+from tests.rounding import AGAIN, assert_same_but_rounding, steps_of
 
 LENGTH = 20
 
@@ -66,7 +68,7 @@ def test_log_probs_while_sampling_are_those_of_scoring(policy, source):
     responses = drawn(policy, source=source)
     scored = policy.logps(responses, source).detach()
     assert scored.shape == responses.ids.shape
-    torch.testing.assert_close(scored, responses.sample_logps, atol=1e-4, rtol=1e-4)
+    assert_same_but_rounding(scored, responses.sample_logps)
     assert (scored[~responses.mask] == 0).all()
     assert (scored[responses.mask] < 0).all()
 
@@ -74,11 +76,12 @@ def test_log_probs_while_sampling_are_those_of_scoring(policy, source):
 def test_a_response_depends_on_its_prompt_and_seed_only(policy):
     prompts = policy.encode(prompts_of(9))
     sampler = Sampler(group_size=3, max_new_tokens=LENGTH)
-    whole = sampler.sample(policy, prompts, seed=1, iteration=0)
+    with recorded() as margins:
+        whole = sampler.sample(policy, prompts, seed=1, iteration=0).select([4, 0, 8])
     pieces = Sampler(group_size=3, max_new_tokens=LENGTH, token_budget=150)
     some = pieces.sample(policy, prompts.select([4, 0, 8]), seed=1, iteration=0)
-    assert torch.equal(some.ids, whole.ids[[4, 0, 8]])
-    torch.testing.assert_close(some.sample_logps, whole.sample_logps[[4, 0, 8]], atol=1e-4, rtol=1e-4)
+    if same_draws(some, whole, margins, within=steps_of(torch.float32, 8, AGAIN)):
+        assert_same_but_rounding(some.sample_logps, whole.sample_logps)
 
 
 def test_scoring_in_parts_or_alone_changes_nothing(policy):
@@ -92,9 +95,9 @@ def test_scoring_in_parts_or_alone_changes_nothing(policy):
         parts = token_logps(policy.model, responses.trim(), tokens_at_once=1)
         handle.remove()
         assert len(read) == responses.mask[..., 0].numel()  # each response in a sequence of its own
-        torch.testing.assert_close(parts, whole[..., : parts.shape[-1]])
+        assert_same_but_rounding(parts, whole[..., : parts.shape[-1]])
         alone = policy.logps(responses.select([3]))
-    torch.testing.assert_close(alone, whole[3:4], atol=1e-5, rtol=1e-5)
+    assert_same_but_rounding(alone, whole[3:4])
 
 
 def test_an_unknown_source_is_refused(policy):
@@ -125,7 +128,7 @@ def test_adapter_dropout_is_off_while_sampling(tiny_model):
     responses = drawn(policy)
     assert (policy.logps(responses) - responses.sample_logps).abs().max() > 1e-2
     policy.eval()
-    torch.testing.assert_close(policy.logps(responses).detach(), responses.sample_logps, atol=1e-4, rtol=1e-4)
+    assert_same_but_rounding(policy.logps(responses).detach(), responses.sample_logps)
 
 
 def test_texts_are_free_of_special_tokens_and_of_what_follows_the_end(policy):

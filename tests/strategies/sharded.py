@@ -64,7 +64,7 @@ class Collectives(TorchDispatchMode):
 
 def all_seen(model: str, folder: Path) -> dict[tuple[str, bool], Seen]:
     """Every kind of policy, sharded both ways."""
-    torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=2))  # a deadlock is an error
+    torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=10))  # a deadlock is an error
     found = {(name, flat): seen(model, folder / f"{name}-{flat}", name, flat) for name, flat in CASES}
     torch.distributed.destroy_process_group()
     return found

@@ -26,7 +26,7 @@ class FSDP1OnCPU(FSDPStrategy):
 
 
 def fsdp2() -> ModelParallelStrategy:
-    return ModelParallelStrategy(2, 1, save_distributed_checkpoint=False, timeout=timedelta(minutes=2))
+    return ModelParallelStrategy(2, 1, save_distributed_checkpoint=False, timeout=timedelta(minutes=10))
 
 
 @dataclass
@@ -56,7 +56,7 @@ CASES = {
     "adapters, extrapolated": Case(fsdp2, lambda: Extrapolated(0.5), ADAPTERS, goes_on=True),
     "adapters on nf4": Case(fsdp2, lambda: MovingAverage(0.5), ADAPTERS | {"quantization": "nf4"}),
     "FSDP1": Case(
-        lambda: FSDP1OnCPU(timeout=timedelta(minutes=2)),
+        lambda: FSDP1OnCPU(timeout=timedelta(minutes=10)),
         lambda: MovingAverage(0.5),
         {},
         goes_on=True,

@@ -2,12 +2,13 @@
 
 import os
 import pickle
-import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
 import torch.multiprocessing
 
 # What takes seconds to import is imported once, in the server that all processes are forked from. It has never run a
@@ -28,10 +29,10 @@ def on_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]
     """
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTS)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, meeting_point() as port:
         torch.multiprocessing.start_processes(
             _in_process,
-            args=(Path(folder), free_port(), function, arguments),
+            args=(Path(folder), port, function, arguments),
             nprocs=WORLD_SIZE,
             start_method="forkserver",
         )
@@ -56,12 +57,16 @@ def place(rank: int, port: int) -> dict[str, str]:
         "LOCAL_RANK": str(rank),
         "GROUP_RANK": "0",
         "TORCHELASTIC_RUN_ID": "two-processes",  # how Lightning knows torchrun
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # `meeting_point`
+        "TORCHELASTIC_RESTART_COUNT": "0",
     }
 
 
-def free_port() -> int:
-    """A port that nothing listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
+@contextmanager
+def meeting_point() -> Iterator[int]:
+    """The port of the store where the processes find each other: as under torchrun it is open before they start.
+
+    Were it one that is free now, for the first of them to open, anybody could take it meanwhile.
+    """
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield store.port
