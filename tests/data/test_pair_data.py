@@ -179,15 +179,16 @@ def test_jsonl_parquet_and_every_layout_of_a_row_give_the_same_run(fit, tmp_path
         assert torch.equal(run.weights, expected.weights)
 
 
-def encoded(model: str, rows: list[dict], **options):
-    data = PairData(**options)
-    data._policy = LanguageModel(model)
-    return data.pairs(data._policy.encode(list(data.checked(rows)))).responses
+def encoded(model: str, rows: list[dict], folder: Path, **options):
+    """The responses of these rows, in their order, as a run has them."""
+    train = write_jsonl(folder / "pairs.jsonl", rows)
+    run = Fit(model, train, folder / "runs", data={"batch_size": 1} | options, epochs=1).fit()
+    return run.data.pairs(run.module.policy.encode(list(run.data.checked(rows)))).responses
 
 
-def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model):
+def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model, tmp_path):
     rows = rows_of()
-    responses = encoded(tiny_model, rows)
+    responses = encoded(tiny_model, rows, tmp_path)
     tokenizer = LanguageModel(tiny_model).tokenizer
     for i, row in enumerate(rows):
         prompt = responses.prompts.ids[i][responses.prompts.mask[i]].tolist()
@@ -199,16 +200,17 @@ def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model
     assert not responses.truncated.any()
 
 
-def test_without_a_template_a_response_ends_with_the_end_of_sequence(tiny_base_model):
-    responses = encoded(tiny_base_model, [{"prompt": "the cat", "chosen": "is good", "rejected": "bad"}])
+def test_without_a_template_a_response_ends_with_the_end_of_sequence(tiny_base_model, tmp_path):
+    row = {"prompt": "the cat", "chosen": "is good", "rejected": "bad"}
+    responses = encoded(tiny_base_model, [row], tmp_path)
     tokens = LanguageModel(tiny_base_model).tokenizer.convert_ids_to_tokens
     assert tokens(responses.ids[0, 0].tolist()) == ["is", "good", "<|end|>"]
     assert tokens(responses.ids[0, 1][responses.mask[0, 1]].tolist()) == ["bad", "<|end|>"]
 
 
-def test_a_long_response_is_cut_without_an_end_and_marked(tiny_model):
+def test_a_long_response_is_cut_without_an_end_and_marked(tiny_model, tmp_path):
     row = {"prompt": "the cat", "chosen": "a very nice day", "rejected": "a bad day"}
-    responses = encoded(tiny_model, [row], max_response_tokens=4)
+    responses = encoded(tiny_model, [row], tmp_path, max_response_tokens=4)
     tokens = LanguageModel(tiny_model).tokenizer.convert_ids_to_tokens
     assert [tokens(ids) for ids in responses.ids[0].tolist()] == [row["chosen"].split(), ["a", "bad", "day", "<|end|>"]]
     assert responses.truncated.tolist() == [[True, False]]
