@@ -189,7 +189,7 @@ def encoded(model: str, rows: list[dict], **options):
     return data.pairs(policy.encode(records)).responses
 
 
-def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model):
+def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model, tmp_path):
     rows = rows_of()
     responses = encoded(tiny_model, rows)
     tokenizer = LanguageModel(tiny_model).tokenizer
@@ -203,14 +203,15 @@ def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model
     assert not responses.truncated.any()
 
 
-def test_without_a_template_a_response_ends_with_the_end_of_sequence(tiny_base_model):
-    responses = encoded(tiny_base_model, [{"prompt": "the cat", "chosen": "is good", "rejected": "bad"}])
+def test_without_a_template_a_response_ends_with_the_end_of_sequence(tiny_base_model, tmp_path):
+    row = {"prompt": "the cat", "chosen": "is good", "rejected": "bad"}
+    responses = encoded(tiny_base_model, [row])
     tokens = LanguageModel(tiny_base_model).tokenizer.convert_ids_to_tokens
     assert tokens(responses.ids[0, 0].tolist()) == ["is", "good", "<|end|>"]
     assert tokens(responses.ids[0, 1][responses.mask[0, 1]].tolist()) == ["bad", "<|end|>"]
 
 
-def test_a_long_response_is_cut_without_an_end_and_marked(tiny_model):
+def test_a_long_response_is_cut_without_an_end_and_marked(tiny_model, tmp_path):
     row = {"prompt": "the cat", "chosen": "a very nice day", "rejected": "a bad day"}
     responses = encoded(tiny_model, [row], max_response_tokens=4)
     tokens = LanguageModel(tiny_model).tokenizer.convert_ids_to_tokens

@@ -73,7 +73,7 @@ def test_the_command_that_is_printed_goes_on_as_if_nothing_had_happened(tmp_path
     config = write_config(tmp_path, model)
     first = replace(POINTS["between verdicts"], number=signal.SIGTERM)
     assert lit_align(tmp_path, "fit", "-c", config, point=first) == 143
-    # What has been done is not done again, so that calls are fewer: a resumed run counts its own.
+    # Calls are counted from the beginning of each process, not of the run.
     second = Point(STEP, 6, number=signal.SIGINT, place=Place("train", 1, "1 scored", *MEASURED))
     assert lit_align(tmp_path, *commands(tmp_path)[0], point=second) == 130
     third = Point(
