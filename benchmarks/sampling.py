@@ -108,7 +108,7 @@ def ours(policy: LanguageModel, prompts: Prompts, case: Case, lengths: Tensor | 
         if lengths is not None:
             told = type("Told", (Prescribed,), {"lengths": lengths, "eos": policy.eos})
             stack.enter_context(mock.patch.object(language_model, "CausalLMNextToken", told))
-        return int(sampler.sample(policy, prompts, seed=seed, iteration=0).mask.sum())
+        return int(sampler.respond(policy, prompts, seed=seed, iteration=0).mask.sum())
 
 
 @torch.no_grad()

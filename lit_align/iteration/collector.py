@@ -140,7 +140,7 @@ class Collector:
         self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None, ahead: Ahead
     ) -> Responses:
         with self.stages.stage("sample", len(prompts)) as advance:
-            return self.sampler.sample(
+            return self.sampler.respond(
                 PolicyAndAnchor(self.policy, self.anchor),
                 prompts,
                 seed=seed,

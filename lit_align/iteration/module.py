@@ -402,7 +402,7 @@ class AlignmentModule(L.LightningModule):
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[dict[str, Any]]:
         """Responses as text, with the record each answers."""
         with self.inference(), self.stages.stage("sample", len(batch)) as advance:
-            responses = self.sampler.sample(
+            responses = self.sampler.respond(
                 self.policy,
                 batch,
                 seed=mixed_seed(run_seed(), EVALUATION),

@@ -77,9 +77,9 @@ def test_a_response_depends_on_its_prompt_and_seed_only(policy):
     prompts = policy.encode(prompts_of(9))
     sampler = Sampler(group_size=3, max_new_tokens=LENGTH)
     with recorded() as margins:
-        whole = sampler.sample(policy, prompts, seed=1, iteration=0).select([4, 0, 8])
+        whole = sampler.respond(policy, prompts, seed=1, iteration=0).select([4, 0, 8])
     pieces = Sampler(group_size=3, max_new_tokens=LENGTH, token_budget=150)
-    some = pieces.sample(policy, prompts.select([4, 0, 8]), seed=1, iteration=0)
+    some = pieces.respond(policy, prompts.select([4, 0, 8]), seed=1, iteration=0)
     if same_draws(some, whole, margins, within=steps_of(torch.float32, 8, AGAIN)):
         assert_same_but_rounding(some.sample_logps, whole.sample_logps)
 

@@ -33,7 +33,7 @@ def train(policy, seed):
 
 
 def responses_of(policy):
-    return Sampler(group_size=2, max_new_tokens=5).sample(policy, policy.encode(prompts_of(3)), seed=0, iteration=0)
+    return Sampler(group_size=2, max_new_tokens=5).respond(policy, policy.encode(prompts_of(3)), seed=0, iteration=0)
 
 
 def test_momentum_moves_the_update_and_not_its_factors(policy):
