@@ -29,12 +29,12 @@ def rows_of(path: Path) -> list[dict[str, float]]:
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of which iteration each draw of responses will be."""
-    iterations, sample = [], Sampler.sample
+    iterations, respond = [], Sampler.respond
     monkeypatch.setattr(
         Sampler,
-        "sample",
+        "respond",
         lambda self, *args, iteration, **rest: (
-            iterations.append(iteration) or sample(self, *args, iteration=iteration, **rest)
+            iterations.append(iteration) or respond(self, *args, iteration=iteration, **rest)
         ),
     )
     return iterations
