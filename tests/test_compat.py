@@ -23,7 +23,7 @@ def relying_on(library, part):
     """Whatever goes wrong inside is told as a part that the library has moved."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:  # Lightning itself would leave by SystemExit on SIGTERM
         raise AssertionError(moved(library, part)) from error
 
 

@@ -181,3 +181,10 @@ def test_every_private_use_is_seen():
     expected = ["lightning._x", "torch.utils._python_dispatch.Mode", "torch._dynamo", "trainer._y", "other._z"]
     expected += ["super()._w", "self.other._v", "self._theirs", "_u", "checkpoint['loops']"]
     assert sorted(found) == sorted(expected)
+
+
+def test_tests_import_private_parts_of_third_parties_neither():
+    tests = Path(__file__).parent
+    names = {name for path in tests.rglob("*.py") for name in imports(path.read_text(), "tests")}
+    theirs = {name for name in names if is_private(name) and name.split(".")[0] not in ("lit_align", "tests")}
+    assert theirs == {"torch.utils._python_dispatch.TorchDispatchMode"}  # the only way to see collectives go by
