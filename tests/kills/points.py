@@ -34,7 +34,7 @@ class Point:
     call: int = 1
     after: bool = False
     number: int = signal.SIGKILL
-    place: Place = field(kw_only=True)
+    place: Place = field(kw_only=True, repr=False)
 
     def arm(self) -> None:
         """Let this process be killed there."""
@@ -69,7 +69,7 @@ class HalfWritten:
     name: str
     call: int = 1
     renamed: bool = False
-    place: Place = field(kw_only=True)
+    place: Place = field(kw_only=True, repr=False)
 
     def arm(self) -> None:
         """Let this process be killed there."""
