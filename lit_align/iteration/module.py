@@ -139,7 +139,9 @@ class AlignmentModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check data and judges before any weights load."""
-        self.meet(self.data, fits=stage == "fit")
+        fits = stage == "fit"
+        if fits or isinstance(self.trainer.datamodule, IterationData):  # type: ignore[attr-defined]
+            self.meet(self.data, fits=fits)
         for judge in self.judges.values():
             judge.check()
 
