@@ -59,8 +59,8 @@ def _here() -> Place:
     if module is None:
         return Place(stage, None)
     run, rank = module.run_folder, module.global_rank
-    shares = [_newest(run / folder, rank) for folder in ("rollouts", "evaluation")]
-    return Place(stage, int(module.iteration), *shares, _checkpoints(run / "checkpoints"))
+    shares = [_newest(path.parent, rank) for path in (run.rollouts(0), run.evaluation(0))]
+    return Place(stage, int(module.iteration), *shares, _checkpoints(run.checkpoints))
 
 
 def _watched(stage: Any) -> Any:
