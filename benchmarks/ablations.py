@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ from training import tokens
 
 from lit_align import LanguageModel, LoRA
 from lit_align.data.sources import read
+from lit_align.sampling.generate import generate
 from lit_align.types import Prompts, Responses
 
 Work = Callable[[], object]
@@ -39,9 +41,13 @@ def plain_draw(scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     return drawn.squeeze(-1), logps.gather(-1, drawn).squeeze(-1)
 
 
-MODELS, SAMPLING = "lit_align.models", "lit_align.sampling.generate"
-PACKED = {f"{MODELS}.token_logps.takes_tables": lambda _: False}  # as models are read whose attention stays their own
-SEQUENCES = f"{MODELS}.token_logps.sequences"
+GENERATION, SCORING = "lit_align.models.generation", "lit_align.models.scoring"
+SAMPLING = "lit_align.sampling.generate"
+# As models are read whose attention stays their own.
+PACKED = {f"{SCORING}.token_logps.has_ragged_attention": lambda _: False}
+BESIDE = {"lit_align.models.language_model.merged_adapters": nullcontext}
+REPEATED = {f"{GENERATION}.next_token.can_share_prompts": lambda *_: False}
+SEQUENCES = f"{SCORING}.token_logps.sequences_per_group"
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,21 @@ class Saving:
 
 LONG = "sampling, long prompts"
 SAVINGS = [
-    Saving("a prompt's cache once a group", "sampling", {f"{MODELS}.cached.groupable": lambda *_: False}),
-    Saving("a prompt's cache once a group", LONG, {f"{MODELS}.cached.groupable": lambda *_: False}),
-    Saving("what all prompts begin with, once", LONG, {f"{MODELS}.prefix._WORTH": 10**9}),
+    Saving("a prompt's cache once a group", "sampling", REPEATED),
+    Saving("a prompt's cache once a group", LONG, REPEATED),
+    Saving("what all prompts begin with, once", LONG, {f"{GENERATION}.read_prompts.shared_tokens": lambda *_: 0}),
     Saving("drawing by blocks, one exponential", "sampling", {f"{SAMPLING}.draw": plain_draw}),
-    Saving("rows that have ended make way", "sampling, short among long", {f"{SAMPLING}._COMPACT": 2.0}),
-    Saving("adapters added to their weights", "sampling, adapters", {f"{MODELS}.language_model.fused": nullcontext}),
+    Saving(
+        "rows that have ended make way",
+        "sampling, short among long",
+        {"lit_align.models.language_model.generate": partial(generate, compact=2.0)},
+    ),
+    Saving("adapters added to their weights", "sampling, adapters", BESIDE),
     Saving("a batch in one line", "step", PACKED),
     Saving("a batch in one line", "step, short", PACKED),
     Saving("a batch in one line", "step, long", PACKED),
-    Saving("what all prompts begin with, once", "step, short", {f"{MODELS}.unpadded.shared_tokens": lambda *_: 0}),
-    Saving("head in parts, never all logits", "step", {f"{MODELS}.predicted.readout_of": lambda _: None}),
+    Saving("what all prompts begin with, once", "step, short", {f"{SCORING}.unpadded.shared_tokens": lambda *_: 0}),
+    Saving("head in parts, never all logits", "step", {f"{SCORING}.target_logps.logit_transform_of": lambda _: None}),
     Saving("packed: one sequence a group", "step", {SEQUENCES: lambda *shape: shape[2]}, PACKED),
     Saving("packed: several for a long group", "step, long", {SEQUENCES: lambda *_: 1}, PACKED),
 ]

@@ -83,6 +83,7 @@ def measure(name: str) -> dict[str, Any]:
 
     from lit_align import LanguageModel
     from lit_align.cli import main
+    from lit_align.data.rollout_store import load_rollouts
     from lit_align.plan.plan import LIBRARIES
 
     torch.set_num_threads(1)
@@ -106,7 +107,8 @@ def measure(name: str) -> dict[str, Any]:
         plan = main(["plan", *arguments]).trainer.planned
         cli = main(["fit", *arguments])
         peak = (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - start
-        longest = int(cli.model._rollouts[1].responses.lengths.max())
+        collected = sorted(Path(cli.trainer.default_root_dir, "rollouts").glob("iteration-*.parquet"))
+        longest = int(load_rollouts(collected[-1]).responses.lengths.max())
     planned = plan.peak - LIBRARIES.get(plan.devices.kind, 0.0)
     phase = max(plan.totals, key=lambda name: plan.totals[name])
     return {"case": name, "planned": planned, "measured": peak, "phase": phase, "longest": longest}

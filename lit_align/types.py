@@ -4,7 +4,7 @@ Dimension names, everywhere in the package: ``batch`` (prompts), ``group`` (resp
 (prompt tokens, left-padded), ``length`` (response tokens, right-padded). Masks: True = counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -14,6 +14,17 @@ from torch import Tensor
 
 Record = dict[str, Any]
 """One row of the user's data, as it was read: judges see it whole."""
+
+SCORED = ("anchor", "reference", "current")
+"""Policies whose log-probs are computed while collecting, and kept on disk."""
+
+POLICIES = (*SCORED, "policy")
+"""Policies whose log-probs rollouts can hold."""
+
+
+def token_logps_column(policy: str) -> str:
+    """The name of a policy's token log-probs, as a field of :class:`Rollouts` and as a column on disk."""
+    return f"{policy}_token_logps"
 
 
 _B = TypeVar("_B", bound="_Batch")
@@ -172,32 +183,48 @@ class Rollouts(_Batch):
     @property
     def policy_logps(self) -> Float[Tensor, "batch group"]:
         """Log pi_theta(y|x), summed over response tokens."""
-        return self._sums("policy")
+        return self.sequence_logps("policy")
 
     @property
     def anchor_logps(self) -> Float[Tensor, "batch group"]:
         """Log pi_t(y|x), summed over response tokens."""
-        return self._sums("anchor")
+        return self.sequence_logps("anchor")
 
     @property
     def reference_logps(self) -> Float[Tensor, "batch group"]:
         """Log pi_ref(y|x), summed over response tokens."""
-        return self._sums("reference")
+        return self.sequence_logps("reference")
 
     @property
     def current_logps(self) -> Float[Tensor, "batch group"]:
         """Log pi(y|x) of the policy as it was while collecting, summed over response tokens."""
-        return self._sums("current")
+        return self.sequence_logps("current")
 
     def slots(self, source: str) -> list[int]:
         """Which responses of a group this source drew."""
         return [i for i, drawn_by in enumerate(self.responses.source) if drawn_by == source]
 
-    def _sums(self, policy: str) -> Float[Tensor, "batch group"]:
-        token_logps = getattr(self, f"{policy}_token_logps")
-        if token_logps is None:
+    @property
+    def token_logps(self) -> dict[str, Float[Tensor, "batch group length"]]:
+        """The token log-probs that are known, by policy."""
+        found = {policy: getattr(self, token_logps_column(policy)) for policy in POLICIES}
+        return {policy: value for policy, value in found.items() if value is not None}
+
+    def with_token_logps(self, values: Mapping[str, Float[Tensor, "batch group length"] | None]) -> "Rollouts":
+        """The same rollouts with other token log-probs for some policies; None forgets a policy's."""
+        columns: dict[str, Any] = {token_logps_column(policy): value for policy, value in values.items()}
+        return replace(self, **columns)
+
+    def sequence_logps(self, policy: str) -> Float[Tensor, "batch group"]:
+        """A policy's log-probs, summed over response tokens.
+
+        Raises:
+            RuntimeError: They are not known.
+        """
+        known = self.token_logps
+        if policy not in known:
             raise RuntimeError(f"these rollouts hold no {policy} log-probs; the algorithm must list it in `needs`")
-        return masked_sum(token_logps, self.responses.mask)
+        return masked_sum(known[policy], self.responses.mask)
 
     @property
     def win_rates(self) -> Float[Tensor, "batch group"]:
@@ -237,9 +264,8 @@ class Rollouts(_Batch):
         """The same rollouts without the padding that all of them share."""
         responses = self.responses.trim()
         width = responses.ids.shape[-1]
-        names = [f"{name}_token_logps" for name in ("anchor", "reference", "current", "policy")]
-        cut = {name: value[..., :width] for name in names if (value := getattr(self, name)) is not None}
-        return replace(self, responses=responses, **cut)
+        cut = {policy: value[..., :width] for policy, value in self.token_logps.items()}
+        return replace(self, responses=responses).with_token_logps(cut)
 
 
 def masked_sum(

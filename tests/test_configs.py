@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from lit_align.cli import main
@@ -126,10 +127,13 @@ def test_a_published_setting_parses_and_steps_on_batches_of_64(path, begun):
 
 def merged(begun, monkeypatch, base, overlay, *more):
     """The run that a config and an overlay describe, as if the machine had their GPUs."""
-    from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
-
-    monkeypatch.setattr(_AcceleratorConnector, "_check_strategy_and_fallback", lambda self: None)
-    return begun(base, "-c", str(ROOT / "overlays" / f"{overlay}.yaml"), "--trainer.accelerator", "cpu", *more)
+    for name, value in {
+        "is_available": lambda: True,
+        "parse_devices": lambda devices: list(range(int(devices))),
+        "get_parallel_devices": lambda devices: [torch.device("cuda", device) for device in devices],
+    }.items():
+        monkeypatch.setattr(CUDAAccelerator, name, staticmethod(value))
+    return begun(base, "-c", str(ROOT / "overlays" / f"{overlay}.yaml"), "--trainer.accelerator", "cuda", *more)
 
 
 @pytest.mark.parametrize("base", [ROOT / "config.yaml", *PAPERS], ids=lambda path: path.stem)
@@ -159,7 +163,7 @@ def test_a_published_setting_fits_the_devices_of_a_sharded_run(overlay, kind, be
     assert type(cli.trainer.strategy) is kind
     assert cli.trainer.world_size == 4
     if kind is ModelParallelStrategy:
-        assert cli.trainer.strategy._data_parallel_size == 4
+        assert cli.config.fit.trainer.strategy.init_args.data_parallel_size == 4
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)

@@ -18,7 +18,7 @@ def drawn(tiny_model):
     policy = LanguageModel(tiny_model)
     policy.load()
     with recorded() as margins:
-        responses = Sampler(group_size=3, max_new_tokens=6).sample(
+        responses = Sampler(group_size=3, max_new_tokens=6).respond(
             policy, policy.encode(prompts_of(5)), seed=SEED, iteration=1
         )
     return responses, margins

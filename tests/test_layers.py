@@ -1,8 +1,15 @@
-"""The import rule: a module imports only from its own level or a lower one, and losses know nothing but tensors."""
+"""The import rule: a module imports only from its own level or a lower one, and losses know nothing but tensors.
+
+The privacy rule: what has an underscore is used in the file that defines it, and third parties' in ``compat.py`` alone.
+"""
 
 import ast
+import inspect
 import sys
+import textwrap
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,6 +29,7 @@ LEVELS = [
     {"runs"},
     {"cli", "__main__"},
 ]
+DOCUMENTED = {"os._exit"}  # with an underscore all the same
 REGISTRY = {"HOME", "__getattr__", "__version__"}
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -79,3 +87,97 @@ def test_the_package_itself_imports_nothing_of_its_own_at_the_start():
     at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = [name for node in at_start for name in imports(ast.unparse(node), "lit_align")]
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_compat_lies_on_the_ground_floor():
+    assert not parts(imported_by("compat.py"))
+
+
+def is_private(name: str) -> bool:
+    return any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """What a source defines itself: functions, classes, and attributes of its objects."""
+    nodes = list(ast.walk(tree))
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    fields = {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    stored = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    return defined | fields | {node.attr for node in stored if is_of_self(node)}
+
+
+def is_of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+def borrowed(source: str, package: str, house: set[str]) -> Iterator[str]:
+    """Private parts of others that a source uses, in whatever way.
+
+    Args:
+        source: Of a module.
+        package: That it lies in.
+        house: Names that any module of the house defines for its objects: those a class may inherit.
+    """
+    tree = ast.parse(source)
+    own = own_names(tree)
+    yield from (name for name in imports(source, package) if is_private(name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and ast.unparse(node) not in DOCUMENTED:
+            if node.attr not in (house if is_of_self(node) else own):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and is_private(str(arg.value)))
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and node.slice.value == "loops":
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "compat.py"])
+def test_private_parts_stay_where_they_are_defined_and_those_of_third_parties_in_compat(module):
+    package = ".".join(["lit_align", *Path(module).parent.parts])
+    assert not list(borrowed((ROOT / module).read_text(), package, of_the_house()))
+
+
+@cache
+def of_the_house() -> set[str]:
+    """Names that any module defines for its objects: those that a class elsewhere may inherit."""
+    return set().union(
+        *(own_names(ast.parse((ROOT / module).read_text())) for module in MODULES if module != "compat.py")
+    )
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in ("compat.py", "__main__.py")])
+def test_no_class_gives_a_private_name_of_a_third_party_another_meaning(module):
+    names = vars(import_module(f"lit_align.{module.removesuffix('.py').replace('/', '.')}"))
+    for node in ast.parse((ROOT / module).read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            bases = [base for base in names[node.name].__mro__ if not base.__module__.startswith("lit_align.")]
+            theirs = set().union(*(names_used_by(base) for base in bases))
+            assert not {name for name in own_names(node) & theirs if is_private(name)}, node.name
+
+
+def names_used_by(kind: type) -> set[str]:
+    """What a class defines, and the attributes that its methods ask for."""
+    functions = [getattr(value, "fget", None) or getattr(value, "__func__", value) for value in vars(kind).values()]
+    codes = [code for function in functions if (code := getattr(inspect.unwrap(function), "__code__", None))]
+    return set(vars(kind)).union(*(code.co_names for code in codes))
+
+
+def test_every_private_use_is_seen():
+    source = """
+        from lightning import _x
+        from torch.utils._python_dispatch import Mode
+        import torch._dynamo as dynamo
+        trainer._y = other._z
+        super()._w()
+        self._inherited + self._own + other._own + self.other._v
+        self._theirs
+        getattr(trainer, "_u")
+        checkpoint["loops"]
+        __import__, os._exit, x.__class__
+        def f():
+            self._own = 1
+    """
+    found = list(borrowed(textwrap.dedent(source), "lit_align.data", {"_inherited", "_own"}))
+    expected = ["lightning._x", "torch.utils._python_dispatch.Mode", "torch._dynamo", "trainer._y", "other._z"]
+    expected += ["super()._w", "self.other._v", "self._theirs", "_u", "checkpoint['loops']"]
+    assert sorted(found) == sorted(expected)

@@ -38,11 +38,9 @@ class PairwiseModule(AlignmentModule):
         super().__init__(policy, judge, **kwargs)
         self.pairing: Pairing = pairing
 
-    def check_pairs(self, soft: bool) -> None:
-        """Labelled pairs will do, unless a label in doubt would be taken for certain."""
-        super().check_pairs(soft)
-        if soft and self.pairing == "best_worst":
-            raise ValueError("model.pairing: best_worst takes every label for certain; set it to all, to weigh them")
+    def takes_soft_labels(self) -> bool:
+        """The best against the worst takes every label for certain; the other pairings weigh it."""
+        return self.pairing != "best_worst"
 
     @abstractmethod
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:

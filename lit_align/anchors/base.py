@@ -24,6 +24,12 @@ class Anchor(ABC):
     is_policy = False
     """Whether the policy *is* pi_t as an iteration's first step begins, so that every log-ratio to the anchor is 0."""
 
+    copies: int = 0
+    """Copies of the trainable weights that it keeps."""
+
+    folds = False
+    """Whether it folds the updates of adapters into a frozen one, whose rank grows with every iteration."""
+
     @abstractmethod
     def begin(self, policy: Policy, iteration: int) -> None:
         """Move to this iteration's anchor, before anything is sampled; a second call for it does nothing."""

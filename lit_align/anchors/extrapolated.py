@@ -40,6 +40,8 @@ class Extrapolated(Anchor):
     """
 
     is_policy = True
+    copies = 1
+    folds = True
 
     def __init__(self, alpha: float = 0.3, rank: int | None = None) -> None:
         if not 0 <= alpha < 1:
@@ -89,7 +91,7 @@ class Extrapolated(Anchor):
         """New frozen update = frozen + alpha (frozen + trainable - the whole update of the iterate before)."""
         with policy.gathered():
             trained = policy.factors()
-        frozen = policy.folded()
+        frozen = policy.frozen_update()
         whole = {name: [(1.0, trained[name]), *([(1.0, frozen[name])] if frozen else [])] for name in trained}
         if self._update:
             older = {name: (b.to(trained[name][0]), a.to(trained[name][0])) for name, (b, a) in self._update.items()}
@@ -104,7 +106,7 @@ class Extrapolated(Anchor):
                 )
                 for name, terms in whole.items()
             }
-            policy.fold({name: pair for name, (pair, _) in moved.items()})
+            policy.set_frozen_update({name: pair for name, (pair, _) in moved.items()})
             self._say([error for _, error in moved.values()])
         self._update = {name: combine(terms)[0] for name, terms in whole.items()}
 

@@ -29,6 +29,8 @@ class MovingAverage(Anchor):
         ValueError: ``rate`` is outside (0, 1].
     """
 
+    copies = 1
+
     def __init__(self, rate: float = 0.02) -> None:
         if not 0 < rate <= 1:
             raise ValueError(f"anchor.rate must lie in (0, 1], got {rate}")

@@ -17,6 +17,8 @@ class Optimistic(Anchor):
     One copy of the trainable weights is kept, and the next one once there is one.
     """
 
+    copies = 2
+
     def __init__(self) -> None:
         self._base, self._next = Snapshot(), Snapshot()
         self._moved = -1

@@ -25,6 +25,7 @@ class Previous(Anchor):
             raise ValueError(f"anchor.every must be >= 1, got {every}")
         self.every = every
         self.is_policy = every == 1
+        self.copies = 0 if self.is_policy else 1
         self._copy = Snapshot()
         self._taken = -1
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lit_align.iteration.module import AlignmentModule
+from lit_align.iteration.iterated import iterated
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ class CollapseAlarm(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the iteration that ends."""
-        assert isinstance(pl_module, AlignmentModule)
+        module = iterated(pl_module)
         now = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        new = self.look(int(pl_module.iteration) + 1, pl_module.history, now)
+        new = self.look(int(module.iteration) + 1, module.history, now)
         if trainer.is_global_zero:
             for reason in new:
                 log.warning("the policy may be collapsing: %s", reason)

@@ -7,14 +7,12 @@ judge with its block. So a signal is an exception wherever the program is, in th
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints
+from lit_align.run_folder import RunFolder
 
 
 class Interrupts(Callback):
@@ -26,21 +24,24 @@ class Interrupts(Callback):
             print(f"\nstopped; to go on: {command_to_go_on(Path(trainer.default_root_dir))}", file=sys.stderr)
 
 
-class Signals(_SignalConnector):
-    """Stops where the program is, rather than after the next minibatch, which sampling may keep waiting for an hour."""
+def stop_here(trainer: L.Trainer, signum: int) -> NoReturn:
+    """Stop where the program is, rather than after the next minibatch, which sampling may keep waiting for an hour.
 
-    def _sigterm_notifier_fn(self, signum: int, _: FrameType) -> NoReturn:
-        """Lightning's own would make all ranks meet inside the handler, wherever they are: they would wait for ever."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the stopping
-        launcher = self.trainer.strategy.launcher
-        if launcher is not None:
-            launcher.kill(signal.Signals(signum))  # the ranks that this process has started
-        raise SystemExit(128 + signum)
+    Args:
+        trainer: The one that runs.
+        signum: The signal that it was sent.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the stopping
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(signal.Signals(signum))  # the ranks that this process has started
+    raise SystemExit(128 + signum)
 
 
 def command_to_go_on(run: Path) -> str:
     """What to type to continue the run in this folder: from its last checkpoint or, before the first, its rollouts."""
-    last = run / FOLDER / LAST if run_checkpoints(run) else None
-    if (run / "config.yaml").exists():
+    folder = RunFolder(run)
+    last = folder.last if folder.written_checkpoints() else None
+    if folder.config.exists():
         return f"python -m lit_align fit -c {run} " + (f"--ckpt_path {last}" if last else f"--trainer.run {run}")
     return f"Trainer(run={str(run)!r}).fit(module, data" + (f", ckpt_path={str(last)!r})" if last else ")")

@@ -14,10 +14,12 @@ class MemoryCheck(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Plan, when the prompts have been read and the weights have not."""
-        assert isinstance(pl_module, AlignmentModule)
-        if stage != "fit" or not isinstance(pl_module.policy, LanguageModel):
+        if stage != "fit" or not isinstance(pl_module, AlignmentModule):
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(pl_module.policy, LanguageModel):
+            return
+        data = pl_module.data
+        pl_module.meet(data, fits=True)
         try:
             plan = plan_of(
                 pl_module, data, devices_of(trainer), prompts=data.prompts(0), iterations=trainer.max_epochs or 1

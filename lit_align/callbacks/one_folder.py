@@ -5,6 +5,8 @@ import os
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lit_align.compat import set_default_root_dir
+
 # What torchrun, Lightning's own launcher, SLURM and LSF call a process's place, of which the first has only zeros.
 _PLACES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
@@ -18,8 +20,7 @@ class OneFolder(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """The processes can talk to one another by now, and nothing has been written yet."""
-        folder = trainer.strategy.broadcast(trainer.default_root_dir)
-        trainer._default_root_dir = folder  # type: ignore[attr-defined]  # no public way to set it late
+        set_default_root_dir(trainer, trainer.strategy.broadcast(trainer.default_root_dir))
 
 
 def is_first_process() -> bool:

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from lit_align.data.ranks import from_all_ranks, order_of_shares
+from lit_align.run_folder import RunFolder
 
 
 class Predictions(BasePredictionWriter):
@@ -32,7 +33,7 @@ class Predictions(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         rows = [row for share in shares for row in share]
-        path = Path(trainer.default_root_dir) / "predictions.jsonl"
+        path = RunFolder(Path(trainer.default_root_dir)).predictions
         with path.open("a" if batch_idx else "w", encoding="utf-8") as file:
             for place in order_of_shares([len(share) for share in shares]):
                 file.write(json.dumps(rows[place], ensure_ascii=False, default=str) + "\n")

@@ -5,12 +5,11 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from lit_align.data.ranks import share_name
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.language_model import LanguageModel
 from lit_align.plan.flops import Work, peak, work_of
-from lit_align.types import Responses, Rollouts
+from lit_align.types import SCORED, Responses, Rollouts
 
 STAGES = ("sample", "judge", "score", "train", "evaluate")
 
@@ -39,9 +38,7 @@ class Profile(Callback):
         """Count the work of collecting."""
         assert isinstance(pl_module, AlignmentModule)
         rollouts, work = pl_module.rollouts, _work(pl_module)
-        scored = sum(
-            getattr(rollouts, f"{name}_token_logps") is not None for name in ("anchor", "reference", "current")
-        )
+        scored = len(rollouts.token_logps.keys() & set(SCORED))
         repeats = trainer.datamodule.passes * pl_module.phases  # type: ignore[attr-defined]
         whole = {
             "sample": work.sampling(rollouts.responses),
@@ -93,7 +90,6 @@ def _work(module: AlignmentModule) -> Work:
 
 def _held_out(module: AlignmentModule) -> Responses | None:
     """What was drawn in the evaluation of this iteration."""
-    name = share_name(f"heldout-{int(module.iteration) + 1:04d}", module.global_rank, module.trainer.world_size)
-    path = module.run_folder / "evaluation" / name
+    path = module.run_folder.evaluation(int(module.iteration) + 1, module.global_rank, module.trainer.world_size)
     found = load_rollouts(path) if path.exists() else None
     return found.responses if isinstance(found, Rollouts) else None

@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
-from lit_align.iteration.module import AlignmentModule
-from lit_align.iteration.stages import Advance, Stages
+from lit_align.iteration.iterated import iterated
+from lit_align.iteration.stages import Advance
 from lit_align.types import Rollouts
 
 
@@ -29,7 +29,7 @@ class StageBars(ProgressBar):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the module show its stages."""
         super().setup(trainer, pl_module, stage)
-        _stages(pl_module).visible = self._enabled and trainer.is_global_zero
+        iterated(pl_module).stages.visible = self._enabled and trainer.is_global_zero
 
 
 class TrainStage(Callback):
@@ -42,22 +42,17 @@ class TrainStage(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The first minibatch comes."""
         total = int(trainer.num_training_batches) * trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        self._advance = self._open.enter_context(_stages(pl_module).stage("train", total))
+        self._advance = self._open.enter_context(iterated(pl_module).stages.stage("train", total))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Rollouts, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A minibatch is done; after the last one the evaluation begins."""
         assert self._advance is not None
-        self._advance(len(batch), int(batch.responses.mask.sum()))
+        self._advance(len(batch), int(batch.responses.mask.sum()) if isinstance(batch, Rollouts) else 0)
         if batch_idx + 1 >= trainer.num_training_batches:
             self._open.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave no bar behind."""
         self._open.close()
-
-
-def _stages(module: L.LightningModule) -> Stages:
-    assert isinstance(module, AlignmentModule)
-    return module.stages

@@ -7,11 +7,12 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lit_align.data.prompt_pool import PromptPool
-from lit_align.iteration.module import AlignmentModule
+from lit_align.compat import is_between_epochs
+from lit_align.data.base import IterationData
+from lit_align.iteration.iterated import iterated
+from lit_align.run_folder import RunFolder
 from lit_align.utils.files import write_text
 
-FILE = "identity.json"
 _WHAT = {
     "model": "the model (its weights, dtype or quantization)",
     "tokenizer": "the tokenizer",
@@ -35,7 +36,7 @@ class SameRun(Callback):
         Raises:
             ValueError: The run in this folder is made of something else.
         """
-        path = Path(trainer.default_root_dir) / FILE
+        path = RunFolder(Path(trainer.default_root_dir)).identity
         found = _identity(trainer, pl_module)
         if path.exists():
             _check(json.loads(path.read_text()), found, str(path.parent))
@@ -53,18 +54,16 @@ class SameRun(Callback):
             ValueError: It is one; or a callback of the user's has written it between two steps, from where Lightning
                 would go on without evaluating the iteration, counting it, or knowing what it had collected.
         """
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        if trainer.state.fn == "fit" and epochs["processed"] != epochs["started"]:
+        if trainer.state.fn == "fit" and not is_between_epochs(checkpoint):
             raise ValueError("the checkpoint was written in the middle of an iteration: go on from the end of one")
         _check(checkpoint.get("identity", {}), _identity(trainer, pl_module), "the checkpoint's run")
 
 
 def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
     """What the run is made of; while fitting the prompts too."""
-    assert isinstance(module, AlignmentModule)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    fits = trainer.state.fn == "fit" and isinstance(data, PromptPool)
-    return module.policy.identity | (data.identity if fits else {})
+    fits = trainer.state.fn == "fit" and isinstance(data, IterationData)
+    return iterated(module).made_of() | (data.identity if fits else {})
 
 
 def _check(began_with: dict[str, str], found: dict[str, str], run: str) -> None:

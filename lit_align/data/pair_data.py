@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from lit_align.data.prompt_pool import PromptPool
+from lit_align.data.base import Given, IterationData
+from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
 from lit_align.data.sources import Source, checked, read
 from lit_align.data.templates import content_id
 from lit_align.types import Prompts, Record, Rollouts
@@ -16,7 +16,7 @@ from lit_align.types import Prompts, Record, Rollouts
 PAIR = ("chosen", "rejected", "preference")
 
 
-class PairData(PromptPool):
+class PairData(IterationData):
     """Streams labelled pairs to a method of pairs, such as DPO: groups of two, without sampler or judge.
 
     A row has a ``chosen`` and a ``rejected`` response, each a text or a conversation that ends with it, and a
@@ -67,7 +67,6 @@ class PairData(PromptPool):
         if streaming and prompts_per_iteration is None:
             raise ValueError("data.streaming needs data.prompts_per_iteration: a stream does not know its length")
         super().__init__(
-            train,
             heldout,
             test,
             columns={ours: theirs for ours, theirs in (columns or {}).items() if ours not in PAIR},
@@ -75,26 +74,21 @@ class PairData(PromptPool):
             batch_size=batch_size,
             passes=passes,
             heldout_limit=heldout_limit,
-            streaming=streaming,
-            shuffle_buffer=shuffle_buffer,
         )
+        self.sources["train"] = train
         self.pair_columns = columns
         self.whole = prompts_per_iteration is None
         self.max_response_tokens = max_response_tokens
         self.eps = eps
-        self._soft = eps > 0
-        self._policy: Any = None
+        self.streaming = streaming
+        self.shuffle_buffer = shuffle_buffer
+        self.soft = eps > 0
+        self.deck: Deck | None = None
 
-    def setup(self, stage: str) -> None:
-        """Read and check everything that can be checked before any weights load."""
-        trainer: Any = self.trainer
-        self._policy = trainer.lightning_module.policy
-        super().setup(stage)
-        if stage == "fit":
-            trainer.lightning_module.check_pairs(self._soft)
-
-    def check_module(self, module: Any) -> None:
-        """Nothing yet: what the labels are is known when they are read."""
+    @property
+    def gives(self) -> tuple[Given, ...]:
+        """Pairs that nobody's policy has drawn."""
+        return (Given("", ("data", "data"), soft=self.soft),)
 
     def check_divisible(self) -> None:
         """An iteration of all pairs is made to fit when they are counted."""
@@ -103,70 +97,83 @@ class PairData(PromptPool):
 
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
         """What the pairs of an iteration answer on this rank; a prompt of several pairs has several ids."""
-        prompts = super().prompts(iteration, rank, world_size)
-        moved = torch.tensor([pair_id(record) - content_id(record) for record in prompts.records])
-        return replace(prompts, record_id=prompts.record_id + moved)
+        assert self.deck is not None
+        assert self.encode is not None
+        return self.deck.prompts(self.encode, iteration, self.prompts_per_iteration, rank, world_size)
 
-    def collect(self, module: Any, prompts: Prompts) -> Rollouts:
-        """An iteration's rollouts: the pairs, scored by the module."""
-        rollouts: Rollouts = module.collect(prompts, self.pairs(prompts))
-        return rollouts
+    def given(self, prompts: Prompts, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts:
+        """The pairs: groups of the chosen and the rejected response, compared as the labels say."""
+        del iteration, rank, world_size
+        return self.pairs(prompts)
 
     def pairs(self, prompts: Prompts) -> Rollouts:
-        """Groups of the chosen and the rejected response, compared as the labels say."""
+        """Groups of the chosen and the rejected response to these prompts, compared as the labels say."""
+        assert self.reader is not None
         texts = [[record["chosen"], record["rejected"]] for record in prompts.records]
-        responses = self._policy.encode_responses(prompts, texts, self.max_response_tokens)
+        responses = self.reader.encode_responses(prompts, texts, self.max_response_tokens)
         preference = torch.tensor([float(record.get("preference", 1 - self.eps)) for record in prompts.records])
         wins = torch.full((len(prompts), 2, 2), 0.5)
         wins[:, 0, 1], wins[:, 1, 0] = preference, 1 - preference
         return Rollouts(responses, wins, torch.ones_like(wins, dtype=torch.bool))
 
-    def open(self, source: str | Source) -> Any:
-        """The pairs to train on.
+    def read_train(self) -> None:
+        """Read the pairs, or begin to stream them.
 
         Raises:
             ValueError: There is no column of chosen or rejected responses, or fewer pairs than an optimiser step takes.
         """
-        pool = read(source, self.pair_columns, self.streaming, asks=("prompt", "messages", "chosen"))
-        names = pool.column_names or list(next(iter(pool), {}))
+        source, heldout = self.source_to_train_on(), set(self.heldout_ids)
+        rows = self._open(source)
+        if self.streaming:
+            self.deck = StreamedDeck(
+                rows, _checked, pair_id, source=repr(source), shuffle_buffer=self.shuffle_buffer, heldout=heldout
+            )
+        else:
+            self.deck = ShuffledDeck(rows, _checked, pair_id, heldout=heldout, least=self.prompts_per_iteration)
+        self.asked = self.deck.asked
+
+    @property
+    def shuffled_within(self) -> int | None:
+        """Rows that a stream is shuffled within."""
+        return self.shuffle_buffer if self.streaming else None
+
+    def check_read(self) -> None:
+        """Refuse a pair that does not fit the model's context.
+
+        Raises:
+            ValueError: Prompt and response together are too long.
+        """
+        if not isinstance(self.deck, ShuffledDeck):
+            return
+        assert self.encode is not None
+        assert self.reader is not None
+        for records in self.deck.batches():
+            prompts = self.encode(records)
+            tokens = prompts.mask.sum(1) + self.pairs(prompts).responses.lengths.amax(1)
+            longest = int(tokens.argmax())
+            if int(tokens[longest]) > self.reader.context_length:
+                raise ValueError(
+                    f"a prompt and its response have {int(tokens[longest])} tokens, more than the model's context of "
+                    f"{self.reader.context_length}: remove the row or lower data.max_response_tokens "
+                    f"({prompts.texts[longest][:60]!r}...)"
+                )
+
+    def _open(self, source: str | Source) -> Any:
+        rows = read(source, self.pair_columns, self.streaming, asks=("prompt", "messages", "chosen"))
+        names = rows.column_names or list(next(iter(rows), {}))
         for name in ("chosen", "rejected"):
             if name not in names:
                 raise ValueError(
                     f"data.train has no `{name}` column, only {sorted(names)}: name it with data.columns, such as "
                     f"{{{name}: {'better' if name == 'chosen' else 'worse'}}}"
                 )
-        self._soft = self._soft or "preference" in names
+        self.soft = self.soft or "preference" in names
         if self.whole:
-            self._fit_to(len(pool))
-        return pool
-
-    def checked(self, rows: Iterable[Record]) -> Iterator[Record]:
-        """Pairs to train on, as records; a row without what it must have is refused."""
-        return checked((as_pair(row, f"row {number}") for number, row in enumerate(rows)), "data.train")
-
-    def key(self, record: Record) -> int:
-        """What no two pairs may share."""
-        return pair_id(record)
-
-    def check_lengths(self, records: list[Record]) -> None:
-        """Refuse a pair that does not fit the model's context.
-
-        Raises:
-            ValueError: Prompt and response together are too long.
-        """
-        prompts = self._encode(records)
-        tokens = prompts.mask.sum(1) + self.pairs(prompts).responses.lengths.amax(1)
-        longest = int(tokens.argmax())
-        if int(tokens[longest]) > self._policy.context_length:
-            raise ValueError(
-                f"a prompt and its response have {int(tokens[longest])} tokens, more than the model's context of "
-                f"{self._policy.context_length}: remove the row or lower data.max_response_tokens "
-                f"({prompts.texts[longest][:60]!r}...)"
-            )
+            self._fit_to(len(rows))
+        return rows
 
     def _fit_to(self, pairs: int) -> None:
-        trainer: Any = self.trainer
-        step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        step = self._prompts_per_step
         if pairs < step:
             raise ValueError(f"data.train has {pairs} pairs, fewer than an optimiser step takes ({step})")
         self.prompts_per_iteration = pairs // step * step
@@ -222,3 +229,8 @@ def _take_response(record: Record, column: str, name: str) -> list[Record]:
 
 def _is_prompt(messages: list[Record]) -> bool:
     return len(messages) == 1 and messages[0].get("role") == "user"
+
+
+def _checked(rows: Iterable[Record]) -> Iterator[Record]:
+    """Pairs to train on, as records; a row without what it must have is refused."""
+    return checked((as_pair(row, f"row {number}") for number, row in enumerate(rows)), "data.train")

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lit_align.data.rollout_store import load_rollouts
+from lit_align.data.rollout_store import load_texts
 from lit_align.types import Prompts, Responses, Rollouts
 
 _T = TypeVar("_T")
 _B = TypeVar("_B", Prompts, Responses, Rollouts)
-_TOKEN_LOGPS = tuple(f"{name}_token_logps" for name in ("anchor", "reference", "current", "policy"))
 
 
 def gathered(rollouts: Rollouts, world_size: int) -> Rollouts:
@@ -68,30 +67,17 @@ def order_of_shares(sizes: Sequence[int]) -> list[int]:
     return sorted(range(len(places)), key=places.__getitem__)
 
 
-def share_name(stem: str, rank: int, world_size: int) -> str:
-    """File of a rank's share, which no other number of ranks takes for its own.
+def load_answers(paths: Sequence[Path]) -> list[tuple[str, str]]:
+    """Prompts and the first response to each, as text, that the ranks of a run have left behind, as they were dealt.
 
     Args:
-        stem: What the file holds.
-        rank: Whose share.
-        world_size: Number of ranks.
+        paths: The file of each rank; where one is missing there are none.
     """
-    return f"{stem}-rank{rank}.parquet" if world_size == 1 else f"{stem}-rank{rank}-of-{world_size}.parquet"
-
-
-def load_shares(folder: Path, stem: str, world_size: int) -> Rollouts | None:
-    """Rollouts that the ranks of a run have left behind, as one; None where a file is missing, or not judged yet.
-
-    Args:
-        folder: Where the files are.
-        stem: What they hold.
-        world_size: Number of ranks.
-    """
-    paths = [folder / share_name(stem, rank, world_size) for rank in range(world_size)]
     if not all(path.exists() for path in paths):
-        return None
-    shares = [share for share in map(load_rollouts, paths) if isinstance(share, Rollouts)]
-    return interleaved(shares) if len(shares) == world_size else None
+        return []
+    shares = [load_texts(path) for path in paths]
+    answers = [(prompt, texts[0]) for share in shares for prompt, texts in share]
+    return [answers[place] for place in order_of_shares([len(share) for share in shares])]
 
 
 def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
@@ -99,9 +85,7 @@ def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
     responses = rollouts.responses
     prompts, left = responses.prompts, (prompt - responses.prompts.ids.shape[1], 0)
     right = (0, length - responses.ids.shape[-1])
-    logps = {name: getattr(rollouts, name) for name in _TOKEN_LOGPS}
-    wider: dict[str, Any] = {name: pad(value, right) for name, value in logps.items() if value is not None}
-    return replace(
+    wider = replace(
         rollouts,
         responses=replace(
             responses,
@@ -110,8 +94,8 @@ def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
             mask=pad(responses.mask, right),
             sample_logps=pad(responses.sample_logps, right),
         ),
-        **wider,
     )
+    return wider.with_token_logps({policy: pad(value, right) for policy, value in rollouts.token_logps.items()})
 
 
 def _joined(parts: Sequence[_B]) -> _B:

@@ -1,25 +1,20 @@
 """The data module of recorded rollouts: any algorithm retrains on the responses and verdicts of another run."""
 
 import json
-import re
-from collections import defaultdict
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from lit_align.data.prompt_pool import PromptPool, check_not_heldout
+from lit_align.data.base import Given, IterationData, Reader
 from lit_align.data.ranks import interleaved
 from lit_align.data.rollout_store import load_rollouts
-from lit_align.data.sources import Source
-from lit_align.data.templates import content_id
+from lit_align.data.sources import Source, check_not_heldout
+from lit_align.run_folder import recorded
 from lit_align.types import Prompts, Rollouts
 
-_FILE = re.compile(r"iteration-(?P<iteration>\d+)-rank(?P<rank>\d+)(-of-(?P<of>\d+))?\.parquet")
 
-
-class Replay(PromptPool):
+class Replay(IterationData):
     """Serves the rollouts of a run again: the same prompts, responses, wins and rewards, without sampler or judge.
 
     The t-th iteration that was recorded is served in iteration t. Log-probs of anchor and reference are those of *this*
@@ -56,13 +51,19 @@ class Replay(PromptPool):
         heldout_limit: int | None = None,
         cycle: bool = False,
     ) -> None:
+        files = recorded(path)
         super().__init__(
-            None, heldout, test, columns=columns, batch_size=batch_size, passes=passes, heldout_limit=heldout_limit
+            heldout,
+            test,
+            columns=columns,
+            prompts_per_iteration=_rows(files[0]),
+            batch_size=batch_size,
+            passes=passes,
+            heldout_limit=heldout_limit,
         )
         self.path = path
         self.cycle = cycle
-        self.files = recorded(path)
-        self.prompts_per_iteration = sum(pq.read_metadata(file).num_rows for file in self.files[0])
+        self.files = files
         self._served: tuple[int, Rollouts] | None = None
 
     def setup(self, stage: str) -> None:
@@ -75,45 +76,53 @@ class Replay(PromptPool):
                 f"{trainer.max_epochs}: lower it, or go through them again with --data.cycle true"
             )
 
-    def check_module(self, module: Any) -> None:
-        """Refuse rollouts that the algorithm cannot learn from, or that another tokenizer or template has made."""
-        for files in self.files:
-            schema = pq.read_schema(files[0])
-            if "wins" not in schema.names:
-                raise ValueError(f"data.path: {files[0]} holds responses that were never judged; leave it out")
-            sources = tuple(json.loads(schema.metadata[b"lit_align"])["source"])
-            try:
-                module.check_recorded(sources, rewarded="rewards" in schema.names)
-            except ValueError as error:
-                raise ValueError(f"data.path: {files[0]}: {error}") from error
-            rows = sum(pq.read_metadata(file).num_rows for file in files)
-            if rows != self.prompts_per_iteration:
-                raise ValueError(
-                    f"data.path: iterations are of {self.prompts_per_iteration} and of {rows} prompts ({files[0]}); "
-                    "give those of one size, as a glob"
-                )
-        check_tokens(module, self._iteration(0), self.files[0][0])
-
-    def prepare(self, encode: Any, *names: str) -> None:
-        """Read the named sets of prompts; those to train on are recorded."""
-        super().prepare(encode, *(name for name in names if name != "train"))
-        self._asked = self._iteration(0).responses.prompts.record_id.tolist()
-        heldout = {content_id(record) for record in self._heldout_records()}
-        if "train" in names and heldout:
-            for path in (path for files in self.files for path in files):
-                for row, record in enumerate(pq.read_table(path, columns=["record"])["record"].to_pylist()):
-                    check_not_heldout(json.loads(record), f"{path} too (row {row})", heldout)
+    @property
+    def gives(self) -> tuple[Given, ...]:
+        """Each recorded iteration: who drew its responses, and whether they have rewards."""
+        schemas = [(files[0], pq.read_schema(files[0])) for files in self.files]
+        return tuple(
+            Given(
+                f"data.path: {path}: ",
+                tuple(json.loads(schema.metadata[b"lit_align"])["source"]),
+                rewarded="rewards" in schema.names,
+            )
+            for path, schema in schemas
+        )
 
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
         """The prompts of an iteration whose responses this rank scores."""
         return self.rollouts(iteration, rank, world_size).responses.prompts
 
-    def collect(self, module: Any, prompts: Prompts) -> Rollouts:
-        """An iteration's rollouts: the recorded ones, scored by the module."""
-        trainer: Any = self.trainer
-        given = self.rollouts(int(module.iteration), trainer.global_rank, trainer.world_size)
-        rollouts: Rollouts = module.collect(prompts, given)
-        return rollouts
+    def given(self, prompts: Prompts, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts:
+        """The recorded responses and what was said of them."""
+        del prompts
+        return self.rollouts(iteration, rank, world_size)
+
+    def read_train(self) -> None:
+        """Look at what is recorded.
+
+        Raises:
+            ValueError: An iteration was never judged, or is of another size than the first; a recorded prompt is held
+                out.
+        """
+        for files in self.files:
+            if "wins" not in pq.read_schema(files[0]).names:
+                raise ValueError(f"data.path: {files[0]} holds responses that were never judged; leave it out")
+            if _rows(files) != self.prompts_per_iteration:
+                raise ValueError(
+                    f"data.path: iterations are of {self.prompts_per_iteration} and of {_rows(files)} prompts "
+                    f"({files[0]}); give those of one size, as a glob"
+                )
+        self.asked = self._iteration(0).responses.prompts.record_id.tolist()
+        heldout = set(self.heldout_ids)
+        for path in (path for files in self.files for path in files if heldout):
+            for row, record in enumerate(pq.read_table(path, columns=["record"])["record"].to_pylist()):
+                check_not_heldout(json.loads(record), f"{path} too (row {row})", heldout)
+
+    def check_read(self) -> None:
+        """Refuse rollouts that another tokenizer or template has made."""
+        assert self.reader is not None
+        check_tokens(self.reader, self._iteration(0), self.files[0][0])
 
     def rollouts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts:
         """The rollouts served in an iteration, as they were recorded, on this rank."""
@@ -129,50 +138,11 @@ class Replay(PromptPool):
         return self._served[1]
 
 
-def recorded(path: str) -> list[list[Path]]:
-    """The rollout files of a run: iteration by iteration, the files of its ranks in order.
-
-    Where an iteration was collected twice, by different numbers of ranks, the later ones are taken.
+def check_tokens(reader: Reader, rollouts: Rollouts, path: Path) -> None:
+    """Refuse tokens that a policy would not have made of the same prompts, or cannot read.
 
     Args:
-        path: A run folder, a glob, or one file.
-
-    Raises:
-        FileNotFoundError: There are none.
-        ValueError: The file of a rank is missing.
-    """
-    folder = Path(path)
-    pattern = folder / "rollouts" / "iteration-*.parquet" if folder.is_dir() else folder
-    files = sorted(map(Path, glob(str(pattern))), key=lambda file: file.stat().st_mtime_ns)
-    if not files:
-        raise FileNotFoundError(f"data.path: there are no rollouts at {pattern}")
-    found: dict[int, dict[int, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
-    for file in files:
-        match = _FILE.fullmatch(file.name)
-        iteration, rank, ranks = (int(match[name] or 1) for name in ("iteration", "rank", "of")) if match else (0, 0, 1)
-        newest = found[iteration].pop(ranks, {})
-        if rank in newest:
-            raise ValueError(f"data.path: {file} and {newest[rank]} are both of iteration {iteration}")
-        found[iteration][ranks] = newest | {rank: file}  # the number of ranks that wrote last comes last
-    return [_whole(iteration, by_ranks) for iteration, by_ranks in sorted(found.items())]
-
-
-def _whole(iteration: int, found: dict[int, dict[int, Path]]) -> list[Path]:
-    for ranks, files in reversed(found.items()):
-        if files.keys() == set(range(ranks)):
-            return [files[rank] for rank in range(ranks)]
-    ranks, files = next(reversed(found.items()))
-    missing = min(set(range(ranks)) - files.keys())
-    raise ValueError(
-        f"data.path: iteration {iteration} has no file of rank {missing} beside {next(iter(files.values()))}"
-    )
-
-
-def check_tokens(module: Any, rollouts: Rollouts, path: Path) -> None:
-    """Refuse tokens that the module's policy would not have made of the same prompts, or cannot read.
-
-    Args:
-        module: An algorithm; its policy's tokenizer is loaded, its weights are not.
+        reader: The policy; its tokenizer is loaded, its weights are not.
         rollouts: Recorded ones.
         path: What messages call them.
 
@@ -180,7 +150,7 @@ def check_tokens(module: Any, rollouts: Rollouts, path: Path) -> None:
         ValueError: They differ, or are longer than the policy's context.
     """
     prompts = rollouts.responses.prompts.trim()
-    again = module.policy.encode(prompts.records).trim()
+    again = reader.encode(prompts.records).trim()
     if again.ids.shape != prompts.ids.shape or not ((again.ids == prompts.ids) | ~prompts.mask).all():
         raise ValueError(
             f"data.path: the prompts of {path} have other tokens than model.policy makes of them: its tokenizer, chat "
@@ -188,8 +158,12 @@ def check_tokens(module: Any, rollouts: Rollouts, path: Path) -> None:
             "model.policy.system as they were"
         )
     tokens = int((prompts.mask.sum(1) + rollouts.responses.lengths.amax(1)).max())
-    if tokens > module.policy.context_length:
+    if tokens > reader.context_length:
         raise ValueError(
             f"data.path: a prompt and its response in {path} have {tokens} tokens, more than the model's context of "
-            f"{module.policy.context_length}"
+            f"{reader.context_length}"
         )
+
+
+def _rows(files: list[Path]) -> int:
+    return sum(pq.read_metadata(file).num_rows for file in files)

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from lit_align.types import Prompts, Responses, Rollouts, pad_left
+from lit_align.types import POLICIES, Prompts, Responses, Rollouts, pad_left, prompt_text, token_logps_column
 from lit_align.utils.files import write_whole
 
 Origin = dict[str, str]
 """Where responses and verdicts come from: what is drawn or judged anew if it changes."""
 
-_TOKEN_LOGPS = ("anchor_token_logps", "reference_token_logps", "current_token_logps", "policy_token_logps")
+_TOKEN_LOGPS = tuple(token_logps_column(policy) for policy in POLICIES)
 
 
 def save_rollouts(
@@ -51,9 +51,8 @@ def save_rollouts(
         for name in ("rewards", "weights"):
             if (value := getattr(rollouts, name)) is not None:
                 columns[name] = _floats(value)
-        for name in _TOKEN_LOGPS:
-            if (value := getattr(rollouts, name)) is not None:
-                columns[name] = _floats(value, responses.mask)
+        for policy, value in rollouts.token_logps.items():
+            columns[token_logps_column(policy)] = _floats(value, responses.mask)
     key = {"iteration": responses.iteration, "seed": responses.seed, "source": list(responses.source)}
     table = pa.table(columns).replace_schema_metadata({"lit_align": json.dumps(key | {"origin": origin or {}})})
     _write(path, table)
@@ -75,6 +74,20 @@ def load_rollouts(path: Path) -> Responses | Rollouts:
         return _read(path)
     except Exception as error:  # a damaged file fails in any way there is
         raise ValueError(f"{path} is damaged or no rollout file ({error}); delete it to collect it again") from error
+
+
+def load_texts(path: Path) -> list[tuple[str, list[str]]]:
+    """The prompt and the responses of each row, as text.
+
+    Raises:
+        ValueError: The file is damaged; the message names it.
+    """
+    try:
+        table = pq.read_table(path, columns=["record", "texts"], page_checksum_verification=True)
+    except Exception as error:  # a damaged file fails in any way there is
+        raise ValueError(f"{path} is damaged or no rollout file ({error}); delete it to collect it again") from error
+    records = (json.loads(record) for record in table["record"].to_pylist())
+    return list(zip(map(prompt_text, records), table["texts"].to_pylist(), strict=True))
 
 
 def _read(path: Path) -> Responses | Rollouts:

@@ -1,12 +1,13 @@
 """Rows of the user's data, whatever the format: read by `datasets`, checked here."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lit_align.data.templates import content_id
 from lit_align.types import Record
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,46 @@ def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
         yield record
 
 
+def check_distinct(
+    rows: Iterable[Record],
+    origin: str,
+    key: Callable[[Record], int] = content_id,
+    heldout: Collection[int] = (),
+) -> list[int]:
+    """Refuse duplicates.
+
+    Args:
+        rows: Read once, in order.
+        origin: Whose rows they are, for messages.
+        key: What no two of them may share.
+        heldout: Content ids of held-out prompts.
+
+    Returns:
+        The keys, in order.
+
+    Raises:
+        ValueError: There are no rows, two are the same, or one asks what is held out.
+    """
+    found: dict[int, int] = {}
+    for number, record in enumerate(rows):
+        check_not_heldout(record, f"{origin} too (row {number})", heldout)
+        first = found.setdefault(key(record), number)
+        if first != number:
+            raise ValueError(f"{origin}: rows {first} and {number} both ask {_shown(record)}; remove one")
+    if not found:
+        raise ValueError(f"{origin} has no prompts")
+    return list(found)
+
+
+def check_not_heldout(record: Record, where: str, heldout: Collection[int]) -> None:
+    """Refuse a record to train on that asks what is held out; ``heldout`` are content ids."""
+    if content_id(record) in heldout:
+        raise ValueError(
+            f"data.heldout: {_shown(record)} is in {where}; a win rate on prompts that were trained on means nothing: "
+            "remove it from one of them"
+        )
+
+
 def _load(source: Source, streaming: bool) -> Any:
     import datasets
 
@@ -115,3 +156,8 @@ def _shipped() -> list[str]:
 def _columns(dataset: Any) -> list[str]:
     """Column names; a stream that does not know them yet shows them in its first row."""
     return dataset.column_names or list(next(iter(dataset), {}))
+
+
+def _shown(record: Record) -> str:
+    text = repr(record.get("prompt") or record["messages"][-1]["content"])
+    return text if len(text) <= 60 else text[:56] + "...'"

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lit_align.games.checks import check_count, check_distribution, check_dominance, check_positive, check_rewards
 from lit_align.games.folding import Folding
-from lit_align.games.measures import _win_rates
+from lit_align.games.measures import unchecked_win_rates
 from lit_align.games.mixtures import geometric_mixture
 from lit_align.losses.best_of_n import best_of_n_ratio, cumulative, log_best_of_n_ratio
 
@@ -95,7 +95,7 @@ def bond_step(
         log_ratio = log_best_of_n_ratio(*cumulative(policy, check_rewards("rewards", rewards)), n)
     else:
         assert dominance is not None
-        log_ratio = torch.xlogy(n - 1, _win_rates(policy, check_dominance("dominance", dominance)))
+        log_ratio = torch.xlogy(n - 1, unchecked_win_rates(policy, check_dominance("dominance", dominance)))
     return geometric_mixture((a1 + a2, policy), (rest, reference), tilt=a1 * log_ratio)
 
 

@@ -1,10 +1,14 @@
-"""The prompt pool of a game: its contexts."""
+"""The prompts of a game: its contexts."""
 
-from lit_align.data.prompt_pool import Encode, PromptPool
+from collections.abc import Iterable, Iterator
+
+from lit_align.data.base import IterationData
+from lit_align.data.deal import ShuffledDeck
 from lit_align.games.game import Game
+from lit_align.types import Prompts, Record
 
 
-class Contexts(PromptPool):
+class Contexts(IterationData):
     """Every context of a game is a prompt, to train on and to be measured on.
 
     Args:
@@ -20,9 +24,20 @@ class Contexts(PromptPool):
         prompts = prompts_per_iteration or game.contexts
         super().__init__(prompts_per_iteration=prompts, batch_size=batch_size or prompts, passes=passes)
         self.game = game
+        self.deck = ShuffledDeck(game.records, _as_they_are)
 
-    def prepare(self, encode: Encode, *names: str) -> None:
+    def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
+        """The contexts that this rank answers in an iteration."""
+        assert self.encode is not None
+        return self.deck.prompts(self.encode, iteration, self.prompts_per_iteration, rank, world_size)
+
+    def read_train(self) -> None:
         """The contexts need no reading."""
-        self._encode = encode
-        self._pool = self.game.records
-        self._sets = dict.fromkeys(names, encode(self.game.records))
+
+    def read_prompts(self, name: str) -> None:
+        """A policy is measured on every context."""
+        self.rows[name] = self.game.records
+
+
+def _as_they_are(records: Iterable[Record]) -> Iterator[Record]:
+    return iter(records)

@@ -21,7 +21,7 @@ class Enumeration(Sampler):
     response once for each. ``group_size`` does not matter.
     """
 
-    def sample(
+    def respond(
         self,
         policy: Any,
         prompts: Prompts,
@@ -36,7 +36,7 @@ class Enumeration(Sampler):
         """All responses; asked for sources of its own, an evaluation draws as ever."""
         if sources is not None:
             options: dict[str, Any] = {"sources": sources, "report": report, "halving": halving, "drawn": drawn}
-            return super().sample(policy, prompts, seed=seed, iteration=iteration, **options)
+            return super().respond(policy, prompts, seed=seed, iteration=iteration, **options)
         if not self.decoding.is_policy:
             raise ValueError("an Enumeration weighs by the policy itself: leave sampler.temperature, top_k and top_p")
         laws = dict.fromkeys(self.slots)

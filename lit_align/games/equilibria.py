@@ -32,20 +32,21 @@ from lit_align.games.mixtures import geometric_mixture
 Law = Float[Tensor, "*#batch Y"]
 Preference = Float[Tensor, "*#batch Y Y"]
 
-ENTRIES = 2**22
-"""Matrix entries that Newton's method holds at a time, 32 MiB of float64."""
-STEPS = 1000
-"""Newton steps before giving up; tens are usual at beta = 0.01."""
 HALVINGS = 40
 
 
-def wind_equilibrium(reference: Law, preference: Preference, *, beta: float) -> Law:
+def wind_equilibrium(
+    reference: Law, preference: Preference, *, beta: float, steps: int = 1000, entries: int = 2**22
+) -> Law:
     r"""The equilibrium of WIND, :math:`\pi^* \propto \pi_{ref} \exp(w_{\pi^*}/\beta)`.
 
     Args:
         reference: pi_ref.
         preference: [..., y, z] = P(y beats z), intransitive or not.
         beta: KL strength, > 0; larger stays closer to the reference, towards 0 it is a Nash equilibrium.
+        steps: Newton steps before giving up, >= 1; tens are usual at beta = 0.01.
+        entries: Matrix entries held at a time, >= 1 (the default is 32 MiB of float64); bounds memory, changes nothing
+            else.
 
     Returns:
         Probabilities; applying the equation to them changes none by more than 1e-13 (1e-16/beta for beta < 1e-3, where
@@ -53,18 +54,21 @@ def wind_equilibrium(reference: Law, preference: Preference, *, beta: float) -> 
 
     Raises:
         ValueError: an argument is not what it should be.
-        RuntimeError: Newton's method did not converge, which only a beta far below 1e-3 should bring about.
+        RuntimeError: Newton's method did not converge in so many steps, which by default only a beta far below 1e-3
+            should bring about.
     """
     check_positive("beta", beta)
+    check_count("steps", steps, least=1)
+    check_count("entries", entries, least=1)
     reference = check_distribution("reference", reference)
     skew = check_preference("preference", preference) - 0.5
     folding = Folding.of(reference, skew)
     laws, matrices = folding.rows(reference), folding.matrices(skew)
     rows = laws.reshape(-1, laws.shape[-1])
     matrix_of = torch.arange(len(matrices), device=skew.device).repeat_interleave(laws.shape[1])
-    chunk = max(1, ENTRIES // laws.shape[-1] ** 2)
+    chunk = max(1, entries // laws.shape[-1] ** 2)
     parts = [
-        _newton(law.log(), matrices[index], beta)
+        _newton(law.log(), matrices[index], beta, steps)
         for law, index in zip(rows.split(chunk), matrix_of.split(chunk), strict=True)
     ]
     return folding.unfold(torch.cat(parts).reshape(laws.shape))
@@ -116,13 +120,13 @@ def wind_iterates(
     return folding.unfold(policy)
 
 
-def _newton(log_reference: Tensor, skew: Tensor, beta: float) -> Tensor:
+def _newton(log_reference: Tensor, skew: Tensor, beta: float, steps: int) -> Tensor:
     """Equilibria of a batch of rows, each with its own matrix; rows that have converged cost nothing more."""
     tolerance = max(1e-13, 1e-16 / beta)
     solution = torch.empty_like(log_reference)
     active = torch.arange(len(solution), device=solution.device)
     logratio = torch.zeros_like(log_reference)
-    for _ in range(STEPS):
+    for _ in range(steps):
         policy, residual = _residual(log_reference, skew, logratio, beta)
         solution[active] = policy
         image = (log_reference + logratio - residual).softmax(-1)

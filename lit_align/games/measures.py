@@ -45,7 +45,7 @@ def win_rates(policy: Law, preference: Preference) -> Law:
     Raises:
         ValueError: ``policy`` or ``preference`` is not one.
     """
-    return _win_rates(check_distribution("policy", policy), check_preference("preference", preference))
+    return unchecked_win_rates(check_distribution("policy", policy), check_preference("preference", preference))
 
 
 def win_rate(policy: Law, opponent: Law, preference: Preference) -> Value:
@@ -63,7 +63,7 @@ def win_rate(policy: Law, opponent: Law, preference: Preference) -> Value:
         ValueError: an argument is not what it should be.
     """
     policy, opponent = check_distribution("policy", policy), check_distribution("opponent", opponent)
-    return (policy * _win_rates(opponent, check_preference("preference", preference))).sum(-1)
+    return (policy * unchecked_win_rates(opponent, check_preference("preference", preference))).sum(-1)
 
 
 def exploitability(policy: Law, preference: Preference, *, reference: Law | None = None, beta: float = 0.0) -> Value:
@@ -90,7 +90,7 @@ def exploitability(policy: Law, preference: Preference, *, reference: Law | None
     """
     check_not_negative("beta", beta)
     policy = check_distribution("policy", policy)
-    rates = _win_rates(policy, check_preference("preference", preference))
+    rates = unchecked_win_rates(policy, check_preference("preference", preference))
     if beta == 0:
         return (rates.amax(-1) - 0.5).clamp(min=0)
     if reference is None:
@@ -117,7 +117,8 @@ def sub_optimality(policy: Law, rewards: Real[Tensor, "*#batch Y"]) -> Value:
     return (policy * (rewards.amax(-1, keepdim=True) - rewards)).sum(-1)
 
 
-def _win_rates(policy: Tensor, preference: Tensor) -> Tensor:
+def unchecked_win_rates(policy: Tensor, preference: Tensor) -> Tensor:
+    """As :func:`win_rates`, of arguments that have been checked already."""
     folding = Folding.of(policy, preference)
     return folding.unfold(folding.rows(policy) @ folding.matrices(preference).mT)
 

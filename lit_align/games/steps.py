@@ -24,7 +24,7 @@ from lit_align.games.checks import (
     check_preference,
     check_rewards,
 )
-from lit_align.games.measures import _win_rates
+from lit_align.games.measures import unchecked_win_rates
 from lit_align.games.mixtures import geometric_mixture
 
 Law = Float[Tensor, "*#batch Y"]
@@ -141,7 +141,7 @@ def nash_md_step(anchor: Law, reference: Law, preference: Preference, *, eta: fl
         raise ValueError(f"eta * tau must be <= 1, got eta = {eta} and tau = {tau}")
     anchor, reference = check_distribution("anchor", anchor), check_distribution("reference", reference)
     mixture = geometric_mixture((1 - eta * tau, anchor), (eta * tau, reference))
-    rates = _win_rates(mixture, check_preference("preference", preference))
+    rates = unchecked_win_rates(mixture, check_preference("preference", preference))
     return geometric_mixture((1.0, mixture), tilt=eta * rates)
 
 
@@ -184,7 +184,7 @@ def onpo_step(base: Law, prediction: Values, preference: Preference, *, eta: flo
     check_positive("eta", eta)
     base, prediction = check_distribution("base", base), check_rewards("prediction", prediction)
     policy = geometric_mixture((1.0, base), tilt=eta * prediction)
-    rates = _win_rates(policy, check_preference("preference", preference))
+    rates = unchecked_win_rates(policy, check_preference("preference", preference))
     return OptimisticStep(policy, geometric_mixture((1.0, base), tilt=eta * rates), rates)
 
 
@@ -212,4 +212,4 @@ def dpo_step(anchor: Law, rewards: Values, *, beta: float) -> Law:
 def _checked(anchor: Tensor, reference: Tensor, preference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Anchor, reference, and the win rates against the anchor."""
     anchor, reference = check_distribution("anchor", anchor), check_distribution("reference", reference)
-    return anchor, reference, _win_rates(anchor, check_preference("preference", preference))
+    return anchor, reference, unchecked_win_rates(anchor, check_preference("preference", preference))

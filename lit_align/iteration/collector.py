@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,12 +11,13 @@ from torch import Tensor
 
 from lit_align.anchors.base import Anchor
 from lit_align.data.rollout_store import Origin, save_rollouts
-from lit_align.iteration.origins import found_rollouts, journal_of, origin_of
+from lit_align.iteration.origins import found_rollouts, origin_of
 from lit_align.iteration.stages import Stages
 from lit_align.judges.ahead import Ahead
 from lit_align.judges.base import Judge, check_compared
 from lit_align.judges.journal import Journalled
 from lit_align.models.policy import Policy
+from lit_align.run_folder import journal_of
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.sampler import Sampler, sampling_in_halves
 from lit_align.types import Prompts, Responses, Rollouts
@@ -30,6 +30,34 @@ Score = Callable[[Responses], Float[Tensor, "batch group length"]]
 def _scoring_in_halves() -> Halving:
     advice = "lower model.sampler.group_size or model.sampler.max_new_tokens, or hold the weights in fewer bits"
     return Halving("scoring", "prompt", advice)
+
+
+@dataclass(frozen=True)
+class PolicyAndAnchor:
+    """What draws the slots of a group: the policy, which answers as the anchor where that is the source.
+
+    Attributes:
+        policy: Draws all responses.
+        anchor: Says with which weights the policy is pi_t.
+    """
+
+    policy: Policy
+    anchor: Anchor
+
+    def sample(
+        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+    ) -> Responses:
+        """One response for each row of uniforms, as :meth:`Policy.sample` draws it."""
+        with self._answering_as(source) as name:
+            return self.policy.sample(prompts, uniforms, decoding, name)
+
+    def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
+        """Every response there is, as :meth:`Policy.enumerate` gives it."""
+        with self._answering_as(source) as name:
+            return self.policy.enumerate(prompts, decoding, name)
+
+    def _answering_as(self, source: str) -> AbstractContextManager[str]:
+        return self.anchor.applied(self.policy) if source == "anchor" else nullcontext(source)
 
 
 @dataclass(frozen=True)
@@ -54,7 +82,7 @@ class Collector:
     sampling: Halving = field(default_factory=sampling_in_halves)
     scoring: Halving = field(default_factory=_scoring_in_halves)
 
-    def collect(
+    def rollouts_of(
         self,
         prompts: Prompts,
         path: Path | None,
@@ -65,7 +93,7 @@ class Collector:
         sources: Sequence[str] | None = None,
         given: Rollouts | None = None,
     ) -> Rollouts:
-        """Rollouts of these prompts, from ``path`` as far as they are there.
+        """Rollouts of these prompts, sampled, judged and scored; read from ``path`` as far as they are there.
 
         Args:
             prompts: The prompts.
@@ -88,47 +116,32 @@ class Collector:
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
         ahead = Ahead(self.judge, self.policy.text)
         if responses is None:
-            drawn = self._sample(prompts, seed, iteration, sources, ahead) if given is None else given.responses
+            drawn = self._drawn(prompts, seed, iteration, sources, ahead) if given is None else given.responses
             responses = drawn.trim()
             self._save(path, responses, responses, origin)
         rollouts = found if isinstance(found, Rollouts) else None
         if rollouts is None:
-            rollouts = self._judge(responses, path, ahead) if given is None else replace(given, responses=responses)
+            rollouts = self._judged(responses, path, ahead) if given is None else replace(given, responses=responses)
             self._save(path, rollouts, responses, origin)
             if path is not None:
                 journal_of(path).unlink(missing_ok=True)  # the file has it all
-        missing = {name: score for name, score in scores.items() if getattr(rollouts, f"{name}_token_logps") is None}
+        missing = {policy: score for policy, score in scores.items() if policy not in rollouts.token_logps}
         if missing:
-            scored: dict[str, Any] = {f"{n}_token_logps": self._score(n, f, responses) for n, f in missing.items()}
-            rollouts = replace(rollouts, **scored)
+            scored = {policy: self._scored(policy, score, responses) for policy, score in missing.items()}
+            rollouts = rollouts.with_token_logps(scored)
             self._save(path, rollouts, responses, origin)
         return rollouts
-
-    def sample(
-        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
-    ) -> Responses:
-        """One response for each row of uniforms; the policy answers as the anchor where that is the source."""
-        with self._answering_as(source) as name:
-            return self.policy.sample(prompts, uniforms, decoding, name)
-
-    def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
-        """Every response there is, with its log-probs under a source's law."""
-        with self._answering_as(source) as name:
-            return self.policy.enumerate(prompts, decoding, name)
-
-    def _answering_as(self, source: str) -> AbstractContextManager[str]:
-        return self.anchor.applied(self.policy) if source == "anchor" else nullcontext(source)
 
     def _save(self, path: Path | None, rollouts: Responses | Rollouts, responses: Responses, origin: Origin) -> None:
         if path is not None:
             save_rollouts(path, rollouts, self.policy.text(responses), origin)
 
-    def _sample(
+    def _drawn(
         self, prompts: Prompts, seed: int, iteration: int, sources: Sequence[str] | None, ahead: Ahead
     ) -> Responses:
         with self.stages.stage("sample", len(prompts)) as advance:
-            return self.sampler.sample(
-                self,
+            return self.sampler.respond(
+                PolicyAndAnchor(self.policy, self.anchor),
                 prompts,
                 seed=seed,
                 iteration=iteration,
@@ -138,7 +151,7 @@ class Collector:
                 drawn=ahead,
             )
 
-    def _judge(self, responses: Responses, path: Path | None, ahead: Ahead) -> Rollouts:
+    def _judged(self, responses: Responses, path: Path | None, ahead: Ahead) -> Rollouts:
         if self.judge is None:
             alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
             return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
@@ -151,7 +164,7 @@ class Collector:
             responses, verdict.wins, verdict.compared, verdict.rewards, weights=self.sampler.weights(responses)
         )
 
-    def _score(self, name: str, score: Score, responses: Responses) -> Float[Tensor, "batch group length"]:
+    def _scored(self, name: str, score: Score, responses: Responses) -> Float[Tensor, "batch group length"]:
         with self.stages.stage("score", len(responses), f"score ({name})") as advance:
             order: list[int] = []
             parts: list[Tensor] = []

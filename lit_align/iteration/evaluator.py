@@ -9,11 +9,12 @@ from torch import nn
 
 from lit_align.evaluation.heldout import HeldOut, without_rewards
 from lit_align.iteration.collector import Collector, Score
-from lit_align.iteration.origins import found_rollouts, journal_of
+from lit_align.iteration.origins import found_rollouts
 from lit_align.iteration.stages import Relay, Stages
 from lit_align.judges.base import Judge
 from lit_align.judges.journal import Journalled
 from lit_align.models.policy import Policy
+from lit_align.run_folder import journal_of
 from lit_align.types import Prompts, Rollouts
 
 ONE = ("policy",)
@@ -83,7 +84,7 @@ class HeldOutEvaluator(Evaluator):
             }
             if iteration == INITIAL:
                 scores = {}  # the policy is the reference still: its KL is 0, not an estimate of 0
-            own = quiet.collect(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, sources=ONE)
+            own = quiet.rollouts_of(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, sources=ONE)
             if iteration == INITIAL:
                 same = own.responses.sample_logps
                 own = replace(own, anchor_token_logps=same, reference_token_logps=same)
@@ -91,7 +92,7 @@ class HeldOutEvaluator(Evaluator):
             initial = own
             if iteration != INITIAL:
                 silent = replace(collector, stages=Stages(visible=False))
-                initial = silent.collect(
+                initial = silent.rollouts_of(
                     prompts, path_of(INITIAL), {}, seed=seed, iteration=INITIAL, sources=("reference",)
                 )
             journal = journal_of(path_of(iteration))

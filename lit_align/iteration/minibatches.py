@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 from lit_align.types import Rollouts
 
 
-class Buffer(Dataset[Rollouts]):
-    """Minibatches of rollouts; ``buffer[i]`` is one, trimmed to its own longest prompt and response.
+class Minibatches(Dataset[Rollouts]):
+    """Minibatches of rollouts; each is trimmed to its own longest prompt and response.
 
     All rollouts are ordered first, the same on every rank, and cut into optimiser steps; of a step's rows each rank
     takes its own. A step's gradient is (sum of weighted losses) / (sum of weights) over *all* its minibatches and

@@ -1,8 +1,8 @@
 """What all algorithms share: one iteration is one Lightning epoch, and an algorithm is its loss.
 
 The order of an iteration: *begin* (the anchor moves) -> *collect* (sample, judge, score) -> *optimise* -> *evaluate* ->
-*checkpoint*. Begin and collect run from the data module's ``train_dataloader``; both are idempotent, keyed by the
-module's own ``iteration`` counter, which moves on when the iteration ends.
+*checkpoint*. Begin and collect run when Lightning asks for training data, in :meth:`AlignmentModule.minibatches`. Both
+are idempotent, keyed by the module's own ``iteration`` counter, which moves on when the iteration ends.
 """
 
 from abc import abstractmethod
@@ -12,29 +12,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
-from lit_align.data.ranks import gathered, share_name
-from lit_align.iteration.collector import Collector, Score, collected_metrics
+from lit_align.data.base import IterationData
+from lit_align.data.ranks import gathered
+from lit_align.iteration.collector import Collector, collected_metrics
 from lit_align.iteration.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.iteration.minibatches import Minibatches
 from lit_align.iteration.optimizers import Schedule, named, scheduled
-from lit_align.iteration.requirements import Requirements
-from lit_align.iteration.scores import check_same, full_precision, has_dropout, of_one_network, remembered
+from lit_align.iteration.requirements import check_data, check_judge, check_optimizer, check_sampler
+from lit_align.iteration.scores import check_same, full_precision, has_dropout, remembered, scores_of
 from lit_align.iteration.stages import Stages
-from lit_align.iteration.step_guard import FiniteSteps
+from lit_align.iteration.step_guard import StepGuard, gradient_norm
 from lit_align.judges.base import Judge
 from lit_align.models.policy import Policy
 from lit_align.models.sharding.cut import check_takes_shards, clip_flat, sharding
 from lit_align.models.sharding.gather import full_state, is_flat, trainable
-from lit_align.sampling.sampler import Sampler
+from lit_align.run_folder import RunFolder
+from lit_align.sampling.sampler import Sampler, Slot
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record, Rollouts
+
+TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
 
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:
@@ -42,10 +49,7 @@ def adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.0)
 
 
-TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
-
-
-class AlignmentModule(Requirements, FiniteSteps):
+class AlignmentModule(L.LightningModule):
     """Base of all algorithms: wiring, no mathematics. A subclass defines :meth:`loss` and its hyper-parameters.
 
     Args:
@@ -65,11 +69,21 @@ class AlignmentModule(Requirements, FiniteSteps):
             its last iteration again.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
+    """What the loss reads: log-probs of ``anchor``, ``reference``, ``current``; ``rewards``. Nothing else is made."""
+
+    min_group_size: ClassVar[int] = 2
+
+    roles: ClassVar[tuple[Slot, ...]] = ()
+    """Who has to be among the sources of the sampler, where the loss tells the slots of a group apart."""
+
+    takes_pairs: ClassVar[bool] = False
+    """Whether labelled pairs that anybody has drawn will do; not where the law asks for responses of pi_t."""
+
     phases: ClassVar[int] = 1
     """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
 
     iteration: Tensor
-    validated = False  # since the last row of the table
 
     def __init__(
         self,
@@ -86,11 +100,11 @@ class AlignmentModule(Requirements, FiniteSteps):
         keep_rollouts: bool = True,
     ) -> None:
         super().__init__()
-        self.check_slots(sampler)
-        self.check_judge(judge)
         self.policy = policy
         self.judge = judge
         self.sampler = sampler
+        check_sampler(self, sampler)
+        check_judge(self, judge)
         self.anchor = anchor or Previous()
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
@@ -99,6 +113,7 @@ class AlignmentModule(Requirements, FiniteSteps):
         self.stages = Stages(visible=False)
         self.collector = Collector(policy, judge, sampler, self.anchor, self.stages)
         self.evaluator = evaluator or HeldOutEvaluator(eval_judges)
+        self.guard = StepGuard(policy)
         self.keep_rollouts = keep_rollouts
         self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
         self.history: list[dict[str, float]] = []
@@ -106,6 +121,7 @@ class AlignmentModule(Requirements, FiniteSteps):
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self._rollouts: tuple[int, Rollouts] | None = None
         self._last_batch, self._phase = -1, 0
+        self._validated = False  # since the last row of the table
 
     @abstractmethod
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
@@ -114,6 +130,49 @@ class AlignmentModule(Requirements, FiniteSteps):
         Weights may depend on what the judge said, never on the policy: the denominator of an optimiser step is known
         before its first minibatch.
         """
+
+    def takes_soft_labels(self) -> bool:
+        """Whether a label in doubt is weighed rather than taken for certain."""
+        return True
+
+    # ------------------------------------------------------------------ before weights load
+
+    def setup(self, stage: str) -> None:
+        """Check data and judges before any weights load."""
+        self.meet(self.data, fits=stage == "fit")
+        for judge in self.judges.values():
+            judge.check()
+
+    def meet(self, data: IterationData, *, fits: bool) -> None:
+        """Refuse data that this algorithm, policy or context cannot take, and let them be encoded for the policy.
+
+        A second call for the same data checks nothing again.
+
+        Args:
+            data: Its rows are read.
+            fits: They are trained on; else they are answered alone.
+
+        Raises:
+            ValueError: The data do not suit.
+        """
+        if fits:
+            check_data(self, data)
+        data.connect(self.encode, self.policy, self.minibatches)
+
+    @property
+    def data(self) -> IterationData:
+        """The data module of this run."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, IterationData):
+            raise ValueError(
+                f"{type(self).__name__} asks its data for prompts: give the trainer a datamodule such as PromptPool, "
+                f"not {'loaders' if data is None else type(data).__name__}"
+            )
+        return data
+
+    def made_of(self) -> dict[str, str]:
+        """Digests of the policy's model, tokenizer, template and adapters."""
+        return self.policy.identity
 
     # ------------------------------------------------------------------ begin and collect
 
@@ -134,6 +193,29 @@ class AlignmentModule(Requirements, FiniteSteps):
             )
         return prompts
 
+    def minibatches(self) -> DataLoader[Any]:
+        """Begin the iteration, collect its rollouts, and serve this rank's minibatches of them."""
+        trainer, iteration = self.trainer, int(self.iteration)
+        if trainer.ckpt_path and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= iteration:
+            # Lightning asks before it sees that a continued run is over: nothing is collected for it.
+            return DataLoader([0])  # type: ignore[arg-type]
+        self.begin()
+        place = trainer.global_rank, trainer.world_size
+        prompts = self.data.prompts(iteration, *place)
+        rollouts = self.collect(prompts, self.data.given(prompts, iteration, *place))
+        served = Minibatches(
+            rollouts,
+            self.loss_weights(rollouts),
+            batch_size=self.data.batch_size,
+            passes=self.data.passes,
+            window=trainer.accumulate_grad_batches,
+            seed=mixed_seed(run_seed(), iteration),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            phases=self.phases,
+        )
+        return DataLoader(served, batch_size=None, shuffle=False)
+
     def begin(self) -> None:
         """Start the iteration: the anchor moves."""
         self.stages.prefix = f"iteration {int(self.iteration) + 1}: "
@@ -152,11 +234,11 @@ class AlignmentModule(Requirements, FiniteSteps):
         """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
-            name = share_name(f"iteration-{iteration:04d}", self.global_rank, self.trainer.world_size)
-            path = self.run_folder / "rollouts" / name
-            scores, given = remembered(self._scores(), given)
+            path = self.run_folder.rollouts(iteration, self.global_rank, self.trainer.world_size)
+            scores = scores_of(self.policy, self.anchor, self.needs, same=iteration == 0, exact=self._exact)
+            scores, given = remembered(scores, given)
             with self.anchor.gathered(self.policy), self.inference():
-                share = self.collector.collect(
+                share = self.collector.rollouts_of(
                     prompts,
                     path if self.keep_rollouts else None,
                     scores,
@@ -182,21 +264,6 @@ class AlignmentModule(Requirements, FiniteSteps):
             _, weights = self.loss(replace(rollouts, policy_token_logps=stand_in))
         return weights.flatten(1).sum(1) if weights.dim() > 1 else weights
 
-    def _scores(self) -> dict[str, Score]:
-        scores: dict[str, Score] = {
-            "anchor": lambda responses: self.anchor.logps(self.policy, responses),
-            "reference": lambda responses: self.policy.logps(responses, "reference"),
-            "current": lambda responses: self.policy.logps(responses, "policy"),
-        }
-        needed = {name: score for name, score in scores.items() if name in self.needs}
-        # Nothing has been trained yet: anchor, reference and policy are the same.
-        return needed if int(self.iteration) else of_one_network(needed, exact=self._exact)
-
-    def setup(self, stage: str) -> None:
-        """Check the judges before any weights load."""
-        for judge in self._judges:
-            judge.check()
-
     # ------------------------------------------------------------------ optimise
 
     def configure_model(self) -> None:
@@ -206,18 +273,18 @@ class AlignmentModule(Requirements, FiniteSteps):
             check_takes_shards(self.optimizer)
             self.policy.shard(cut)
         self.policy.load(self.trainer.strategy.root_device)
-        for judge in self._judges:
+        for judge in self.judges.values():
             judge.to(self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters, its learning rate scheduled over each iteration or the run."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        self.check_optimizer(optimizer, self.trainer.world_size)
+        check_optimizer(optimizer, self.trainer.world_size)
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
-        steps = self.trainer.datamodule.steps_per_iteration  # type: ignore[attr-defined]
+        steps = self.data.steps_per_phase * self.phases
         if not self.reset_optimizer:
-            steps *= self.trainer.max_epochs
+            steps *= self.trainer.max_epochs or 1
         return scheduled(
             optimizer, steps=steps, warmup=self.warmup_steps, schedule=self.schedule, again=self.reset_optimizer
         )
@@ -229,9 +296,10 @@ class AlignmentModule(Requirements, FiniteSteps):
         by_norm = gradient_clip_val if gradient_clip_algorithm in (None, "norm") else None
         norm = clip_flat(self.policy, by_norm) if by_norm else None
         if norm is None:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            self.check_step(norm)
+            norm = gradient_norm([p for group in optimizer.param_groups for p in group["params"]], clip=by_norm)
+            if not by_norm:
+                self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.guard.check(self.trainer, norm, int(self.iteration), keep=self.keep_rollouts)
 
     def on_train_start(self) -> None:
         """Evaluate iteration 0: what the run starts from."""
@@ -239,8 +307,8 @@ class AlignmentModule(Requirements, FiniteSteps):
             self.sampler.warn_if_not_policy()
         if int(self.iteration) or self.history or not self.trainer.limit_val_batches:
             return
-        for prompts in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
-            self._evaluate(prompts, completed=0)
+        for prompts in self.data.val_dataloader():
+            self.evaluate(prompts, completed=0)
             metrics = {f"val/{name}": value for name, value in self.evaluator.result().items()}
             for logger in self.loggers:
                 logger.log_metrics(metrics, step=0)
@@ -277,7 +345,7 @@ class AlignmentModule(Requirements, FiniteSteps):
         values, weights = self.loss(scored)
         assert batch.window_weight is not None
         loss: Tensor = (values * weights).sum() / batch.window_weight
-        if self.watch(batch_idx, scored, loss) and not again:
+        if self.guard.watch(batch_idx, scored, loss) and not again:
             self._last_batch = batch_idx
             self.mean_loss.update(values.detach(), weights)
             self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, batch_size=len(batch))
@@ -287,8 +355,8 @@ class AlignmentModule(Requirements, FiniteSteps):
     def on_train_epoch_end(self) -> None:
         """The iteration is over: write its row, move the counter on. Checkpoints are saved after this."""
         self.iteration += 1
-        fresh = ("train/", "val/") if self.validated else ("train/",)  # Lightning keeps the values of old evaluations
-        self.validated = False
+        fresh = ("train/", "val/") if self._validated else ("train/",)  # Lightning keeps the values of old evaluations
+        self._validated = False
         metrics = {
             name: float(value)
             for name, value in sorted(self.trainer.callback_metrics.items())
@@ -299,9 +367,9 @@ class AlignmentModule(Requirements, FiniteSteps):
     # ------------------------------------------------------------------ evaluate
 
     @property
-    def run_folder(self) -> Path:
+    def run_folder(self) -> RunFolder:
         """Where this run keeps everything."""
-        return Path(self.trainer.default_root_dir)
+        return RunFolder(Path(self.trainer.default_root_dir))
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -316,16 +384,16 @@ class AlignmentModule(Requirements, FiniteSteps):
 
     def validation_step(self, batch: Prompts, batch_idx: int) -> None:
         """Sample and judge held-out prompts; while fitting, before the counter moves on."""
-        self._evaluate(batch, completed=int(self.iteration) + int(self.trainer.state.fn == "fit"))
+        self.evaluate(batch, completed=int(self.iteration) + int(self.trainer.state.fn == "fit"))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/*``."""
         self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
-        self.validated = True
+        self._validated = True
 
     def test_step(self, batch: Prompts, batch_idx: int) -> None:
         """Sample and judge test prompts."""
-        self._evaluate(batch, completed=int(self.iteration))
+        self.evaluate(batch, completed=int(self.iteration))
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/*``."""
@@ -334,7 +402,7 @@ class AlignmentModule(Requirements, FiniteSteps):
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[dict[str, Any]]:
         """Responses as text, with the record each answers."""
         with self.inference(), self.stages.stage("sample", len(batch)) as advance:
-            responses = self.sampler.sample(
+            responses = self.sampler.respond(
                 self.policy,
                 batch,
                 seed=mixed_seed(run_seed(), EVALUATION),
@@ -346,20 +414,24 @@ class AlignmentModule(Requirements, FiniteSteps):
         rows = zip(batch.records, self.policy.text(responses), strict=True)
         return [{**record, "responses": texts} for record, texts in rows]
 
-    def _evaluate(self, prompts: Prompts, completed: int) -> None:
-        name = "test" if self.trainer.testing else "heldout"
-        folder = self.run_folder / "evaluation"
-        place = self.global_rank, self.trainer.world_size
+    def evaluate(self, prompts: Prompts, completed: int) -> None:
+        """Let the evaluator measure the policy that has completed so many iterations on these prompts."""
+        place, test = (self.global_rank, self.trainer.world_size), self.trainer.testing
         with self.inference():
             self.evaluator.evaluate(
                 self.collector,
                 prompts.to("cpu"),
-                lambda iteration: folder / share_name(f"{name}-{iteration:04d}", *place),
+                lambda iteration: self.run_folder.evaluation(iteration, *place, test=test),
                 iteration=completed,
                 seed=mixed_seed(run_seed(), EVALUATION),
             )
 
-    # ------------------------------------------------------------------ checkpoints
+    # ------------------------------------------------------------------ checkpoints and export
+
+    def export(self, folder: Path) -> None:
+        """Write the policy in a format that others read; all ranks call it together."""
+        if self.trainer.is_global_zero or self.policy.sharded:
+            self.policy.export(folder)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What training changes: trainable weights and the iteration counter."""
@@ -372,7 +444,7 @@ class AlignmentModule(Requirements, FiniteSteps):
         """Keep the rows of the table and the anchor with the weights."""
         checkpoint["history"] = self.history
         checkpoint["anchor"] = self.anchor.state_dict()
-        checkpoint["folded"] = self.policy.folded()
+        checkpoint["folded"] = self.policy.frozen_update()
         checkpoint["trained"] = [name for name, _ in trainable(self)]
         if "optimizer_states" in checkpoint:
             states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
@@ -386,7 +458,7 @@ class AlignmentModule(Requirements, FiniteSteps):
             raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
         self.history = checkpoint["history"]
         self.anchor.load_state_dict(checkpoint["anchor"])
-        self.policy.fold(checkpoint["folded"])
+        self.policy.set_frozen_update(checkpoint["folded"])
 
     def _log_collected(self, rollouts: Rollouts) -> None:
         is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy
@@ -404,8 +476,10 @@ class AlignmentModule(Requirements, FiniteSteps):
         return self._rollouts[1]
 
     @property
-    def _judges(self) -> list[Judge]:
-        return [judge for judge in (self.judge, *self.evaluator.judges.values()) if judge is not None]
+    def judges(self) -> dict[str, Judge]:
+        """All judges of the run, by name; that of training has an empty one."""
+        training = {} if self.judge is None else {"": self.judge}
+        return training | self.evaluator.judges
 
     @property
     def _exact(self) -> bool:

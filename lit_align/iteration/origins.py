@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from lit_align.anchors.base import Anchor
@@ -82,16 +81,11 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
         return found.responses
     if "scored" in changed:
         log.warning("%s was scored under another anchor: it is scored again", path)
-        return replace(found, anchor_token_logps=None, current_token_logps=None)
+        return found.with_token_logps({"anchor": None, "current": None})
     return found
-
-
-def journal_of(path: Path) -> Path:
-    """The journal of verdicts beside a file of rollouts."""
-    return path.with_suffix(".verdicts.jsonl")
 
 
 def _weights(policy: Policy) -> str:
     """Of everything that training moves."""
-    folded = [(f"{name}.{i}", factor) for name, pair in policy.folded().items() for i, factor in enumerate(pair)]
+    folded = [(f"{name}.{i}", factor) for name, pair in policy.frozen_update().items() for i, factor in enumerate(pair)]
     return text_digest(weights_digest(trainable(policy)), weights_digest(folded))

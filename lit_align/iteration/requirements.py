@@ -1,98 +1,114 @@
 """What an algorithm asks of its sampler, its judge and its data; what does not fit is refused before weights load."""
 
-from typing import ClassVar
+from collections.abc import Set
+from typing import Protocol, runtime_checkable
 
 from torch.optim import LBFGS, Optimizer
 
+from lit_align.data.base import Given, IterationData
 from lit_align.judges.base import Judge
 from lit_align.sampling.sampler import Sampler, Slot
 
 
-class Requirements:
-    """Declared by each algorithm, checked for all of them."""
+@runtime_checkable
+class Algorithm(Protocol):
+    """What an algorithm declares of itself; see :class:`~lit_align.iteration.module.AlignmentModule`."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
-    """What the loss reads: log-probs of ``anchor``, ``reference``, ``current``; ``rewards``. Nothing else is made."""
+    @property
+    def needs(self) -> Set[str]:
+        """What the loss reads."""
 
-    min_group_size: ClassVar[int] = 2
+    @property
+    def min_group_size(self) -> int:
+        """Responses to a prompt that the loss needs at least."""
 
-    roles: ClassVar[tuple[Slot, ...]] = ()
-    """Who has to be among the sources of the sampler, where the loss tells the slots of a group apart."""
+    @property
+    def roles(self) -> tuple[Slot, ...]:
+        """Who has to be among the sources of the sampler."""
 
-    takes_pairs: ClassVar[bool] = False
-    """Whether labelled pairs that anybody has drawn will do; not where the law asks for responses of pi_t."""
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether labelled pairs that anybody has drawn will do."""
 
-    judge: Judge | None
+    def takes_soft_labels(self) -> bool:
+        """Whether a label in doubt is weighed rather than taken for certain."""
 
-    def check_slots(self, sampler: Sampler) -> None:
-        """Refuse a sampler whose groups are too small, or drawn by others than the loss is about."""
-        if sampler.group_size < self.min_group_size:
-            raise ValueError(
-                f"model.sampler.group_size is {sampler.group_size}: {type(self).__name__} compares the responses to a "
-                f"prompt with one another and needs at least {self.min_group_size}"
-            )
-        if self.roles and set(sampler.sources) != set(self.roles):
-            raise ValueError(
-                f"{type(self).__name__} needs responses of {' and '.join(dict.fromkeys(self.roles))}: set "
-                f"model.sampler.sources, such as [{', '.join(self.roles)}]"
-            )
+    @property
+    def judge(self) -> Judge | None:
+        """Who compares what is drawn."""
 
-    def check_judge(self, judge: Judge | None) -> None:
-        """Refuse a judge that only compares where the loss reads rewards."""
-        if "rewards" in self.needs and judge is not None and not judge.has_rewards:
-            raise ValueError(f"{type(self).__name__} needs rewards, and the judge {judge.name} only compares")
 
-    def check_samples(self) -> None:
-        """Refuse prompts alone where nobody judges the responses to them."""
-        if self.judge is None:
-            raise ValueError(
-                f"{type(self).__name__} has no judge, and prompts alone have no winners: set model.judge, such as "
-                "--model.judge RewardFunction --model.judge.function my_rewards.brevity, or train on labelled pairs "
-                "with --data PairData"
-            )
+def check_sampler(algorithm: Algorithm, sampler: Sampler) -> None:
+    """Refuse a sampler whose groups are too small, or drawn by others than the loss is about."""
+    if sampler.group_size < algorithm.min_group_size:
+        raise ValueError(
+            f"model.sampler.group_size is {sampler.group_size}: {_name(algorithm)} compares the responses to a "
+            f"prompt with one another and needs at least {algorithm.min_group_size}"
+        )
+    if algorithm.roles and set(sampler.sources) != set(algorithm.roles):
+        raise ValueError(
+            f"{_name(algorithm)} needs responses of {_listed(algorithm.roles)}: set model.sampler.sources, such as "
+            f"[{', '.join(algorithm.roles)}]"
+        )
 
-    def check_optimizer(self, optimizer: Optimizer, devices: int) -> None:
-        """Refuse an optimiser that reads the loss, of which each device knows no more than its share.
 
-        Args:
-            optimizer: What steps.
-            devices: How many average their gradients.
-        """
-        if devices > 1 and isinstance(optimizer, LBFGS):
-            raise ValueError(
-                f"LBFGS searches along the loss itself, and each of {devices} devices has its own: set trainer.devices "
-                "to 1 or model.optimizer to another, such as torch.optim.AdamW"
-            )
+def check_judge(algorithm: Algorithm, judge: Judge | None) -> None:
+    """Refuse a judge that only compares where the loss reads rewards."""
+    if "rewards" in algorithm.needs and judge is not None and not judge.has_rewards:
+        raise ValueError(f"{_name(algorithm)} needs rewards, and the judge {judge.name} only compares")
 
-    def check_recorded(self, sources: tuple[str, ...], *, rewarded: bool) -> None:
-        """Refuse rollouts of another run whose groups the loss cannot read.
 
-        Args:
-            sources: Who drew each response of a group.
-            rewarded: Whether they have rewards.
-        """
-        name = type(self).__name__
-        if "data" in sources and not self.takes_pairs:
-            raise ValueError(f"{name} learns from responses that policies draw, and these are labelled pairs")
-        if len(sources) < self.min_group_size:
-            raise ValueError(f"{name} needs at least {self.min_group_size} responses to a prompt, and there is one")
-        if self.roles and set(sources) != set(self.roles):
-            raise ValueError(
-                f"{name} needs responses of {' and '.join(dict.fromkeys(self.roles))}, and these are of "
-                f"{' and '.join(dict.fromkeys(sources))}"
-            )
-        if "rewards" in self.needs and not rewarded:
-            raise ValueError(f"{name} needs rewards, and there are none: the judge of that run only compares")
+def check_optimizer(optimizer: Optimizer, devices: int) -> None:
+    """Refuse an optimiser that reads the loss, of which each device knows no more than its share.
 
-    def check_pairs(self, soft: bool) -> None:
-        """Refuse labelled pairs where the algorithm's law asks for responses of its own.
+    Args:
+        optimizer: What steps.
+        devices: How many average their gradients.
+    """
+    if devices > 1 and isinstance(optimizer, LBFGS):
+        raise ValueError(
+            f"LBFGS searches along the loss itself, and each of {devices} devices has its own: set trainer.devices "
+            "to 1 or model.optimizer to another, such as torch.optim.AdamW"
+        )
 
-        Args:
-            soft: Whether a label may be a probability other than 0 and 1.
-        """
-        del soft
-        if not self.takes_pairs:
-            raise ValueError(
-                f"{type(self).__name__} learns from responses that its own policies draw, PairData has pairs that are "
-                "drawn already: set data to PromptPool, or model to a method of pairs such as DPO"
-            )
+
+def check_data(algorithm: Algorithm, data: IterationData) -> None:
+    """Refuse data that the algorithm cannot learn from: prompts without a judge, or responses it cannot read."""
+    if data.gives:
+        for given in data.gives:
+            _check_given(algorithm, given)
+    elif algorithm.judge is None:
+        raise ValueError(
+            f"{_name(algorithm)} has no judge, and prompts alone have no winners: set model.judge, such as "
+            "--model.judge RewardFunction --model.judge.function my_rewards.brevity, or train on labelled pairs "
+            "with --data PairData"
+        )
+
+
+def _check_given(algorithm: Algorithm, given: Given) -> None:
+    name = f"{given.where}{_name(algorithm)}"
+    if "data" in given.source and not algorithm.takes_pairs:
+        raise ValueError(
+            f"{name} learns from responses that its own policies draw, and these are labelled pairs: set data to "
+            "PromptPool, or model to a method of pairs such as DPO"
+        )
+    if given.soft and not algorithm.takes_soft_labels():
+        raise ValueError("model.pairing: best_worst takes every label for certain; set it to all, to weigh them")
+    if len(given.source) < algorithm.min_group_size:
+        raise ValueError(
+            f"{name} needs at least {algorithm.min_group_size} responses to a prompt, and there are {len(given.source)}"
+        )
+    if algorithm.roles and set(given.source) != set(algorithm.roles):
+        raise ValueError(
+            f"{name} needs responses of {_listed(algorithm.roles)}, and these are of {_listed(given.source)}"
+        )
+    if "rewards" in algorithm.needs and not given.rewarded:
+        raise ValueError(f"{name} needs rewards, and there are none: the judge of that run only compares")
+
+
+def _name(algorithm: Algorithm) -> str:
+    return type(algorithm).__name__
+
+
+def _listed(sources: tuple[str, ...]) -> str:
+    return " and ".join(dict.fromkeys(sources))

@@ -1,15 +1,20 @@
-"""Log-probs of several policies that are one network still: computed once, and checked to be the same."""
+"""Log-probs of an iteration's responses under the policies that a loss needs.
 
-from collections.abc import Sequence
-from dataclasses import replace
+Nothing is computed twice: policies that are one network still are scored once and checked to be the same, and what
+another run has recorded is used where it is seen to be the very same bits.
+"""
+
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lit_align.anchors.base import Anchor
 from lit_align.iteration.collector import Score
-from lit_align.types import Responses, Rollouts
+from lit_align.models.policy import Policy
+from lit_align.types import SCORED, Responses, Rollouts
 
 
 def check_same(names: str, first: Tensor | None, second: Tensor | None, *, exact: bool) -> None:
@@ -44,6 +49,25 @@ def full_precision(trainer_precision: object, dtype: torch.dtype) -> bool:
     return str(trainer_precision).startswith(("32", "64")) and dtype in (torch.float32, torch.float64)
 
 
+def scores_of(policy: Policy, anchor: Anchor, needs: Collection[str], *, same: bool, exact: bool) -> dict[str, Score]:
+    """How responses are scored while collecting, by the policies that a loss needs.
+
+    Args:
+        policy: As it is while collecting.
+        anchor: Says what pi_t is.
+        needs: Names of policies; whatever else is among them is passed over.
+        same: Nothing has been trained yet, so that anchor, reference and policy are one network.
+        exact: They are computed in full precision.
+    """
+    scores: dict[str, Score] = {
+        "anchor": lambda responses: anchor.logps(policy, responses),
+        "reference": lambda responses: policy.logps(responses, "reference"),
+        "current": lambda responses: policy.logps(responses, "policy"),
+    }
+    needed = {name: score for name, score in scores.items() if name in needs}
+    return of_one_network(needed, exact=exact) if same else needed
+
+
 def of_one_network(scores: dict[str, Score], *, exact: bool) -> dict[str, Score]:
     """Scores of policies that have not parted yet: the first of them does the work for all.
 
@@ -73,9 +97,6 @@ def of_one_network(scores: dict[str, Score], *, exact: bool) -> dict[str, Score]
         return cast(Score, scored)
 
     return {name: shared(name, score) for name, score in scores.items()}
-
-
-NAMES = ("anchor_token_logps", "reference_token_logps", "current_token_logps")
 
 
 class Remembered:
@@ -119,8 +140,9 @@ def remembered(scores: dict[str, Score], given: Rollouts | None) -> tuple[dict[s
     """
     if given is None:
         return scores, None
-    bare = replace(given, anchor_token_logps=None, reference_token_logps=None, current_token_logps=None).trim()
-    records = [value for name in NAMES if (value := getattr(given.trim(), name)) is not None]
+    bare = given.with_token_logps(dict.fromkeys(SCORED)).trim()
+    known = given.trim().token_logps
+    records = [known[policy] for policy in SCORED if policy in known]
     if not records:
         return scores, bare
     return {name: Remembered(score, bare.responses, records) for name, score in scores.items()}, bare

@@ -10,8 +10,6 @@ from tqdm import tqdm
 
 from lit_align.utils.out_of_memory import give_back
 
-_LONG = 1.0  # seconds: a shorter stage leaves nothing behind that is worth the call
-
 Advance = Callable[..., None]
 """``advance(prompts, tokens=0)``: so many more prompts, and tokens, are done."""
 
@@ -21,10 +19,13 @@ class Stages:
 
     Args:
         visible: Show bars on standard error.
+        long: Seconds after which a stage hands the memory it has freed to the system as it ends, >= 0; a shorter one
+            leaves nothing behind that is worth the call.
     """
 
-    def __init__(self, visible: bool = True) -> None:
+    def __init__(self, visible: bool = True, long: float = 1.0) -> None:
         self.visible = visible
+        self.long = long
         self.prefix = ""
         self.seconds: dict[str, float] = defaultdict(float)
         self.tokens: dict[str, int] = defaultdict(int)
@@ -63,7 +64,7 @@ class Stages:
         finally:
             seconds = time.perf_counter() - start
             self.seconds[name] += seconds
-            if seconds > _LONG:
+            if seconds > self.long:
                 give_back()
 
     def take(self, *names: str) -> tuple[dict[str, float], dict[str, int]]:

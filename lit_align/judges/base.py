@@ -55,6 +55,11 @@ class Judge(ABC):
         """What error messages and tables call it."""
         return type(self).__name__
 
+    @property
+    def bytes(self) -> float | None:
+        """Memory that it takes on the policy's device, in bytes: 0 without a model there, None where nobody knows."""
+        return 0.0
+
     @cached_property
     def faults(self) -> Faults:
         """What it has failed on."""

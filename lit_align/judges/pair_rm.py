@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
+from lit_align.judges.model_size import model_bytes
 from lit_align.types import Prompts, Record
 from lit_align.utils.out_of_memory import Halving
 
@@ -91,6 +92,11 @@ class PairRM(Judge):
     def name(self) -> str:
         """The model's path."""
         return self.path
+
+    @property
+    def bytes(self) -> float | None:
+        """The weights of its model."""
+        return model_bytes(self.path, self.dtype)
 
     def to(self, device: torch.device | str) -> None:
         """Compare on this device."""

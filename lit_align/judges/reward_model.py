@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 
+from lit_align.judges.model_size import model_bytes
 from lit_align.judges.reward import Comparison, RewardJudge
 from lit_align.types import Record
 from lit_align.utils.out_of_memory import Halving
@@ -50,6 +51,11 @@ class RewardModel(RewardJudge):
     def name(self) -> str:
         """The model's path."""
         return self.path
+
+    @property
+    def bytes(self) -> float | None:
+        """The weights of its model."""
+        return model_bytes(self.path, self.dtype)
 
     def to(self, device: torch.device | str) -> None:
         """Score on this device."""

@@ -1,4 +1,4 @@
-"""Another attention in the place of a model's own, for models in which nothing else mixes tokens."""
+"""A model's attention may be replaced by another, where nothing else in the model mixes tokens."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 from transformers import AttentionInterface
+
+from lit_align.compat import attention_of, set_attention
 
 ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "phi3"})
 """Model types whose attention is a plain softmax over all that came before, or over a window of it: those that the
@@ -15,13 +17,13 @@ Attention = Callable[..., tuple[Tensor, None]]
 """An attention of transformers: module, query, key, value, mask and more to ``[batch, seq, heads, width]``."""
 
 
-def exchangeable(config: Any) -> bool:
-    """Whether a model's attention can be exchanged."""
+def can_replace_attention(config: Any) -> bool:
+    """Whether a model's attention can be replaced."""
     return config.model_type in ARCHITECTURES
 
 
 @contextmanager
-def exchanged(config: Any, name: str, attention: Attention) -> Iterator[None]:
+def replaced_attention(config: Any, name: str, attention: Attention) -> Iterator[None]:
     """All layers of a model attend by this function inside.
 
     Args:
@@ -30,9 +32,9 @@ def exchanged(config: Any, name: str, attention: Attention) -> Iterator[None]:
         attention: What takes the place.
     """
     AttentionInterface.register(name, attention)
-    usual = config._attn_implementation
-    config._attn_implementation = name
+    usual = attention_of(config)
+    set_attention(config, name)
     try:
         yield
     finally:
-        config._attn_implementation = usual
+        set_attention(config, usual)

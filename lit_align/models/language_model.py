@@ -1,4 +1,4 @@
-"""The language-model policy: a Hugging Face causal LM that samples and scores, with its reference beside it."""
+"""A Hugging Face causal LM is a policy: it samples and scores, with its reference beside it."""
 
 import copy
 import json
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from lit_align.data.templates import encode, encode_responses
 from lit_align.models.exporting.export import default_kind, export, trained
 from lit_align.models.exporting.reload_check import probes
-from lit_align.models.generation.merged_adapters import fused
-from lit_align.models.generation.next_token import CachedModel
+from lit_align.models.generation.merged_adapters import merged_adapters
+from lit_align.models.generation.next_token import CausalLMNextToken
 from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
-from lit_align.models.loading.fetch import check_name, local_model
+from lit_align.models.loading.fetch import check_name, hub_commit, local_model
 from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
-from lit_align.models.scoring.ragged_attention import let_take_tables
+from lit_align.models.scoring.ragged_attention import enable_ragged_attention
 from lit_align.models.scoring.token_logps import token_logps
 from lit_align.models.sharding.cut import Shard
 from lit_align.models.sharding.gather import gathered, is_first_rank
@@ -111,7 +111,7 @@ class LanguageModel(Policy):
     def identity(self) -> dict[str, str]:
         """Digests of weights (of a hub id its commit), tokenizer, chat template with system message, and adapters."""
         folder = Path(local_model(self.name, self.dtype))
-        weights = folder_digest(folder) if folder.is_dir() else str(self.config._commit_hash)
+        weights = folder_digest(folder) if folder.is_dir() else hub_commit(self.name, self.hub["revision"])
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return {
             "model": text_digest(weights, str(self.dtype), str(self.quantization)),
@@ -130,7 +130,7 @@ class LanguageModel(Policy):
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
         model = self.base(**options)
-        let_take_tables(model)
+        enable_ragged_attention(model)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.quantization:
@@ -142,7 +142,7 @@ class LanguageModel(Policy):
         if self.lora is None:
             # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
             frozen = self.base(**options) if self.sharded else copy.deepcopy(model)
-            let_take_tables(frozen)
+            enable_ragged_attention(frozen)
             self.frozen = self._cut(frozen.requires_grad_(False).eval())
 
     def shard(self, cut: Shard) -> None:
@@ -205,10 +205,10 @@ class LanguageModel(Policy):
         device = self.device
         inputs = prompts.to(device)
         network_of = "policy" if source == "mixture" else source
-        with self._network(network_of) as model, _evaluating(model), fused(self._adapted.values()):
-            network: NextToken = CachedModel(model)
+        with self._network(network_of) as model, _evaluating(model), merged_adapters(self._adapted.values()):
+            network: NextToken = CausalLMNextToken(model)
             if source == "mixture":
-                network = Mixture(network, self._cached_reference(), decoding.mixture)
+                network = Mixture(network, self._reference_next_token(), decoding.mixture)
             ids, logps, lengths = generate(network, inputs.ids, inputs.mask, uniforms.to(device), decoding, self.eos)
         mask = torch.arange(ids.shape[-1], device=device) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
@@ -248,14 +248,14 @@ class LanguageModel(Policy):
         """The trainable update of every adapted layer."""
         return {name: factors_of(layer) for name, layer in self._adapted.items()}
 
-    def fold(self, update: dict[str, Factors]) -> None:
+    def set_frozen_update(self, update: dict[str, Factors]) -> None:
         """Add a frozen update to the adapted layers, in the place of the one before; the reference has none of it."""
         for name, layer in self._adapted.items():
-            layer.folded = tuple(factor.to(self.device) for factor in update[name]) if update else None
+            layer.frozen_update = tuple(factor.to(self.device) for factor in update[name]) if update else None
 
-    def folded(self) -> dict[str, Factors]:
+    def frozen_update(self) -> dict[str, Factors]:
         """The frozen update."""
-        return {name: layer.folded for name, layer in self._adapted.items() if layer.folded is not None}
+        return {name: layer.frozen_update for name, layer in self._adapted.items() if layer.frozen_update is not None}
 
     def export(self, folder: Path) -> None:
         """Write the policy as a plain Hugging Face model with its tokenizer and a card of the run around the folder.
@@ -266,7 +266,7 @@ class LanguageModel(Policy):
         Raises:
             RuntimeError: What was written does not give the policy's log-probs.
         """
-        made = trained(self)
+        made = trained(self.model, self.frozen_update())
         with self.gathered():
             own = probes(self).of(self)
         if is_first_rank():
@@ -296,10 +296,10 @@ class LanguageModel(Policy):
             with self.model.disable_adapter():
                 yield self.model
 
-    def _cached_reference(self) -> CachedModel:
+    def _reference_next_token(self) -> CausalLMNextToken:
         if self.lora is None:
-            return CachedModel(self.frozen)
-        return CachedModel(self.model, around=self.model.disable_adapter)
+            return CausalLMNextToken(self.frozen)
+        return CausalLMNextToken(self.model, around=self.model.disable_adapter)
 
 
 def _uncut(network: nn.Module) -> nn.Module:

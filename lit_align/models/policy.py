@@ -1,4 +1,4 @@
-"""What an algorithm asks of a policy: language models and exactly solvable policies both answer it."""
+"""An algorithm asks this of a policy: language models and exactly solvable policies both answer it."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +22,7 @@ class Policy(nn.Module, ABC):
 
     additive: bool = True
     """Whether adding to the trainable weights adds the same to the network's. A policy of which that is not so, such as
-    one of low-rank adapters, has ``factors`` and ``fold``."""
+    one of low-rank adapters, has ``factors`` and a ``frozen_update``."""
 
     sharded: bool = False
     """Whether each rank keeps a part of the weights only."""
@@ -107,12 +107,12 @@ class Policy(nn.Module, ABC):
         """The trainable update of every adapted layer, as low-rank factors; none where training is of full weights."""
         return {}
 
-    def fold(self, update: dict[str, Factors]) -> None:
+    def set_frozen_update(self, update: dict[str, Factors]) -> None:
         """Add a frozen update to the adapted layers, in the place of the one before."""
         if update:
-            raise ValueError(f"{type(self).__name__} has no adapters to fold an update into")
+            raise ValueError(f"{type(self).__name__} has no adapters to add an update to")
 
-    def folded(self) -> dict[str, Factors]:
+    def frozen_update(self) -> dict[str, Factors]:
         """The frozen update: what a checkpoint holds beside the trainable weights."""
         return {}
 

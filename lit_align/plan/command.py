@@ -71,6 +71,7 @@ class ConfiguredTrainer:
             return None, [f"prompts were not read, the model has no tokenizer here: {_short(error)}"]
         try:
             data.setup("fit")
+            model.meet(data, fits=True)
             return data.prompts(0), []
         except OSError as error:  # no data on this machine
             return None, [f"prompts were not read: {_short(error)}"]

@@ -7,7 +7,7 @@ attention without a stored score matrix, gated MLP); other decoders differ by so
 from dataclasses import dataclass
 
 from lit_align.models.loading.sizes import Shapes
-from lit_align.models.scoring.packed import sequences
+from lit_align.models.scoring.packed import sequences_per_group
 from lit_align.plan.workload import Workload
 
 Terms = dict[str, float]
@@ -185,7 +185,7 @@ def sampling(shapes: Shapes, precision: Precision, work: Workload, *, shards: in
 
 def parts(shapes: Shapes, work: Workload) -> int:
     """Sequences that a group is read in."""
-    return sequences(work.prompt, work.length, work.group, shapes.hidden)
+    return sequences_per_group(work.prompt, work.length, work.group, shapes.hidden)
 
 
 def read(shapes: Shapes, work: Workload) -> int:

@@ -2,22 +2,19 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from rich.table import Table
 
-from lit_align.anchors.extrapolated import Extrapolated
+from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
-from lit_align.judges.pair_rm import PairRM
-from lit_align.judges.reward_model import RewardModel
 from lit_align.models.language_model import LanguageModel
 from lit_align.models.loading.adapters import LoRA
-from lit_align.models.loading.sizes import Shapes, parameters_of, shapes_of
+from lit_align.models.loading.sizes import Shapes, shapes_of
 from lit_align.plan import needs
 from lit_align.plan.devices import GIB, Devices
 from lit_align.plan.needs import Precision, Terms
-from lit_align.plan.workload import Workload, anchor_copies, state_bytes, workload_of
+from lit_align.plan.workload import Workload, state_bytes, workload_of
 from lit_align.types import Prompts
 
 LIBRARIES = {"cpu": 0.6 * GIB}  # Python, PyTorch, transformers and Lightning once imported, measured
@@ -115,7 +112,7 @@ class Plan:
             return
         assert self.devices.memory is not None
         phase = max(self.totals, key=lambda name: self.totals[name])
-        smaller = [(words, other) for words, other in self._instead() if other.peak < 0.98 * self.peak]
+        smaller = [(words, other) for words, other in self.instead() if other.peak < 0.98 * self.peak]
         smaller.sort(key=lambda pair: pair[1].peak)
         advice = ", ".join(f"{words} ({gib(other.peak)})" for words, other in smaller[:5])
         raise ValueError(
@@ -157,8 +154,8 @@ class Plan:
             lines.append(f"not counted: the judge {', '.join(unknown)}, whose config is not on this machine")
         return lines
 
-    def _instead(self) -> list[tuple[str, "Plan"]]:
-        """What else could be typed, and the plan of it."""
+    def instead(self) -> list[tuple[str, "Plan"]]:
+        """What else could be typed, and the plan of it, which may or may not be smaller."""
         work = self.work
         batch, group, budget = work.batch // 2, work.group // 2, work.token_budget // 4
         smaller = []
@@ -193,7 +190,7 @@ class Plan:
 
 def plan_of(
     module: AlignmentModule,
-    data: Any,
+    data: IterationData,
     devices: Devices,
     *,
     prompts: Prompts | None = None,
@@ -228,10 +225,10 @@ def plan_of(
         ),
         devices=devices,
         optimizer=state_bytes(module, trained),
-        copies=anchor_copies(module.anchor),
-        momentum=isinstance(module.anchor, Extrapolated) and policy.lora is not None,
+        copies=module.anchor.copies,
+        momentum=module.anchor.folds and policy.lora is not None,
         checkpointing=policy.gradient_checkpointing,
-        judges=_judges(module),
+        judges={name or judge.name: judge.bytes for name, judge in module.judges.items() if judge.bytes != 0},
     )
 
 
@@ -252,13 +249,3 @@ def precision_of(policy: LanguageModel, trainer: str) -> Precision:
 def gib(size: float, digits: int = 1) -> str:
     """Bytes as GiB."""
     return f"{size / GIB:.{digits}f}"
-
-
-def _judges(module: AlignmentModule) -> dict[str, float | None]:
-    """Bytes of the judges that are models on the policy's device."""
-    found: dict[str, float | None] = {}
-    for name, judge in {"": module.judge, **module.evaluator.judges}.items():
-        if isinstance(judge, RewardModel | PairRM):
-            parameters = parameters_of(judge.path)
-            found[name or judge.path] = None if parameters is None else float(parameters * judge.dtype.itemsize)
-    return found

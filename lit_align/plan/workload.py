@@ -1,17 +1,10 @@
 """How much a run does at once: the numbers that, with a model's shape, say what memory it takes."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from lit_align.anchors.base import Anchor
-from lit_align.anchors.extrapolated import Extrapolated
-from lit_align.anchors.moving_average import MovingAverage
-from lit_align.anchors.optimistic import Optimistic
-from lit_align.anchors.previous import Previous
-from lit_align.data.pair_data import PairData
-from lit_align.data.replay import Replay
+from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
 from lit_align.types import Prompts
 
@@ -65,7 +58,7 @@ class Workload:
 
 def workload_of(
     module: AlignmentModule,
-    data: Any,
+    data: IterationData,
     prompts: Prompts | None,
     *,
     devices: int = 1,
@@ -87,7 +80,7 @@ def workload_of(
     longest = prompt_tokens
     if prompts is not None:
         longest = longest or int(prompts.mask.sum(1).max())
-        given = given_responses(data, prompts)
+        given = data.given_lengths(prompts)
         if given is not None:
             group, length = given.shape[1], int(given.max())
     heldout = 0 if data.sources["heldout"] is None else data.heldout_limit or MANY
@@ -100,27 +93,10 @@ def workload_of(
         prompts=-(-data.prompts_per_iteration // devices),
         heldout=-(-heldout // devices),
         token_budget=sampler.token_budget,
-        samples=not isinstance(data, PairData | Replay),
+        samples=not data.gives,
         scores=bool(module.needs & {"anchor", "reference", "current"}),
         iterations=iterations,
     )
-
-
-def given_responses(data: Any, prompts: Prompts) -> torch.Tensor | None:
-    """Lengths of the responses that the data bring along; None where they are drawn."""
-    if isinstance(data, Replay):
-        lengths: torch.Tensor = data.rollouts(0).responses.lengths
-        return lengths
-    if isinstance(data, PairData):
-        return data.pairs(prompts).responses.lengths
-    return None
-
-
-def anchor_copies(anchor: Anchor) -> int:
-    """Copies of the trainable weights that an anchor keeps."""
-    if isinstance(anchor, Optimistic):
-        return 2
-    return int(isinstance(anchor, MovingAverage | Extrapolated) or (isinstance(anchor, Previous) and anchor.every > 1))
 
 
 def state_bytes(module: AlignmentModule, dtype: torch.dtype) -> float:

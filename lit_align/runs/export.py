@@ -7,12 +7,11 @@ import torch
 from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
-from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints, whole_checkpoint
 from lit_align.models.exporting.export import Trained, check_folder, check_kind, default_kind, export, restore
 from lit_align.models.exporting.reload_check import Agreement, probes
 from lit_align.models.language_model import LanguageModel
 from lit_align.models.policy import Policy
-from lit_align.runs.resume import CONFIG
+from lit_align.run_folder import RunFolder, whole_checkpoint
 
 _PREFIX = "policy.model."  # of the network's weights among those of a module
 
@@ -36,17 +35,17 @@ def export_run(
         RuntimeError: What was reloaded is not the policy.
     """
     folder, checkpoint = _located(run)
-    policy = configured_policy(folder / CONFIG)
+    policy = configured_policy(folder.config)
     chosen = kind or default_kind(policy)
     check_kind(policy, chosen)
     check_folder(output, overwrite)
     made = from_checkpoint(checkpoint)
     policy.load()
     restore(policy.model, made)
-    policy.fold(dict(made.folded))
+    policy.set_frozen_update(dict(made.frozen_update))
     own = probes(policy).of(policy)
     policy.model = policy.frozen = None  # each copy of the weights in its turn
-    agreement = export(policy, output, made, chosen, own=own, run=folder, overwrite=overwrite)
+    agreement = export(policy, output, made, chosen, own=own, run=folder.path, overwrite=overwrite)
     print(f"{agreement}\n{chosen} weights of {checkpoint}: {output}")
     return agreement
 
@@ -83,11 +82,11 @@ def from_checkpoint(path: Path) -> Trained:
     return Trained({name.removeprefix(_PREFIX): value for name, value in weights.items()}, checkpoint["folded"])
 
 
-def _located(run: Path) -> tuple[Path, Path]:
-    folder = (run if run.is_dir() else run.parent.parent).resolve()
-    asked = run / FOLDER / LAST if run.is_dir() else run
-    if not (run_checkpoints(folder) if run.is_dir() else run.is_file()):
+def _located(run: Path) -> tuple[RunFolder, Path]:
+    folder = RunFolder((run if run.is_dir() else RunFolder.around(run).path).resolve())
+    asked = RunFolder(run).last if run.is_dir() else run
+    if not (folder.written_checkpoints() if run.is_dir() else run.is_file()):
         raise FileNotFoundError(f"there is no checkpoint {asked}: name a run folder, or a file of its checkpoints/")
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"there is no {folder / CONFIG}, which says what model {asked} is of")
+    if not folder.config.is_file():
+        raise FileNotFoundError(f"there is no {folder.config}, which says what model {asked} is of")
     return folder, whole_checkpoint(asked)

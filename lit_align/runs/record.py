@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from lit_align.data.ranks import from_all_ranks, load_shares
-from lit_align.iteration.module import AlignmentModule
+from lit_align.data.ranks import from_all_ranks, load_answers
+from lit_align.iteration.iterated import Iterated, iterated
+from lit_align.run_folder import RunFolder
 from lit_align.utils.files import write_text
 
 _PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
@@ -58,25 +59,25 @@ class RunRecord(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Record the versions of everything that matters."""
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            write_text(folder / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+            versions = RunFolder(Path(trainer.default_root_dir)).versions
+            write_text(versions, json.dumps(_versions(), indent=2) + "\n")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Iteration 0 has been evaluated: it is the first row."""
         if not self.timings:
             self._book(trainer, 0, "evaluate")
         if trainer.is_global_zero:
-            self._write(trainer, _module(pl_module))
+            self._write(trainer, iterated(pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Book the seconds of this iteration; the module makes its row of metrics after this."""
-        self._book(trainer, int(_module(pl_module).iteration) + 1)
+        self._book(trainer, int(iterated(pl_module).iteration) + 1)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """The module has its row by now: write both files with the checkpoint."""
         checkpoint["timings"] = self.timings
         if trainer.is_global_zero:
-            self._write(trainer, _module(pl_module))
+            self._write(trainer, iterated(pl_module))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the rows that were there."""
@@ -84,76 +85,91 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The table, the samples, the model."""
-        module, folder = _module(pl_module), Path(trainer.default_root_dir)
+        module, folder = iterated(pl_module), RunFolder(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             self._write(trainer, module)
-            self.console.print(self._table(module.history))
-            self._show_samples(module, folder / "evaluation", trainer.world_size)
-        if self.export and (trainer.is_global_zero or module.policy.sharded):
-            module.policy.export(folder / "model")
+            self.console.print(iterations_table(module.history, self.timings))
+            self._show_samples(module, folder, trainer.world_size)
+        if self.export:
+            module.export(folder.model)
         if trainer.is_global_zero:
-            self.console.print(f"[bold]run folder[/bold] {folder}", soft_wrap=True)
+            self.console.print(f"[bold]run folder[/bold] {folder.path}", soft_wrap=True)
 
     def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
-        taken = _module(trainer.lightning_module).stages.take(*stages)
-        seconds, tokens = _of_all(from_all_ranks(taken, trainer.world_size))
+        taken = iterated(trainer.lightning_module).stages.take(*stages)
+        seconds, tokens = of_all_ranks(from_all_ranks(taken, trainer.world_size))
         row = {"iteration": float(iteration), **{f"{name}_seconds": value for name, value in seconds.items()}}
         row |= {f"{name}_tokens_per_second": count / seconds[name] for name, count in tokens.items() if count}
         self.timings.append(row)
 
-    def _write(self, trainer: L.Trainer, module: AlignmentModule) -> None:
-        folder = Path(trainer.default_root_dir)
-        _write_csv(folder / "metrics.csv", module.history)
-        _write_csv(folder / "timings.csv", self.timings)
+    def _write(self, trainer: L.Trainer, module: Iterated) -> None:
+        folder = RunFolder(Path(trainer.default_root_dir))
+        _write_csv(folder.metrics, module.history)
+        _write_csv(folder.timings, self.timings)
 
-    def _table(self, history: list[dict[str, float]]) -> Table:
-        table = Table(title="iterations (win rate against the initial policy)")
-        columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
-        names = ("sample", "judge", "score", "train", "evaluate")
-        stages = [name for name in names if max(self._seconds(name).values(), default=0) >= 0.5]
-        for heading in (*columns, *(f"{name} s" for name in stages)):
-            table.add_column(heading, justify="right")
-        measured = [row for row in history if "val/win_rate" in row] or history
-        for row in _spread(measured, history[-1:]):
-            cells = [self._cell(row, heading) for heading in columns]
-            seconds = [self._seconds(name).get(int(row["iteration"])) for name in stages]
-            table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
-        return table
-
-    def _cell(self, row: dict[str, float], heading: str) -> str:
-        key, layout = _COLUMNS[heading]
-        if key not in row:
-            return "-"
-        return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if "interval" in heading else layout.format(row[key])
-
-    def _seconds(self, stage: str) -> dict[int, float]:
-        key = f"{stage}_seconds"
-        return {int(row["iteration"]): row[key] for row in self.timings if key in row}
-
-    def _show_samples(self, module: AlignmentModule, folder: Path, world_size: int) -> None:
+    def _show_samples(self, module: Iterated, folder: RunFolder, world_size: int) -> None:
         last = int(module.iteration)
-        before, after = (load_shares(folder, f"heldout-{iteration:04d}", world_size) for iteration in (0, last))
-        if last == 0 or before is None or after is None:
+        before, after = (
+            load_answers([folder.evaluation(iteration, rank, world_size) for rank in range(world_size)])
+            for iteration in (0, last)
+        )
+        if last == 0 or not before or not after:
             return
-        texts = [module.policy.text(rollouts.responses) for rollouts in (before, after)]
-        prompts = before.responses.prompts.texts
-        step = max(1, len(prompts) // max(1, self.samples))
-        for row in list(range(0, len(prompts), step))[: self.samples]:
-            self.console.print(f"\n[bold]{prompts[row]}[/bold]", highlight=False)
-            for name, column in zip(("before", "after"), texts, strict=True):
+        step = max(1, len(before) // max(1, self.samples))
+        for (prompt, first), (_, second) in list(zip(before, after, strict=True))[::step][: self.samples]:
+            self.console.print(f"\n[bold]{prompt}[/bold]", highlight=False)
+            for name, text in (("before", first), ("after", second)):
                 self.console.print(f"  {name:>6}: ", end="", highlight=False)
-                self.console.print(" ".join(column[row][0].split()), markup=False, highlight=False, soft_wrap=True)
+                self.console.print(" ".join(text.split()), markup=False, highlight=False, soft_wrap=True)
         self.console.print()
 
 
-def _of_all(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds and tokens of all ranks: a stage lasts as long as on the slowest, and its tokens are those of all."""
+def of_all_ranks(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and tokens of stages: each lasts as long as on the slowest rank, and its tokens are those of all.
+
+    Args:
+        taken: Seconds and tokens by stage, of every rank.
+    """
     seconds: dict[str, float] = {}
     tokens: dict[str, int] = {}
     for lasted, drawn in taken:
         seconds |= {name: max(value, seconds.get(name, 0.0)) for name, value in lasted.items()}
         tokens |= {name: count + tokens.get(name, 0) for name, count in drawn.items()}
     return seconds, tokens
+
+
+def iterations_table(history: list[dict[str, float]], timings: list[dict[str, float]]) -> Table:
+    """The iterations of a run, at most 40 of them: what was measured, and the seconds of stages that take any.
+
+    Args:
+        history: Rows of metrics, one an iteration, in their order.
+        timings: Rows of seconds, ``<stage>_seconds`` by ``iteration``.
+    """
+    table = Table(title="iterations (win rate against the initial policy)")
+    columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
+    lasted = {name: _seconds(timings, name) for name in ("sample", "judge", "score", "train", "evaluate")}
+    stages = [name for name, seconds in lasted.items() if max(seconds.values(), default=0) >= 0.5]
+    for heading in (*columns, *(f"{name} s" for name in stages)):
+        table.add_column(heading, justify="right")
+    measured = [row for row in history if "val/win_rate" in row] or history
+    for row in _spread(measured, history[-1:]):
+        cells = [_cell(row, heading) for heading in columns]
+        seconds = [lasted[name].get(int(row["iteration"])) for name in stages]
+        table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
+    return table
+
+
+def _cell(row: dict[str, float], heading: str) -> str:
+    key, layout = _COLUMNS[heading]
+    if key not in row:
+        return "-"
+    return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if "interval" in heading else layout.format(row[key])
+
+
+def _seconds(timings: list[dict[str, float]], stage: str) -> dict[int, float]:
+    """By iteration."""
+    key = f"{stage}_seconds"
+    return {int(row["iteration"]): row[key] for row in timings if key in row}
 
 
 def _spread(rows: list[dict[str, float]], last: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -180,8 +196,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _module(module: L.LightningModule) -> AlignmentModule:
-    assert isinstance(module, AlignmentModule)
-    return module

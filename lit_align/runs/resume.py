@@ -1,19 +1,19 @@
 """Going on with a run: which one, from which checkpoint, and what has changed since."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from lit_align.callbacks.checkpoints import FOLDER, LAST, run_checkpoints, trusted_checkpoint
+import lit_align
+from lit_align.run_folder import RunFolder, trusted_checkpoint
 from lit_align.utils.files import write_text
 
 Config = dict[str, Any]
 """A merged config, as nested dictionaries."""
-
-CONFIG = "config.yaml"
 
 # Where a run is put, how it is shown, and what is asked of it next: never a difference.
 _PLACES = (
@@ -49,13 +49,17 @@ _PATIENCE = ("api_key_env", "cache", "concurrency", "max_retries", "timeout", "b
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, by dotted name without ``init_args``; a setting that one of them lacks is None there.
 
+    A class is the same whatever path names it.
+
     Args:
         old: One config.
         new: Another.
     """
     before, after = _flat(old), _flat(new)
+    meant_before, meant_after = _flat(_with_classes(old)), _flat(_with_classes(new))
     names = sorted(name for name in before.keys() | after.keys() if not _under(name, _PLACES))
-    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+    changed = [name for name in names if meant_before.get(name) != meant_after.get(name)]
+    return {name: (before.get(name), after.get(name)) for name in changed}
 
 
 def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) -> tuple[Path | None, Path | None]:
@@ -76,43 +80,45 @@ def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) 
     """
     if ckpt_path is None:
         return (None if run is None else Path(run)), None
-    folder: Path | None
+    folder: RunFolder | None
     path: Path | None
     if ckpt_path == "last":
         folder = _newest_run(config, fits)
-        path = folder / FOLDER / LAST if run_checkpoints(folder) else None
+        path = folder.last if folder.written_checkpoints() else None
     else:
         path = Path(ckpt_path)
-        folder = path.parent.parent if path.parent.name == FOLDER else None
+        around = RunFolder.around(path)
+        folder = around if around.checkpoints == path.parent else None
     checkpoint = None if path is None else trusted_checkpoint(path)
     if checkpoint is None and not fits:
         raise ValueError(f"{path} is damaged, and there is no checkpoint before it")
     if fits and folder is not None:
         _tell(folder, checkpoint, config)
-    return (folder if run is None else Path(run)), checkpoint
+    if run is not None:
+        return Path(run), checkpoint
+    return (None if folder is None else folder.path), checkpoint
 
 
-def keep_config(folder: Path, text: str) -> None:
+def keep_config(folder: RunFolder, text: str) -> None:
     """Leave the config in the run folder; one that differs makes room as ``config-1.yaml``, ``config-2.yaml``, ...
 
     Args:
         folder: Of the run.
         text: The config that the run goes on with.
     """
-    path = folder / CONFIG
-    if path.exists():
-        old = path.read_text()
+    if folder.config.exists():
+        old = folder.config.read_text()
         if not differences(yaml.safe_load(old), yaml.safe_load(text)):
             return
-        write_text(folder / f"config-{1 + len(list(folder.glob('config-*.yaml')))}.yaml", old)
-    write_text(path, text)
+        write_text(folder.older_config(1 + len(folder.older_configs)), old)
+    write_text(folder.config, text)
 
 
-def _newest_run(config: Config, fits: bool) -> Path:
+def _newest_run(config: Config, fits: bool) -> RunFolder:
     """The run under the root that went on last, of those with the same config."""
     root = Path(config["trainer"]["default_root_dir"])
-    runs = sorted((path.parent for path in root.glob(f"*/{CONFIG}")), key=_written, reverse=True)
-    runs = runs if fits else [run for run in runs if run_checkpoints(run)]
+    runs = sorted(RunFolder.all_under(root), key=RunFolder.last_written, reverse=True)
+    runs = runs if fits else [run for run in runs if run.written_checkpoints()]
     if not runs:
         raise FileNotFoundError(f"--ckpt_path last: there is no run{'' if fits else ' with a checkpoint'} under {root}")
     changed = {run: _differences_of_runs(run, config, fits) for run in runs}
@@ -120,32 +126,27 @@ def _newest_run(config: Config, fits: bool) -> Path:
         if not changed[run]:
             return run
     nearest = min(runs, key=lambda run: len(changed[run]))
-    there = f"--ckpt_path {nearest / FOLDER / LAST}" if run_checkpoints(nearest) else f"--trainer.run {nearest}"
+    there = f"--ckpt_path {nearest.last}" if nearest.written_checkpoints() else f"--trainer.run {nearest.path}"
     raise FileNotFoundError(
-        f"--ckpt_path last: no run under {root} has this config. In the nearest, {nearest.name}, "
+        f"--ckpt_path last: no run under {root} has this config. In the nearest, {nearest.path.name}, "
         f"{_listed(changed[nearest])}; to go on with it all the same: {there}"
     )
 
 
-def _differences_of_runs(run: Path, config: Config, fits: bool) -> dict[str, tuple[Any, Any]]:
+def _differences_of_runs(run: RunFolder, config: Config, fits: bool) -> dict[str, tuple[Any, Any]]:
     """What makes it another run; to look at one, only the policy counts."""
-    changed = differences(yaml.safe_load((run / CONFIG).read_text()), config)
+    changed = differences(yaml.safe_load(run.config.read_text()), config)
     if fits:
         return {name: values for name, values in changed.items() if not _is_free(name)}
     return {name: values for name, values in changed.items() if _under(name, ("model.policy",))}
 
 
-def _written(run: Path) -> int:
-    """When a run last went on; looking at it leaves files in it too."""
-    files = [run / CONFIG, *run_checkpoints(run), *(run / "rollouts").glob("*")]
-    return max(file.stat().st_mtime_ns for file in files)
-
-
 @rank_zero_only
-def _tell(run: Path, checkpoint: Path | None, config: Config) -> None:
+def _tell(run: RunFolder, checkpoint: Path | None, config: Config) -> None:
     """Say what is gone on with, and what has changed."""
-    print(f"going on with {run} from {'the beginning' if checkpoint is None else checkpoint.name}", file=sys.stderr)
-    changed = differences(yaml.safe_load((run / CONFIG).read_text()), config) if (run / CONFIG).exists() else {}
+    start = "the beginning" if checkpoint is None else checkpoint.name
+    print(f"going on with {run.path} from {start}", file=sys.stderr)
+    changed = differences(yaml.safe_load(run.config.read_text()), config) if run.config.exists() else {}
     for name, (old, new) in changed.items():
         print(f"  {name}: {old} -> {new}", file=sys.stderr)
 
@@ -154,6 +155,29 @@ def _listed(changed: dict[str, tuple[Any, Any]], most: int = 2) -> str:
     shown = [f"{name} is {old}, not {new}" for name, (old, new) in list(changed.items())[:most]]
     more = f" and {len(changed) - most} more" if len(changed) > most else ""
     return ", ".join(shown) + more
+
+
+def _found_at(path: str) -> Any:
+    """The object that a path means; the text itself where there is none.
+
+    A public name of ours means the same under every path within the package, those of former versions too.
+    """
+    module, _, name = path.rpartition(".")
+    if name in lit_align.HOME and f"{module}.".startswith(("lit_align.", ".")):
+        return getattr(lit_align, name)
+    try:
+        return getattr(import_module(module), name)
+    except Exception:  # what is not installed, or was moved away, fails in any way there is
+        return path
+
+
+def _with_classes(config: Any) -> Any:
+    """The same config, with classes instead of their paths."""
+    if isinstance(config, list):
+        return [_with_classes(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: _found_at(value) if key == "class_path" else _with_classes(value) for key, value in config.items()}
 
 
 def _flat(config: Any, name: str = "") -> Config:

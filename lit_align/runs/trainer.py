@@ -11,13 +11,14 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from lit_align.callbacks.checkpoints import Checkpoints, WholeFiles
 from lit_align.callbacks.collapse import CollapseAlarm
-from lit_align.callbacks.interrupts import Interrupts, Signals
+from lit_align.callbacks.interrupts import Interrupts, stop_here
 from lit_align.callbacks.memory_check import MemoryCheck
 from lit_align.callbacks.one_folder import OneFolder, is_first_process
 from lit_align.callbacks.predictions import Predictions
 from lit_align.callbacks.profile import Profile
 from lit_align.callbacks.progress import StageBars, TrainStage
 from lit_align.callbacks.same_run import SameRun
+from lit_align.compat import keep_batches_as_they_are, on_sigterm
 from lit_align.iteration.module import AlignmentModule
 from lit_align.plan.command import ConfiguredTrainer
 from lit_align.plan.plan import Plan
@@ -100,8 +101,9 @@ class Trainer(L.Trainer):
             plugins=_with_whole_files(plugins),
             **kwargs,
         )
-        self._signal_connector = Signals(self)
+        on_sigterm(self, stop_here)
         _check_precision(self)
+        keep_batches_as_they_are(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's.
@@ -149,8 +151,6 @@ def _check_precision(trainer: L.Trainer) -> None:
             f"trainer.precision {trainer.precision} would round log-probs too: set model.policy.dtype to bfloat16 for "
             "the weights alone, or trainer.precision to bf16-mixed"
         )
-    # FSDP1's precision would convert what is in a batch, which is frozen.
-    trainer.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
 
 
 def _replaces(given: Callback, ours: Callback) -> bool:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lit_align.sampling.decoding import Decoding, draw
 
-_COMPACT = 0.125  # finished rows make way once they are this share of the batch: each time copies the cache
 _NO_WAIT = ("cpu",)  # devices that the host need not wait for to see how many rows are left
 _LOOK = 8  # steps between two looks, on others
 
@@ -46,6 +45,9 @@ def generate(
     uniforms: Float[Tensor, "batch group length"],
     decoding: Decoding,
     eos: Int[Tensor, " ends"],
+    *,
+    compact: float = 0.125,
+    look_every: int | None = None,
 ) -> tuple[Int[Tensor, "batch group length"], Float[Tensor, "batch group length"], Int[Tensor, "batch group"]]:
     """Sample one response for every row of uniforms.
 
@@ -56,12 +58,17 @@ def generate(
         uniforms: One number a token; their last dimension is the longest response.
         decoding: The sampling law, and how many prompts are under way at once.
         eos: Token ids that end a response (generation configs have several).
+        compact: Finished rows make way, and others take their place, once they are this share of the batch: each time
+            copies the cache. More than 1 never lets them go. Does not change what is drawn.
+        look_every: Steps between two looks at which rows have ended, >= 1; more keep a device busy while the host does
+            not wait for it. None looks at every step on a CPU, and less often elsewhere. Does not change what is drawn.
 
     Returns:
         Token ids (0 after the end), their log-probabilities under the sampling law (0 after the end), and lengths,
         the end-of-sequence token included.
     """
-    drawn, waiting = _Drawn(uniforms), _Waiting(ids, mask, uniforms.shape[1], decoding.prompts_at_once)
+    drawn, waiting = _Drawn(uniforms), _Waiting(ids, mask, uniforms.shape[1], decoding.prompts_at_once, compact)
+    look_every = look_every or (1 if ids.device.type in _NO_WAIT else _LOOK)
     rows = torch.arange(0, device=ids.device)  # the row of the result that each row of the model fills
     alive = torch.ones_like(rows, dtype=torch.bool)
     logits = None
@@ -80,12 +87,12 @@ def generate(
         if ended:
             due.popleft()
         logits = None
-        if ended or ids.device.type in _NO_WAIT or step % _LOOK == 0:
+        if ended or step % look_every == 0:
             live = int(alive.sum())
             if live == 0 and not waiting:
                 break
             # No row may go on past its last token: a model may have no position for it.
-            if live <= (1 - _COMPACT) * len(rows) or live == 0 or (ended and live < len(rows)):
+            if live <= (1 - compact) * len(rows) or live == 0 or (ended and live < len(rows)):
                 kept = alive.nonzero().squeeze(-1)
                 model.keep(kept)
                 rows, token, alive = rows[kept], token[kept], alive[kept]
@@ -97,9 +104,10 @@ def generate(
 class _Waiting:
     """Prompts that have not been read."""
 
-    def __init__(self, ids: Tensor, mask: Tensor, group: int, at_once: int) -> None:
+    def __init__(self, ids: Tensor, mask: Tensor, group: int, at_once: int, compact: float) -> None:
         self.ids, self.mask, self.group = ids, mask, group
         self.most = min(at_once or len(ids), len(ids)) * group  # rows under way at once
+        self.least = compact * self.most  # places that are worth a reading of their own
         self.begun = 0
 
     def __bool__(self) -> bool:
@@ -108,7 +116,7 @@ class _Waiting:
     def fitting(self, rows: int, admits: bool) -> int:
         """How many prompts to read next to so many rows."""
         free = self.most - rows
-        if not self or (rows and (not admits or free < _COMPACT * self.most)):
+        if not self or (rows and (not admits or free < self.least)):
             return 0
         return min(free // self.group, len(self.ids) - self.begun)
 

@@ -113,7 +113,7 @@ class Sampler:
                 self.top_p,
             )
 
-    def sample(
+    def respond(
         self,
         policy: Samples,
         prompts: Prompts,

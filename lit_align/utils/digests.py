@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_AT_ONCE = 2**22  # elements; bounds the memory beside the weights
 _SAMPLES, _SAMPLE = 32, 4096  # bytes looked at in a file of weights, evenly spaced
 
 
-def weights_digest(weights: Iterable[tuple[str, Any]]) -> str:
+def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) -> str:
     """Of tensors, on whatever device they are, in one pass over them.
 
     A sum of the elements' bits with odd factors modulo 2^64: no change of a single element leaves it as it was. Of a
@@ -21,10 +20,12 @@ def weights_digest(weights: Iterable[tuple[str, Any]]) -> str:
 
     Args:
         weights: Names and tensors; their order matters.
+        at_once: Elements that are looked at together, >= 1; bounds the memory beside the weights, changes nothing else.
     """
     digest = hashlib.sha256()
     for name, weight in weights:
-        total = _total(weight.to_local() if isinstance(weight, torch.distributed.tensor.DTensor) else weight)
+        own = weight.to_local() if isinstance(weight, torch.distributed.tensor.DTensor) else weight
+        total = _total(own, at_once)
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total};".encode())
     return digest.hexdigest()[:16]
 
@@ -53,12 +54,12 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _total(weight: Tensor) -> int:
+def _total(weight: Tensor, at_once: int) -> int:
     flat = weight.detach().contiguous().view(-1)
     bits = flat.view(_INTEGERS[flat.element_size()])
     total = 0
-    for start in range(0, len(bits), _AT_ONCE):
-        part = bits[start : start + _AT_ONCE].to(torch.int64)
+    for start in range(0, len(bits), at_once):
+        part = bits[start : start + at_once].to(torch.int64)
         factors = torch.arange(2 * start + 1, 2 * (start + len(part)), 2, device=part.device)
         total += int((part * factors).sum())  # int64 arithmetic wraps identically everywhere
     return total & (2**64 - 1)

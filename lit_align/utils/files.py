@@ -35,6 +35,22 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+def replace_link(link: Path, target: Path) -> None:
+    """Let a link point to a file beside it, at once and by its name alone, so that their folder can be moved.
+
+    Args:
+        link: Replaced if it exists. A system without links has none, or the old one.
+        target: In the same folder.
+    """
+    partial = link.with_name(f"{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.symlink_to(target.name)
+    except OSError:
+        return
+    os.replace(partial, link)
+
+
 def _sync(folder: Path) -> None:
     """A rename is on disk when its folder is; where a folder cannot be opened, the system sees to it."""
     if os.name != "posix":

@@ -8,7 +8,6 @@ import ctypes
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from typing import TypeVar
 
 import torch
@@ -110,7 +109,6 @@ def give_back() -> None:
         trim(0)
 
 
-@cache
 def _of_glibc(name: str) -> Callable[..., int] | None:
     try:
         library = ctypes.CDLL(None)

@@ -146,7 +146,7 @@ def test_what_was_collected_carries_no_gradient(tiny_model, pools, tmp_path):
 def mean_reward(run, source):
     """Over 32 responses to every training prompt."""
     prompts = run.pool.prompts(0)
-    drawn = run.module.sampler.sample(run.module.policy, prompts, seed=5, iteration=0, sources=(source,) * 32)
+    drawn = run.module.sampler.respond(run.module.policy, prompts, seed=5, iteration=0, sources=(source,) * 32)
     texts = [text for group in run.module.policy.text(drawn) for text in group]
     return sum(happiness(None, texts, None)) / len(texts)
 

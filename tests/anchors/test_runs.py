@@ -105,7 +105,7 @@ def test_a_language_model_answers_as_its_anchor_and_is_itself_again(tiny_model, 
     end = copy.deepcopy(model.state_dict())
     anchor.begin(model, 1)
 
-    drawn = Sampler(group_size=2, max_new_tokens=5).sample(model, model.encode(prompts_of(3)), seed=0, iteration=0)
+    drawn = Sampler(group_size=2, max_new_tokens=5).respond(model, model.encode(prompts_of(3)), seed=0, iteration=0)
     with torch.no_grad():
         found, own = anchor.logps(model, drawn), model.logps(drawn)
     assert_same_weights(end, model.state_dict())

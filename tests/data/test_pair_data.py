@@ -19,6 +19,7 @@ from lit_align.data.prompt_pool import PromptPool
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.games.game import RandomGame
 from lit_align.games.policies import TabularPolicy
+from lit_align.iteration.requirements import check_data
 from lit_align.models.language_model import LanguageModel
 from lit_align.runs.trainer import Trainer
 from tests.command_line import refusal, write_yaml
@@ -182,11 +183,13 @@ def test_jsonl_parquet_and_every_layout_of_a_row_give_the_same_run(fit, tmp_path
 
 def encoded(model: str, rows: list[dict], **options):
     data = PairData(**options)
-    data._policy = LanguageModel(model)
-    return data.pairs(data._policy.encode(list(data.checked(rows)))).responses
+    policy = LanguageModel(model)
+    data.connect(policy.encode, policy)
+    records = [as_pair(row, f"row {number}") for number, row in enumerate(rows)]
+    return data.pairs(policy.encode(records)).responses
 
 
-def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model):
+def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model, tmp_path):
     rows = rows_of()
     responses = encoded(tiny_model, rows)
     tokenizer = LanguageModel(tiny_model).tokenizer
@@ -200,14 +203,15 @@ def test_prompt_and_response_are_the_tokens_of_the_whole_conversation(tiny_model
     assert not responses.truncated.any()
 
 
-def test_without_a_template_a_response_ends_with_the_end_of_sequence(tiny_base_model):
-    responses = encoded(tiny_base_model, [{"prompt": "the cat", "chosen": "is good", "rejected": "bad"}])
+def test_without_a_template_a_response_ends_with_the_end_of_sequence(tiny_base_model, tmp_path):
+    row = {"prompt": "the cat", "chosen": "is good", "rejected": "bad"}
+    responses = encoded(tiny_base_model, [row])
     tokens = LanguageModel(tiny_base_model).tokenizer.convert_ids_to_tokens
     assert tokens(responses.ids[0, 0].tolist()) == ["is", "good", "<|end|>"]
     assert tokens(responses.ids[0, 1][responses.mask[0, 1]].tolist()) == ["bad", "<|end|>"]
 
 
-def test_a_long_response_is_cut_without_an_end_and_marked(tiny_model):
+def test_a_long_response_is_cut_without_an_end_and_marked(tiny_model, tmp_path):
     row = {"prompt": "the cat", "chosen": "a very nice day", "rejected": "a bad day"}
     responses = encoded(tiny_model, [row], max_response_tokens=4)
     tokens = LanguageModel(tiny_model).tokenizer.convert_ids_to_tokens
@@ -345,7 +349,7 @@ def test_fewer_pairs_than_a_step_takes_are_refused(fit):
 def test_a_method_that_needs_its_own_responses_refuses_pairs(kind: type[AlignmentModule], tiny_model):
     module = kind(LanguageModel(tiny_model), RewardFunction("tests.conftest.happiness"))
     with pytest.raises(ValueError, match=rf"{kind.__name__} learns from responses that its own policies draw"):
-        module.check_pairs(soft=False)
+        check_data(module, PairData("pairs.jsonl"))
 
 
 def test_prompts_without_a_judge_are_refused_with_what_to_type(fit, tiny_model, pools, tmp_path):

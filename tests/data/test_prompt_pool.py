@@ -19,14 +19,30 @@ def encode(records: list[Record]) -> Prompts:
     return Prompts(ids, mask, torch.tensor([content_id(record) for record in records]), records)
 
 
+class Reads:
+    """A model of prompts that has no use for written responses."""
+
+    context_length = 128
+    encode = staticmethod(encode)
+
+    def encode_responses(self, prompts, texts, max_tokens):
+        raise NotImplementedError
+
+
+def connected(pool: PromptPool, *names: str, encode=encode) -> PromptPool:
+    """The pool, its rows read and encoded as an iteration would have them."""
+    pool.read(*names)
+    pool.connect(encode, Reads())
+    return pool
+
+
 @pytest.fixture
 def make(pools):
     """A prepared pool of 16 prompts to train on and 8 held out, dealt out 6 at a time."""
 
     def made(**options) -> PromptPool:
-        pool = PromptPool(**{**pools, "prompts_per_iteration": 6, "batch_size": 2, **options})
-        pool.prepare(encode, "train", "heldout")
-        return pool
+        options = {**pools, "prompts_per_iteration": 6, "batch_size": 2, **options}
+        return connected(PromptPool(**options), "train", "heldout")
 
     return made
 
@@ -132,13 +148,13 @@ def test_a_prompt_that_the_model_refuses_is_found_before_the_run(make, pools):
         return encode(records)
 
     with pytest.raises(ValueError, match="too long"):
-        PromptPool(**pools, prompts_per_iteration=4).prepare(short, "train")
+        connected(PromptPool(**pools, prompts_per_iteration=4), "train", encode=short)
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_a_set_that_is_needed_and_not_given_is_named(name):
     with pytest.raises(ValueError, match=rf"data\.{name} is not given"):
-        PromptPool().prepare(encode, name)
+        PromptPool().read(name)
 
 
 @pytest.mark.parametrize("name", ["prompts_per_iteration", "batch_size", "passes"])
@@ -148,10 +164,7 @@ def test_a_number_below_one_is_refused(name):
 
 
 def trainer_of(accumulate: int = 1, world_size: int = 1, rank: int = 0) -> SimpleNamespace:
-    module = SimpleNamespace(phases=1)
-    return SimpleNamespace(
-        accumulate_grad_batches=accumulate, world_size=world_size, global_rank=rank, lightning_module=module
-    )
+    return SimpleNamespace(accumulate_grad_batches=accumulate, world_size=world_size, global_rank=rank)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +187,7 @@ def test_an_iteration_that_is_no_whole_number_of_steps_is_answered_with_one_that
 def test_the_steps_of_an_iteration_go_through_its_prompts_on_every_pass():
     pool = PromptPool(prompts_per_iteration=48, batch_size=4, passes=2)
     pool.trainer = trainer_of(accumulate=3, world_size=2)  # type: ignore[assignment]
-    assert pool.steps_per_iteration == 48 * 2 // (4 * 3 * 2)
-    pool.trainer.lightning_module.phases = 2  # fits on the same rollouts
-    assert pool.steps_per_iteration == 2 * 48 * 2 // (4 * 3 * 2)
+    assert pool.steps_per_phase == 48 * 2 // (4 * 3 * 2)
 
 
 def test_the_ranks_share_the_held_out_prompts(make):
@@ -202,8 +213,7 @@ def test_nothing_held_out_means_nothing_to_evaluate(make):
 def test_the_test_prompts_are_the_held_out_ones_unless_given(pools, tmp_path):
     other = write_jsonl(tmp_path / "test.jsonl", prompts_of(2, offset=90))
     for options, expected in ((pools, list(range(40, 48))), (pools | {"test": other}, [90, 91])):
-        pool = PromptPool(**options)
-        pool.prepare(encode, "test")
+        pool = connected(PromptPool(**options), "test")
         pool.trainer = trainer_of()  # type: ignore[assignment]
         for loader in (pool.test_dataloader(), pool.predict_dataloader()):
             assert numbers(next(iter(loader))) == expected
@@ -213,5 +223,5 @@ def test_columns_are_renamed_in_every_set(tmp_path):
     rows = [{"question": row["prompt"], "number": row["number"]} for row in prompts_of(6)]
     train, heldout = (write_jsonl(tmp_path / f"{i}.jsonl", rows[i : i + 3]) for i in (0, 3))
     pool = PromptPool(train, heldout, columns={"prompt": "question"}, prompts_per_iteration=3)
-    pool.prepare(encode, "train", "heldout")
+    connected(pool, "train", "heldout")
     assert sorted(pool.prompts(0).texts) == sorted(row["question"] for row in rows[:3])

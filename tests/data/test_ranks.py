@@ -5,14 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from lit_align.data.ranks import (
-    from_all_ranks,
-    gathered,
-    interleaved,
-    load_shares,
-    order_of_shares,
-    share_name,
-)
+from lit_align.data.ranks import from_all_ranks, gathered, interleaved, load_answers, order_of_shares
 from lit_align.data.rollout_store import save_rollouts
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
 
@@ -68,29 +61,14 @@ def test_a_single_rank_has_everything_already():
     assert from_all_ranks("mine", 1) == ["mine"]
 
 
-def test_files_of_all_ranks_are_read_as_one_and_a_missing_one_is_told(tmp_path):
-    whole = rollouts(5).trim()
-    for rank in range(2):
+def test_answers_of_all_ranks_are_read_as_they_were_dealt_and_none_where_a_file_is_missing(tmp_path):
+    whole, paths = rollouts(5).trim(), [tmp_path / "first", tmp_path / "second"]
+    for rank, path in enumerate(paths):
         share = whole.select(range(rank, 5, 2))
-        save_rollouts(tmp_path / share_name("it", rank, 2), share, [["a"] * 3] * len(share))
-    found = load_shares(tmp_path, "it", 2)
-    assert found is not None
-    assert_same(found, whole)
-    assert load_shares(tmp_path, "it", 1) is None
-    (tmp_path / share_name("it", 1, 2)).unlink()
-    assert load_shares(tmp_path, "it", 2) is None
-
-
-def test_responses_that_were_not_judged_yet_are_no_rollouts(tmp_path):
-    responses = rollouts(2).responses
-    save_rollouts(tmp_path / share_name("it", 0, 1), responses, [["a"] * 3] * 2)
-    assert load_shares(tmp_path, "it", 1) is None
-
-
-def test_no_number_of_ranks_takes_the_file_of_another_for_its_own():
-    names = [share_name("it", rank, world_size) for world_size in (1, 2, 3) for rank in range(world_size)]
-    assert len(set(names)) == len(names)
-    assert names[0] == "it-rank0.parquet"
+        save_rollouts(path, share, [[f"{row}{slot}" for slot in "abc"] for row in range(rank, 5, 2)])
+    assert load_answers(paths) == [(prompt, f"{row}a") for row, prompt in enumerate(whole.responses.prompts.texts)]
+    paths[1].unlink()
+    assert load_answers(paths) == []
 
 
 def test_what_a_share_lacks_the_whole_lacks():

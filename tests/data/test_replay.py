@@ -9,10 +9,10 @@ import torch
 from lit_align import DPO, EXO, JBOND, WIND, Initial, LanguageModel, LoRA, MovingAverage, NashMD, Sampler
 from lit_align.cli import main
 from lit_align.data.pair_data import PairData
-from lit_align.data.ranks import share_name
-from lit_align.data.replay import Replay, recorded
+from lit_align.data.replay import Replay
 from lit_align.data.rollout_store import load_rollouts, save_rollouts
 from lit_align.iteration.scores import Remembered
+from lit_align.run_folder import RunFolder, recorded
 from lit_align.types import Rollouts
 from tests.command_line import forbid_weights, refusal, write_config
 from tests.conftest import prompts_of, write_jsonl
@@ -149,7 +149,7 @@ def split(folder: Path, rollouts: Rollouts, ranks: int, iteration: int = 0) -> N
     for rank in range(ranks):
         part = rollouts.select(range(rank, len(rollouts), ranks)).trim()
         texts = [[""] * part.responses.group_size] * len(part)
-        save_rollouts(folder / "rollouts" / share_name(f"iteration-{iteration:04d}", rank, ranks), part, texts)
+        save_rollouts(RunFolder(folder).rollouts(iteration, rank, ranks), part, texts)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -14,7 +14,13 @@ def pool(**options):
     game = RandomGame(3, 4, copies=2)
     some = Contexts(game, **options)
     some.trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, global_rank=0)
-    some.prepare(TabularPolicy(game).encode, "train", "heldout")
+    return connected(some, "train", "heldout")
+
+
+def connected(some, *names):
+    some.read(*names)
+    policy = TabularPolicy(some.game)
+    some.connect(policy.encode, policy)
     return some
 
 
@@ -59,6 +65,5 @@ def test_all_contexts_are_measured_in_their_order():
     some = pool(prompts_per_iteration=2)
     (batch,) = some.val_dataloader()
     assert contexts(batch) == list(range(6))
-    some.prepare(TabularPolicy(some.game).encode, "test")
-    (batch,) = some.test_dataloader()
+    (batch,) = connected(some, "test").test_dataloader()
     assert contexts(batch) == list(range(6))

@@ -21,7 +21,7 @@ def collected(policy, sampler, anchor=None, **scores):
     collector = Collector(policy, judge, sampler, anchor or Previous(), Stages(visible=False))
     prompts = policy.encode(policy.game.records)
     with torch.no_grad():
-        return collector.collect(prompts, None, scores, seed=0, iteration=4)
+        return collector.rollouts_of(prompts, None, scores, seed=0, iteration=4)
 
 
 @pytest.fixture(params=POLICIES, ids=lambda make: make.__name__)
@@ -78,7 +78,7 @@ def test_scores_do_not_depend_on_the_micro_batches(budget):
 def test_an_evaluation_with_sources_of_its_own_draws_and_weighs_nothing():
     policy = tabular()
     prompts = policy.encode(policy.game.records)
-    drawn = Enumeration().sample(policy, prompts, seed=0, iteration=0, sources=("policy",))
+    drawn = Enumeration().respond(policy, prompts, seed=0, iteration=0, sources=("policy",))
     assert drawn.ids.shape == (4, 1, 1)
     assert Enumeration().weights(drawn) is None
 
@@ -86,7 +86,7 @@ def test_an_evaluation_with_sources_of_its_own_draws_and_weighs_nothing():
 def test_all_prompts_are_reported_done():
     policy, told = tabular(), []
     prompts = policy.encode(policy.game.records)
-    Enumeration().sample(policy, prompts, seed=0, iteration=0, report=lambda *counts: told.append(counts))
+    Enumeration().respond(policy, prompts, seed=0, iteration=0, report=lambda *counts: told.append(counts))
     assert [done for done, _ in told] == [4]
 
 
@@ -132,5 +132,5 @@ def test_a_language_model_is_refused_in_one_line(tiny_model):
     model = LanguageModel(tiny_model)
     prompts = model.encode(prompts_of(2))
     with pytest.raises(ValueError, match=r"LanguageModel has too many responses to enumerate.*Sampler") as error:
-        Enumeration().sample(model, prompts, seed=0, iteration=0)
+        Enumeration().respond(model, prompts, seed=0, iteration=0)
     assert "\n" not in str(error.value)

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 
 from lit_align.games import (
-    equilibria,
     hard_preference,
     kl,
     rock_paper_scissors,
@@ -138,23 +137,21 @@ def test_responses_outside_the_reference_change_nothing_and_get_nothing():
 
 
 @pytest.mark.parametrize("entries", [1, 60, 2**22])
-def test_batches_of_any_shape_and_in_any_chunks_are_solved_row_by_row(monkeypatch, entries):
-    monkeypatch.setattr(equilibria, "ENTRIES", entries)
+def test_batches_of_any_shape_and_in_any_chunks_are_solved_row_by_row(entries):
     references, preferences = random_laws(2, 3, 4), random_preferences("skew", 3, 4)
-    together = wind_equilibrium(references, preferences, beta=0.05)
+    together = wind_equilibrium(references, preferences, beta=0.05, entries=entries)
     assert together.shape == (2, 3, 4)
     for i in range(3):
         alone = wind_equilibrium(references[1, i], preferences[i], beta=0.05)
         torch.testing.assert_close(together[1, i], alone, atol=1e-12, rtol=0)
-    one_reference = wind_equilibrium(references[0, 0], preferences, beta=0.05)
+    one_reference = wind_equilibrium(references[0, 0], preferences, beta=0.05, entries=entries)
     assert one_reference.shape == (3, 4)
     torch.testing.assert_close(one_reference[0], together[0, 0], atol=1e-12, rtol=0)
 
 
-def test_newtons_method_says_when_it_gives_up(monkeypatch):
-    monkeypatch.setattr(equilibria, "STEPS", 2)
+def test_newtons_method_says_when_it_gives_up():
     with pytest.raises(RuntimeError, match=r"have not converged at beta = 0\.01: give a larger beta"):
-        wind_equilibrium(random_laws(5, 6), random_preferences("coin-flips", 5, 6), beta=0.01)
+        wind_equilibrium(random_laws(5, 6), random_preferences("coin-flips", 5, 6), beta=0.01, steps=2)
 
 
 @pytest.mark.parametrize(("starts", "matrices"), [((), ()), ((4,), ()), ((4, 3), (3,)), ((3,), (4, 3)), ((4, 1), (3,))])

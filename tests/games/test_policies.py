@@ -76,8 +76,8 @@ def test_log_probs_of_draws_are_those_of_the_responses_they_are(policy, source):
 def test_prompts_may_come_in_any_order_and_number(policy):
     rows = [1, 0, 1]
     prompts = policy.encode([policy.game.records[row] for row in rows])
-    drawn = Sampler(group_size=4).sample(policy, prompts, seed=0, iteration=0)
-    whole = Sampler(group_size=4).sample(policy, policy.encode(policy.game.records), seed=0, iteration=0)
+    drawn = Sampler(group_size=4).respond(policy, prompts, seed=0, iteration=0)
+    whole = Sampler(group_size=4).respond(policy, policy.encode(policy.game.records), seed=0, iteration=0)
     assert torch.equal(policy.indices(drawn), policy.indices(whole)[rows])
     torch.testing.assert_close(logps(policy, drawn), logps(policy, whole)[rows])
 

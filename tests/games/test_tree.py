@@ -73,7 +73,7 @@ def test_a_longer_limit_than_the_tree_changes_nothing():
     policy = tree()
     prompts = policy.encode(policy.game.records)
     short, long = (
-        Sampler(group_size=9, max_new_tokens=limit).sample(policy, prompts, seed=0, iteration=0) for limit in (3, 64)
+        Sampler(group_size=9, max_new_tokens=limit).respond(policy, prompts, seed=0, iteration=0) for limit in (3, 64)
     )
     assert torch.equal(short.ids, long.ids)
     assert long.ids.shape[-1] == 3
@@ -83,7 +83,7 @@ def test_a_shorter_limit_than_the_tree_is_refused():
     policy = tree()  # a response cut at an inner node is none of the game's
     prompts = policy.encode(policy.game.records)
     with pytest.raises(ValueError, match="max_new_tokens"):
-        Sampler(group_size=9, max_new_tokens=2).sample(policy, prompts, seed=0, iteration=0)
+        Sampler(group_size=9, max_new_tokens=2).respond(policy, prompts, seed=0, iteration=0)
 
 
 def test_sums_over_tokens_make_a_law_and_means_do_not():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_align.iteration.minibatches import Buffer
+from lit_align.iteration.minibatches import Minibatches
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
 
 LENGTHS = [[3, 1], [2, 2], [1, 4], [5, 2], [1, 1], [2, 3], [1, 2], [4, 4], [2, 1], [1, 1], [3, 3], [2, 6]]
@@ -23,34 +23,34 @@ def rollouts(count: int = 12) -> Rollouts:
     return Rollouts(responses, wins, torch.ones_like(wins).bool(), rewards, reference_token_logps=-mask.float())
 
 
-def order(buffer: Buffer) -> list[int]:
-    return [i for batch in buffer for i in batch.responses.prompts.record_id.tolist()]  # type: ignore[attr-defined]
+def order(minibatches: Minibatches) -> list[int]:
+    return [i for batch in minibatches for i in batch.responses.prompts.record_id.tolist()]  # type: ignore[attr-defined]
 
 
-def buffer_of(weights: torch.Tensor | None = None, **options) -> Buffer:
+def minibatches_of(weights: torch.Tensor | None = None, **options) -> Minibatches:
     weights = torch.ones(12) if weights is None else weights
-    return Buffer(rollouts(), weights, **{"batch_size": 2, **options})
+    return Minibatches(rollouts(), weights, **{"batch_size": 2, **options})
 
 
 @pytest.mark.parametrize("passes", [1, 3])
 def test_every_pass_goes_through_every_prompt_once_in_an_order_of_its_own(passes):
-    buffer = buffer_of(passes=passes, seed=3)
-    assert len(buffer) == 6 * passes
-    each = [order(buffer)[12 * i : 12 * (i + 1)] for i in range(passes)]
+    minibatches = minibatches_of(passes=passes, seed=3)
+    assert len(minibatches) == 6 * passes
+    each = [order(minibatches)[12 * i : 12 * (i + 1)] for i in range(passes)]
     assert all(sorted(one) == list(range(12)) for one in each)
     assert len({tuple(one) for one in each}) == passes
     assert each[0] != list(range(12))
 
 
 def test_the_order_is_a_function_of_the_seed_alone():
-    assert order(buffer_of(seed=1)) == order(buffer_of(torch.arange(12.0), seed=1, batch_size=3, window=2))
+    assert order(minibatches_of(seed=1)) == order(minibatches_of(torch.arange(12.0), seed=1, batch_size=3, window=2))
     torch.manual_seed(99)
-    assert order(buffer_of(seed=1)) == order(buffer_of(seed=1))
-    assert order(buffer_of(seed=1)) != order(buffer_of(seed=2))
+    assert order(minibatches_of(seed=1)) == order(minibatches_of(seed=1))
+    assert order(minibatches_of(seed=1)) != order(minibatches_of(seed=2))
 
 
 def test_what_belongs_to_a_prompt_stays_with_it():
-    for batch in buffer_of(batch_size=5, seed=4):  # type: ignore[attr-defined]
+    for batch in minibatches_of(batch_size=5, seed=4):  # type: ignore[attr-defined]
         ids = batch.responses.prompts.record_id
         assert batch.rewards.tolist() == [[i, -i] for i in ids.tolist()]
         assert batch.responses.lengths.tolist() == [LENGTHS[i] for i in ids]
@@ -60,7 +60,7 @@ def test_what_belongs_to_a_prompt_stays_with_it():
 
 
 def test_a_minibatch_is_as_wide_as_its_own_longest_prompt_and_response():
-    for batch in buffer_of(seed=5):  # type: ignore[attr-defined]
+    for batch in minibatches_of(seed=5):  # type: ignore[attr-defined]
         assert batch.responses.ids.shape[-1] == batch.responses.lengths.max()
         assert batch.responses.prompts.ids.shape[-1] == batch.responses.prompts.mask.sum(1).max()
         assert batch.reference_token_logps.shape == batch.responses.ids.shape
@@ -70,8 +70,8 @@ def test_a_minibatch_is_as_wide_as_its_own_longest_prompt_and_response():
 def test_accumulated_minibatches_are_one_large_batch(batch_size, window, passes):
     torch.manual_seed(1)
     weights, loss = torch.randint(0, 5, (12,)).float(), torch.randn(12)
-    buffer = buffer_of(weights, batch_size=batch_size, window=window, passes=passes)
-    batches = [buffer[i] for i in range(len(buffer))]
+    minibatches = minibatches_of(weights, batch_size=batch_size, window=window, passes=passes)
+    batches = [minibatches[i] for i in range(len(minibatches))]
     for start in range(0, len(batches), window):
         step = batches[start : start + window]
         rows = [b.responses.prompts.record_id for b in step]
@@ -88,8 +88,10 @@ def test_ranks_share_each_step_of_one_large_batch_and_their_mean_gradient_is_its
     torch.manual_seed(1)
     weights, loss = torch.randint(0, 5, (12,)).float(), torch.randn(12)
     options = {"passes": 3, "phases": 2, "seed": 7}
-    together = buffer_of(weights, batch_size=2 * world_size, window=window, **options)
-    ranks = [buffer_of(weights, window=window, rank=r, world_size=world_size, **options) for r in range(world_size)]
+    together = minibatches_of(weights, batch_size=2 * world_size, window=window, **options)
+    ranks = [
+        minibatches_of(weights, window=window, rank=r, world_size=world_size, **options) for r in range(world_size)
+    ]
     assert all(len(rank) == len(together) for rank in ranks)
     for index in range(len(together)):
         large, shares = together[index], [rank[index] for rank in ranks]
@@ -107,20 +109,20 @@ def test_ranks_share_each_step_of_one_large_batch_and_their_mean_gradient_is_its
 @pytest.mark.parametrize("index", [6, -1])
 def test_there_is_nothing_beyond_the_ends(index):
     with pytest.raises(IndexError):
-        buffer_of()[index]
+        minibatches_of()[index]
 
 
 def test_the_rollouts_are_left_as_they_are():
     whole = rollouts()
     before = replace(whole)
-    Buffer(whole, torch.ones(12), batch_size=4)[0]
+    Minibatches(whole, torch.ones(12), batch_size=4)[0]
     assert whole == before
     assert whole.window_weight is None
 
 
 def test_phases_follow_one_another_each_with_every_prompt_in_each_of_its_passes():
-    buffer = buffer_of(phases=2, passes=2, batch_size=4, window=3)
-    phases = [batch.phase for batch in buffer]  # type: ignore[attr-defined]
+    minibatches = minibatches_of(phases=2, passes=2, batch_size=4, window=3)
+    phases = [batch.phase for batch in minibatches]  # type: ignore[attr-defined]
     assert phases == [0] * 6 + [1] * 6
     for start in range(0, 48, 12):
-        assert sorted(order(buffer)[start : start + 12]) == list(range(12))
+        assert sorted(order(minibatches)[start : start + 12]) == list(range(12))

@@ -48,7 +48,7 @@ def collect(from_: Collector, path, **options):
         "current": lambda responses: policy.logps(responses, "policy"),
     }
     with torch.no_grad():
-        return from_.collect(policy.encode(prompts_of(3)), path, scores, **({"seed": 0, "iteration": 1} | options))
+        return from_.rollouts_of(policy.encode(prompts_of(3)), path, scores, **({"seed": 0, "iteration": 1} | options))
 
 
 @pytest.fixture

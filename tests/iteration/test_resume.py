@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from lit_align import LanguageModel, LoRA, RewardFunction
+from lit_align import HeldOutEvaluator, LanguageModel, LoRA, RewardFunction
 from lit_align.data.rollout_store import load_rollouts
-from lit_align.iteration.module import AlignmentModule
 from tests.rounding import assert_same_but_rounding
 from tests.tiny_runs import assert_same_weights, build
 
@@ -146,15 +145,17 @@ def test_the_exported_model_is_the_policy(tiny_model, pools, tmp_path, lora):
     assert (expected - initial).abs().max() > 0.05
 
 
-def test_the_counter_moves_on_when_the_iteration_ends(tiny_model, pools, tmp_path, monkeypatch):
+def test_the_counter_moves_on_when_the_iteration_ends(tiny_model, pools, tmp_path):
     seen = []
-    evaluate = AlignmentModule._evaluate
 
-    def recording(self, prompts, completed):
-        seen.append((int(self.iteration), completed))
-        return evaluate(self, prompts, completed)
+    class Watched(HeldOutEvaluator):
+        """Notes the counter, and of which iteration it is told."""
 
-    monkeypatch.setattr(AlignmentModule, "_evaluate", recording)
-    run = build(tiny_model, pools, tmp_path).fit()
+        def evaluate(self, *arguments, iteration, seed):
+            seen.append((int(run.module.iteration), iteration))
+            return super().evaluate(*arguments, iteration=iteration, seed=seed)
+
+    run = build(tiny_model, pools, tmp_path, wind={"evaluator": Watched()})
+    run.fit()
     assert seen == [(0, 0), (0, 1), (1, 2)]
     assert int(run.module.iteration) == 2

@@ -69,8 +69,8 @@ def test_the_minibatch_is_left_with_its_texts_wins_and_log_probs(tiny_model, poo
 
     run = build(tiny_model, pools | {"heldout": None}, tmp_path, pool={"batch_size": 2})
     scored = []
-    watch = run.module.watch
-    run.module.watch = lambda number, batch, loss: (scored.append(batch), watch(number, batch, loss))[1]
+    watch = run.module.guard.watch
+    run.module.guard.watch = lambda number, batch, loss: (scored.append(batch), watch(number, batch, loss))[1]
     run, _ = poisoned(run, 2, POISONS["nan"])
     with pytest.raises(NonFiniteError) as error:
         run.fit()
@@ -120,14 +120,14 @@ def test_a_run_that_keeps_nothing_leaves_nothing(tiny_model, pools, tmp_path):
     assert not (run.folder / "faults").exists()
 
 
-def test_half_precision_may_have_infinite_gradients_which_its_scaler_skips(tiny_model, pools, tmp_path, monkeypatch):
+def test_half_precision_may_have_infinite_gradients_which_its_scaler_skips(tiny_model, pools, tmp_path):
     run = build(tiny_model, pools, tmp_path)
     run.module.trainer = run.trainer
     with pytest.raises(NonFiniteError, match="the norm of the gradient is inf in iteration 1, optimiser step 1"):
-        run.module.check_step(float("inf"))
+        run.module.guard.check(run.trainer, float("inf"), iteration=0)
     scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
-    monkeypatch.setattr(run.trainer.strategy, "_precision_plugin", scaled)
-    run.module.check_step(float("inf"))
+    run.trainer.strategy.precision_plugin = scaled
+    run.module.guard.check(run.trainer, float("inf"), iteration=0)
 
 
 def test_a_run_that_diverges_ends_in_one_line_on_the_command_line(tiny_model, pools, tmp_path, monkeypatch, capsys):

@@ -83,7 +83,7 @@ def test_no_thread_is_started_for_a_judge_at_hand_or_a_single_response(server, t
     run = run_of(server, LLMJudge, tiny_model, pools, tmp_path).fit()
     module, before = run.module, threading.active_count()
     responses = module.rollouts.responses
-    single = module.sampler.sample(module.policy, responses.prompts, seed=0, iteration=0, sources=("policy",))
+    single = module.sampler.respond(module.policy, responses.prompts, seed=0, iteration=0, sources=("policy",))
     for judge, group in (
         (None, responses),
         (RewardFunction("tests.conftest.happiness"), responses),

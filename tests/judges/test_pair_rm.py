@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase
 
 from lit_align import PairRM
 from lit_align.data.templates import encode
+from lit_align.judges.pair_ranker import PairRanker
 from tests.conftest import WORDS, make_tokenizer
 
 SPECIAL = ["[CLS]", "[SEP]", "<|source|>", "<|candidate1|>", "<|candidate2|>"]
@@ -142,12 +144,21 @@ def test_identical_responses_are_ties(ranker):
     torch.testing.assert_close(compare(PairRM(ranker), FIRST, FIRST), torch.full((3,), 0.5))
 
 
-def test_no_more_tokens_than_the_budget_are_in_one_pass_unless_one_sequence_has_more(ranker):
-    judge = PairRM(ranker, token_budget=40)
-    lengths = [12, 30, 7, 13, 45, 12]
-    batches = list(judge._batches(lengths))
-    assert sorted(row for some in batches for row in some) == list(range(6))
-    assert [max(lengths[row] for row in some) * len(some) for some in batches] == [36, 13, 30, 45]
+def test_no_more_tokens_than_the_budget_are_in_one_pass_unless_one_sequence_has_more(ranker, monkeypatch):
+    passes, forward = [], PairRanker.forward
+
+    def watched(network, ids, mask, markers):
+        passes.append((len(ids), ids.shape[1]))
+        assert int(mask.sum(1).max()) == ids.shape[1]
+        return forward(network, ids, mask, markers)
+
+    monkeypatch.setattr(PairRanker, "forward", watched)
+    responses = [" ".join(WORDS[:words]) for words in (1, 10, 2, 3, 17, 2)]
+    lengths = [len(laid_out("a", response, "good").split()) for response in responses]
+    assert lengths == [12, 21, 13, 14, 28, 13]
+    compare(PairRM(ranker, token_budget=26), responses, ["good"] * 6, [{"prompt": "a"}] * 6)
+    # Both orders of each, shortest first: two of 12 and two of 13 fit together, and of longer ones each is alone.
+    assert passes == [(2, 12), (2, 13), (2, 13), (1, 14), (1, 14), (1, 21), (1, 21), (1, 28), (1, 28)]
 
 
 def test_a_long_part_loses_its_end_and_a_short_prompt_leaves_its_room_to_the_candidates(ranker):
@@ -171,14 +182,15 @@ def test_a_response_cannot_forge_the_layout(ranker):
 def test_a_chat_of_several_turns_is_laid_out_as_the_ranker_was_trained(ranker, monkeypatch):
     chat = [("system", "be nice"), ("user", "the cat"), ("assistant", "good"), ("user", "the dog")]
     record = {"messages": [{"role": role, "content": content} for role, content in chat]}
-    judge = PairRM(ranker)
-    judge.check()
-    seen = []
-    tokenizer = judge._tokenizer
-    judge._tokenizer = lambda text, **options: seen.append(text) or tokenizer(text, **options)
-    monkeypatch.setattr(judge, "_plain", lambda text: text)
-    judge._row("the dog", "nice", "sad", record)
-    assert seen == [
+    seen, tokenizer = [], PreTrainedTokenizerBase.__call__
+    monkeypatch.setattr(
+        PreTrainedTokenizerBase,
+        "__call__",
+        lambda self, text, **options: seen.append(text) or tokenizer(self, text, **options),
+    )
+    PairRM(ranker).compare(["the dog"], ["nice"], ["sad"], [record])
+    assert len(seen) == 6  # three parts, in both orders
+    assert seen[:3] == [
         "<|source|>Finish the following coversation in each i-th turn by filling in <Response i> with your response."
         "USER: the cat\nAssistant: <Response 1>\nUSER: the dog\nAssistant: <Response 2>",
         "<|candidate1|><Response 1>: good\n<Response 2>: nice",

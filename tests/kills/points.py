@@ -1,16 +1,21 @@
-"""Where a run can be killed: a function, in the n-th call of it, before or after; and half-way through a write."""
+"""Where a run can be killed: a function, in the n-th call of it, before or after; and half-way through a write.
+
+A call is a number, and says nothing of what the run does by then. So every point also says where that is, and a process
+that dies leaves word of where it was.
+"""
 
 import importlib
 import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lit_align import PairwiseFunction
 from lit_align.utils import files
+from tests.kills.places import Place, leave_word, watch_stages
 
 
 @dataclass(frozen=True)
@@ -22,15 +27,18 @@ class Point:
         call: Which call.
         after: After it returned, rather than before it begins.
         number: Of the signal that the process is sent.
+        place: Where the run is by then.
     """
 
     function: str
     call: int = 1
     after: bool = False
     number: int = signal.SIGKILL
+    place: Place = field(kw_only=True)
 
     def arm(self) -> None:
         """Let this process be killed there."""
+        watch_stages()
         owner, name = _owner(self.function)
         original, calls = getattr(owner, name), 0
 
@@ -55,14 +63,17 @@ class HalfWritten:
         name: Pattern of the final name.
         call: Which of those files.
         renamed: All bytes are written instead, and the process ends before it gives the file its name.
+        place: Where the run is by then.
     """
 
     name: str
     call: int = 1
     renamed: bool = False
+    place: Place = field(kw_only=True)
 
     def arm(self) -> None:
         """Let this process be killed there."""
+        watch_stages()
         original, calls = files.write_whole, 0
 
         def deadly(path: Path, write: Callable[..., object]) -> None:
@@ -83,7 +94,8 @@ class HalfWritten:
 
 
 def die(number: int) -> None:
-    """The process gets a signal, as it would from outside."""
+    """The process leaves word of where it is and gets a signal, as it would from outside."""
+    leave_word()
     os.kill(os.getpid(), number)
 
 

@@ -14,12 +14,14 @@ import torch
 import yaml
 
 from tests.conftest import prompts_of, write_jsonl
+from tests.kills.places import word_of
 from tests.kills.points import HalfWritten, Point
 from tests.strategies.two_processes import meeting_point, place
 
 # The server has never run a backward pass and has no threads, which the process of the tests cannot promise.
 _IMPORTS = ["lit_align.cli", "transformers.models.llama.modeling_llama", "peft", "datasets", "tests.kills.points"]
 ITERATIONS = 3
+DIED = "died.json"  # where a process that was killed leaves word of where it was
 
 
 def lit_align(folder: Path, *arguments: str, point: Point | HalfWritten | None = None) -> int:
@@ -29,8 +31,14 @@ def lit_align(folder: Path, *arguments: str, point: Point | HalfWritten | None =
         folder: Has the file of what the judge was asked, and that of what was printed.
         arguments: Of the command line.
         point: Where the process is killed.
+
+    Raises:
+        AssertionError: It was killed elsewhere than the point says, or not at all.
     """
-    return _ended([_started(folder, arguments, point, {})])
+    (folder / DIED).unlink(missing_ok=True)
+    status = _ended([_started(folder, arguments, point, {})])
+    _check_place(folder, point, status)
+    return status
 
 
 def on_two_devices(folder: Path, *arguments: str, point: Point | HalfWritten | None = None, rank: int = 0) -> int:
@@ -41,9 +49,15 @@ def on_two_devices(folder: Path, *arguments: str, point: Point | HalfWritten | N
         arguments: As above.
         point: Where one of the processes is killed.
         rank: Which one.
+
+    Raises:
+        AssertionError: As above.
     """
+    (folder / DIED).unlink(missing_ok=True)
     with meeting_point() as port:
-        return _ended([_started(folder, arguments, point if i == rank else None, place(i, port)) for i in range(2)])
+        status = _ended([_started(folder, arguments, point if i == rank else None, place(i, port)) for i in range(2)])
+    _check_place(folder, point, status)
+    return status
 
 
 def write_config(folder: Path, model: str, **settings: Any) -> str:
@@ -130,10 +144,19 @@ def _ended(processes: list[BaseProcess]) -> int:
     return 0
 
 
+def _check_place(folder: Path, point: Point | HalfWritten | None, status: int) -> None:
+    if point is None:
+        return
+    found = word_of(folder / DIED)
+    assert found is not None, f"the run has ended with status {status} and never came to {point}"
+    assert found == point.place, f"killed elsewhere than {point} says\n  it was:   {found}\n  it says: {point.place}"
+
+
 def _main(
     folder: Path, arguments: tuple[str, ...], point: Point | HalfWritten | None, environment: dict[str, str]
 ) -> None:
-    os.environ |= {"ASKED": str(folder / "asked.txt"), "TOKENIZERS_PARALLELISM": "false"} | environment
+    files = {"ASKED": str(folder / "asked.txt"), "DIED": str(folder / DIED)}
+    os.environ |= files | {"TOKENIZERS_PARALLELISM": "false"} | environment
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
     printed = os.open(folder / "printed.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

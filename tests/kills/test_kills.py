@@ -8,50 +8,83 @@ import pytest
 import torch
 
 from tests.conftest import make_model
+from tests.kills.places import Place
 from tests.kills.points import HalfWritten, Point
 from tests.kills.processes import asked, final_state, lit_align, on_two_devices, only_run, write_config
 
-SAMPLE = "lit_align.models.generation.next_token:CachedModel.step"
+SAMPLE = "lit_align.models.generation.next_token:CausalLMNextToken.step"
 SCORE = "lit_align.models.language_model:LanguageModel.logps"
 ASK = "lit_align.judges.pairwise:PairwiseFunction.compare"
 JOURNAL = "lit_align.judges.journal:Journal.put"
 STEP = "lit_align.iteration.module:AlignmentModule.training_step"
 EVALUATE = "lit_align.iteration.evaluator:HeldOutEvaluator.evaluate"
 END = "lit_align.iteration.module:AlignmentModule.on_train_epoch_end"
+LINK = "lit_align.callbacks.checkpoints:replace_link"
 REMOVE = "lit_align.callbacks.checkpoints:WholeFiles.remove_checkpoint"
 
 # A run draws in many steps of its network, judges in two blocks, takes four minibatches for two optimiser steps an
-# iteration, and evaluates before its first iteration and after each, against two opponents from the second on.
+# iteration, and evaluates before its first iteration and after each, against two opponents from the second on. The plan
+# of its memory tries a step of the optimiser, which is the first.
+MEASURED = "1 scored, verdicts: 2", "1, last is 1"  # of held-out prompts and checkpoints, once an iteration is over
 POINTS = {
-    "before anything": Point("lit_align.iteration.module:AlignmentModule.configure_model"),
-    "while sampling": Point(SAMPLE, 2),
-    "writing what was sampled": HalfWritten("rollouts/*"),
-    "before the first verdict": Point(ASK),
-    "between verdicts": Point(ASK, 2),
-    "after the last verdict": Point(JOURNAL, 2, after=True),
-    "writing what was judged": HalfWritten("rollouts/*", 2),
-    "while scoring": Point(SCORE, 2),
-    "before what was scored has its name": HalfWritten("rollouts/*", 3, renamed=True),
-    "before the first evaluation": Point(EVALUATE),
-    "between verdicts of the first evaluation": Point(ASK, 6),
-    "between minibatches of a step": Point(STEP, 2),
-    "before the first checkpoint": Point(END),
-    "writing the first checkpoint": HalfWritten("*.ckpt"),
-    "after the anchor has moved": Point("lit_align.anchors.extrapolated:Extrapolated.begin", 2, after=True),
-    "while sampling the second iteration": Point(SAMPLE, 38),
-    "after a step of the second iteration": Point("torch.optim:AdamW.step", 3, after=True),
-    "between minibatches of the second iteration": Point(STEP, 8),
-    "between the last step and the evaluation": Point(EVALUATE, 3),
-    "while sampling held-out prompts": Point(SAMPLE, 42),
-    "between verdicts of an evaluation": Point(ASK, 14),
-    "between the evaluation and the checkpoint": Point(END, 2),
-    "writing the second checkpoint": HalfWritten("*.ckpt", 2),
-    "before the second checkpoint has its name": HalfWritten("*.ckpt", 2, renamed=True),
-    "before last.ckpt points to it": Point("lit_align.callbacks.checkpoints:_point", 2),
-    "between steps of the third iteration": Point(STEP, 11),
-    "before an old checkpoint goes": Point(REMOVE),
-    "after an old checkpoint has gone": Point(REMOVE, after=True),
-    "before the end": Point("lit_align.runs.record:RunRecord.on_fit_end"),
+    "before anything": Point("lit_align.iteration.module:AlignmentModule.configure_model", place=Place("", 0)),
+    "while sampling": Point(SAMPLE, 2, place=Place("sample", 0)),
+    "writing what was sampled": HalfWritten("rollouts/*", place=Place("", 0, "0 unnamed")),
+    "before the first verdict": Point(ASK, place=Place("judge", 0, "0 sampled")),
+    "between verdicts": Point(ASK, 2, place=Place("judge", 0, "0 sampled, verdicts: 1")),
+    "after the last verdict": Point(JOURNAL, 2, after=True, place=Place("judge", 0, "0 sampled, verdicts: 2")),
+    "writing what was judged": HalfWritten("rollouts/*", 2, place=Place("", 0, "0 sampled, unnamed, verdicts: 2")),
+    "while scoring": Point(SCORE, 2, place=Place("score", 0, "0 judged")),
+    "before what was scored has its name": HalfWritten(
+        "rollouts/*", 3, renamed=True, place=Place("", 0, "0 judged, unnamed")
+    ),
+    "before the first evaluation": Point(EVALUATE, place=Place("", 0, "0 scored")),
+    "between verdicts of the first evaluation": Point(
+        ASK, 4, place=Place("evaluate", 0, "0 scored", "0 judged, verdicts: 1")
+    ),
+    "between minibatches of a step": Point(STEP, 2, place=Place("train", 0, "0 scored", "0 judged, verdicts: 2")),
+    "before the first checkpoint": Point(END, place=Place("", 0, "0 scored", "1 scored, verdicts: 2")),
+    "writing the first checkpoint": HalfWritten(
+        "*.ckpt", place=Place("", 1, "0 scored", "1 scored, verdicts: 2", "1 unnamed")
+    ),
+    "after the anchor has moved": Point(
+        "lit_align.anchors.extrapolated:Extrapolated.begin", 2, after=True, place=Place("", 1, "0 scored", *MEASURED)
+    ),
+    "while sampling the second iteration": Point(SAMPLE, 38, place=Place("sample", 1, "0 scored", *MEASURED)),
+    "after a step of the second iteration": Point(
+        "torch.optim:AdamW.step", 4, after=True, place=Place("train", 1, "1 scored", *MEASURED)
+    ),
+    "between minibatches of the second iteration": Point(STEP, 8, place=Place("train", 1, "1 scored", *MEASURED)),
+    "between the last step and the evaluation": Point(EVALUATE, 3, place=Place("", 1, "1 scored", *MEASURED)),
+    "while sampling held-out prompts": Point(SAMPLE, 42, place=Place("evaluate/sample", 1, "1 scored", *MEASURED)),
+    "between verdicts of an evaluation": Point(
+        ASK, 12, place=Place("evaluate", 1, "1 scored", "2 scored, verdicts: 3", "1, last is 1")
+    ),
+    "between the evaluation and the checkpoint": Point(
+        END, 2, place=Place("", 1, "1 scored", "2 scored, verdicts: 4", "1, last is 1")
+    ),
+    "writing the second checkpoint": HalfWritten(
+        "*.ckpt", 2, place=Place("", 2, "1 scored", "2 scored, verdicts: 4", "1, 2 unnamed, last is 1")
+    ),
+    "before the second checkpoint has its name": HalfWritten(
+        "*.ckpt", 2, renamed=True, place=Place("", 2, "1 scored", "2 scored, verdicts: 4", "1, 2 unnamed, last is 1")
+    ),
+    "before last.ckpt points to it": Point(
+        LINK, 2, place=Place("", 2, "1 scored", "2 scored, verdicts: 4", "1, 2, last is 1")
+    ),
+    "between steps of the third iteration": Point(
+        STEP, 11, place=Place("train", 2, "2 scored", "2 scored, verdicts: 4", "1, 2, last is 2")
+    ),
+    "before an old checkpoint goes": Point(
+        REMOVE, place=Place("", 3, "2 scored", "3 scored, verdicts: 4", "1, 2, 3, last is 3")
+    ),
+    "after an old checkpoint has gone": Point(
+        REMOVE, after=True, place=Place("", 3, "2 scored", "3 scored, verdicts: 4", "2, 3, last is 3")
+    ),
+    "before the end": Point(
+        "lit_align.runs.record:RunRecord.on_fit_end",
+        place=Place("", 3, "2 scored", "3 scored, verdicts: 4", "2, 3, last is 3"),
+    ),
 }
 OTHER = {
     "anchor": {"class_path": "MovingAverage", "init_args": {"rate": 0.5}},
@@ -63,15 +96,48 @@ OTHER_POINTS = [
     "while sampling the second iteration",
     "between minibatches of the second iteration",
 ]
+# One of each kind in every run of the tests, the others in the slow ones: what is drawn, asked for, scored, trained,
+# moved and written, which is what a later version is most likely to forget.
+OFTEN = {
+    "while sampling",
+    "between verdicts",
+    "before what was scored has its name",
+    "between minibatches of a step",
+    "after the anchor has moved",
+    "writing the second checkpoint",
+    "before last.ckpt points to it",
+    "between minibatches of the second iteration",
+    "the second between minibatches of the second iteration",
+}
+
+
+def often(names, *values):
+    """A case for each name, slow where it need not be run often."""
+    marks = [() if name in OFTEN else pytest.mark.slow for name in names]
+    return [pytest.param(*case, id=name, marks=mark) for name, mark, *case in zip(names, marks, *values, strict=True)]
 
 
 DEVICES = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
-# The first process and the last, where each is on its own and where both are together.
+# The first process and the last, where each is on its own and where both are together; each judges a block.
 PLACES = {
-    "the second while judging": (Point(ASK), 1),
-    "the second between minibatches of the second iteration": (Point(STEP, 4), 1),
-    "the first before the second checkpoint has its name": (POINTS["before the second checkpoint has its name"], 0),
-    "the first between the last step and the evaluation": (Point(EVALUATE, 3), 0),
+    "the second while judging": (Point(ASK, place=Place("judge", 0, "0 sampled")), 1),
+    "the second between minibatches of the second iteration": (
+        Point(STEP, 4, place=Place("train", 1, "1 scored", "1 scored, verdicts: 1", "1, last is 1")),
+        1,
+    ),
+    "the first before the second checkpoint has its name": (
+        HalfWritten(
+            "*.ckpt",
+            2,
+            renamed=True,
+            place=Place("", 2, "1 scored", "2 scored, verdicts: 2", "1, 2 unnamed, last is 1"),
+        ),
+        0,
+    ),
+    "the first between the last step and the evaluation": (
+        Point(EVALUATE, 3, place=Place("", 1, "1 scored", "1 scored, verdicts: 1", "1, last is 1")),
+        0,
+    ),
 }
 
 
@@ -125,7 +191,7 @@ def assert_same_files(one: Path, two: Path) -> None:
     assert all(name.endswith(".parquet") for name in left), left
 
 
-@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS.keys())
+@pytest.mark.parametrize("point", often(POINTS, POINTS.values()))
 def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, model, whole, point):
     config = write_config(tmp_path, model)
     assert lit_align(tmp_path, "fit", "-c", config, point=point) == -signal.SIGKILL
@@ -133,7 +199,7 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, model, who
     assert_same(whole, tmp_path)
 
 
-@pytest.mark.parametrize("point", OTHER_POINTS)
+@pytest.mark.parametrize("point", often(OTHER_POINTS, OTHER_POINTS))
 def test_so_does_one_with_an_anchor_that_draws_and_an_optimiser_that_forgets(tmp_path, model, other, point):
     config = write_config(tmp_path, model, **OTHER)
     assert lit_align(tmp_path, "fit", "-c", config, point=POINTS[point]) == -signal.SIGKILL
@@ -141,7 +207,7 @@ def test_so_does_one_with_an_anchor_that_draws_and_an_optimiser_that_forgets(tmp
     assert_same(other, tmp_path)
 
 
-@pytest.mark.parametrize(("point", "rank"), PLACES.values(), ids=PLACES.keys())
+@pytest.mark.parametrize(("point", "rank"), often(PLACES, *zip(*PLACES.values(), strict=True)))
 def test_so_does_one_on_two_devices_when_one_is_killed(tmp_path, model, shared, point, rank):
     config = write_config(tmp_path, model)
     killed = on_two_devices(tmp_path, "fit", "-c", config, *DEVICES, point=point, rank=rank)

@@ -71,7 +71,7 @@ def collected(module):
         "current": policy.logps,
     }
     scores = {name: score for name, score in every.items() if name in module.needs}
-    return module.prepare(module.collector.collect(prompts, None, scores, seed=0, iteration=int(module.iteration)))
+    return module.prepare(module.collector.rollouts_of(prompts, None, scores, seed=0, iteration=int(module.iteration)))
 
 
 @torch.no_grad()

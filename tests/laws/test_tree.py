@@ -11,7 +11,6 @@ from lit_align.games.enumeration import Enumeration
 from lit_align.games.lab import play
 from lit_align.games.policies import TabularPolicy
 from lit_align.games.tree import TreePolicy
-from lit_align.types import Rollouts, masked_sum
 from tests.games.instances import generator
 from tests.laws.instances import collected, distance, gradient, on, place, random_game, row_losses
 
@@ -93,16 +92,20 @@ def test_an_exact_iteration_of_wind_reaches_the_law_that_it_reaches_in_a_table(k
     assert distance(expected, game.reference) > 1e-2
 
 
-def test_means_over_tokens_in_the_place_of_sums_have_another_minimiser(monkeypatch):
+class Means(WIND):
+    """Means of log-probs over the tokens of a response in the place of their sums."""
+
+    def loss(self, rollouts):
+        share = 1 / rollouts.responses.lengths[..., None]
+        names = [f"{name}_token_logps" for name in ("policy", "anchor", "reference", "current")]
+        known = {name: value for name in names if (value := getattr(rollouts, name)) is not None}
+        return super().loss(replace(rollouts, **{name: value * share for name, value in known.items()}))
+
+
+def test_means_over_tokens_in_the_place_of_sums_have_another_minimiser():
     game = a_game()
     expected = wind_step(game.reference, game.reference, game.preference, **STEP)
-
-    def means(rollouts, policy):
-        mask = rollouts.responses.mask
-        return masked_sum(getattr(rollouts, f"{policy}_token_logps"), mask) / mask.sum(-1)
-
-    monkeypatch.setattr(Rollouts, "_sums", means)
-    law = play(on(game, WIND, policy=TreePolicy, **STEP), iterations=1).laws[1]
+    law = play(on(game, Means, policy=TreePolicy, **STEP), iterations=1).laws[1]
     assert distance(law, expected) > 5e-2
 
 

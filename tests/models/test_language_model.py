@@ -1,11 +1,13 @@
 """A language model as a policy: it samples what transformers would, from its exact law, and scores what it sampled."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_align import LanguageModel, LoRA, Sampler
-from lit_align.models.scoring import token_logps as module
+from lit_align.models.scoring.token_logps import token_logps
 from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
 from tests.draws import recorded, same_draws
@@ -75,19 +77,25 @@ def test_a_response_depends_on_its_prompt_and_seed_only(policy):
     prompts = policy.encode(prompts_of(9))
     sampler = Sampler(group_size=3, max_new_tokens=LENGTH)
     with recorded() as margins:
-        whole = sampler.sample(policy, prompts, seed=1, iteration=0).select([4, 0, 8])
+        whole = sampler.respond(policy, prompts, seed=1, iteration=0).select([4, 0, 8])
     pieces = Sampler(group_size=3, max_new_tokens=LENGTH, token_budget=150)
-    some = pieces.sample(policy, prompts.select([4, 0, 8]), seed=1, iteration=0)
+    some = pieces.respond(policy, prompts.select([4, 0, 8]), seed=1, iteration=0)
     if same_draws(some, whole, margins, within=steps_of(torch.float32, 8, AGAIN)):
         assert_same_but_rounding(some.sample_logps, whole.sample_logps)
 
 
-def test_scoring_in_parts_or_alone_changes_nothing(policy, monkeypatch):
+def test_scoring_in_parts_or_alone_changes_nothing(policy):
     responses = drawn(policy)
     with torch.no_grad():
         whole = policy.logps(responses)
-        monkeypatch.setattr(module, "_TOKENS_AT_ONCE", 1)
-        assert_same_but_rounding(policy.logps(responses), whole)
+        read = []
+        handle = policy.model.register_forward_pre_hook(
+            lambda model, _, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+        )
+        parts = token_logps(policy.model, responses.trim(), tokens_at_once=1)
+        handle.remove()
+        assert len(read) == responses.mask[..., 0].numel()  # each response in a sequence of its own
+        assert_same_but_rounding(parts, whole[..., : parts.shape[-1]])
         alone = policy.logps(responses.select([3]))
     assert_same_but_rounding(alone, whole[3:4])
 
@@ -158,3 +166,17 @@ def test_a_system_message_comes_before_chats_that_have_none(tiny_model):
     plain, advised = LanguageModel(tiny_model), LanguageModel(tiny_model, system="nice cat")
     assert torch.equal(advised.encode(records).ids, plain.encode([{"messages": whole}]).ids)
     assert not torch.equal(advised.encode(records).ids, plain.encode(records).ids)
+
+
+def test_the_identity_of_a_model_of_the_hub_changes_with_its_commit_alone(tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, commits = tmp_path / "models--someone--something", {"main": "0" * 40, "other": "1" * 40}
+    (folder / "refs").mkdir(parents=True)
+    for branch, commit in commits.items():
+        (folder / "refs" / branch).write_text(commit)
+        shutil.copytree(tiny_model, folder / "snapshots" / commit)
+    first, other, same = (
+        LanguageModel("someone/something", revision=revision).identity for revision in (None, "other", "0" * 40)
+    )
+    assert first == same
+    assert {name for name in first if first[name] != other[name]} == {"model"}

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lit_align import LanguageModel, LoRA
 from lit_align.cli import main
@@ -95,8 +95,8 @@ def test_adapters_trained_on_four_bits_are_merged_into_the_base_that_is_not_quan
     base = dict(AutoModelForCausalLM.from_pretrained(cli.model.policy.name).named_parameters())
     for layer, (first, second) in cli.model.policy.factors().items():
         update = first @ second
-        if layer in cli.model.policy.folded():
-            extra = cli.model.policy.folded()[layer]
+        if layer in cli.model.policy.frozen_update():
+            extra = cli.model.policy.frozen_update()[layer]
             update = update + extra[0] @ extra[1]
         name = layer.removeprefix("base_model.model.") + ".weight"
         assert_same_but_rounding(written.get_parameter(name), base[name] + update, steps=8)
@@ -104,7 +104,7 @@ def test_adapters_trained_on_four_bits_are_merged_into_the_base_that_is_not_quan
 
 def test_momentum_widens_the_adapters_by_what_it_has_folded(runs, tmp_path):
     run, _, cli = runs("momentum")
-    ranks = {second.shape[0] for _, second in cli.model.policy.folded().values()}
+    ranks = {second.shape[0] for _, second in cli.model.policy.frozen_update().values()}
     main(["export", str(run), "--output", str(tmp_path), "--kind", "adapters"])
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["r"] == 4 + max(ranks)
@@ -223,32 +223,28 @@ def test_a_checkpoint_of_another_model_is_refused(runs, tmp_path):
 
 
 def test_weights_that_do_not_come_back_are_noticed_and_nothing_is_left(runs, tmp_path, monkeypatch):
-    from lit_align.models.exporting import export as module
-
     run, _, _ = runs("lora")
-    write = module._write
+    write = PreTrainedModel.save_pretrained
 
-    def careless(policy, made, kind, folder):
-        write(policy, made, kind, folder)
+    def careless(model, folder, **options):
+        write(model, folder, **options)
         weights = load_file(folder / "model.safetensors")
         name = "model.layers.1.mlp.down_proj.weight"
         weights[name] = -weights[name]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(module, "_write", careless)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", careless)
     with pytest.raises(RuntimeError, match="is not the policy: log-probs of a few sentences differ"):
         main(["export", str(run), "--output", str(tmp_path / "out")])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_needs_code_of_its_own_is_refused(runs, tmp_path, monkeypatch):
-    from lit_align.models.exporting import export as module
-
     run, _, _ = runs("lora")
-    write = module._write
+    write = PreTrainedModel.save_pretrained
 
-    def clever(policy, made, kind, folder):
-        write(policy, made, kind, folder)
+    def clever(model, folder, **options):
+        write(model, folder, **options)
         config = json.loads((folder / "config.json").read_text())
         config |= {
             "model_type": "clever",
@@ -256,7 +252,7 @@ def test_a_model_that_needs_code_of_its_own_is_refused(runs, tmp_path, monkeypat
         }
         (folder / "config.json").write_text(json.dumps(config))
 
-    monkeypatch.setattr(module, "_write", clever)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", clever)
     with pytest.raises(RuntimeError, match="does not load with plain transformers"):
         main(["export", str(run), "--output", str(tmp_path / "out")])
     assert not list(tmp_path.iterdir())
@@ -269,7 +265,7 @@ def test_the_model_at_the_end_of_a_run_is_exported_the_same_way(runs, tmp_path):
     cli.model.policy.export(run / "model")
     assert "Held-out metrics" in (run / "model" / "README.md").read_text()
     shutil.rmtree(run / "model")
-    made = trained(cli.model.policy)
+    made = trained(cli.model.policy.model, cli.model.policy.frozen_update())
     kept = from_checkpoint(run / "checkpoints" / "last.ckpt")
     assert made.weights.keys() == kept.weights.keys()
     assert all(torch.equal(made.weights[name], kept.weights[name]) for name in kept.weights)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from lit_align import RunRecord
-from lit_align.runs.record import _of_all
+from lit_align.runs.record import iterations_table, of_all_ranks
 
 
 def history(length, every=1):
@@ -22,7 +21,7 @@ def cells(table, heading):
     [(0, 1), (3, 1), (38, 1), (39, 1), (40, 1), (41, 1), (79, 1), (400, 1), (400, 10), (399, 10), (199, 5)],
 )
 def test_the_table_has_at_most_forty_rows_the_first_and_the_last_among_them(length, every):
-    table = RunRecord()._table(history(length, every))
+    table = iterations_table(history(length, every), [])
     shown = [int(cell) for cell in cells(table, "it")]
     assert len(shown) <= 40
     assert shown == sorted(set(shown))
@@ -32,13 +31,13 @@ def test_the_table_has_at_most_forty_rows_the_first_and_the_last_among_them(leng
 
 
 def test_iterations_that_were_not_measured_are_left_out_but_for_the_last():
-    shown = cells(RunRecord()._table(history(7, every=3)), "it")
+    shown = cells(iterations_table(history(7, every=3), []), "it")
     assert shown == ["0", "3", "6", "7"]
 
 
 def test_a_run_without_evaluation_shows_every_iteration():
     rows = [{"iteration": float(i), "train/reward": i / 10} for i in (1, 2, 3)]
-    table = RunRecord()._table(rows)
+    table = iterations_table(rows, [])
     assert cells(table, "it") == ["1", "2", "3"]
     assert cells(table, "train reward") == ["0.100", "0.200", "0.300"]
 
@@ -55,7 +54,7 @@ def test_columns_are_those_that_the_run_has_a_value_for():
             "train/responses": 320.0,
         },
     ]
-    table = RunRecord()._table(rows)
+    table = iterations_table(rows, [])
     headings = [column.header for column in table.columns]
     assert headings == ["it", "win rate", "95% interval", "KL", "KL to equilibrium", "responses"]
     assert cells(table, "95% interval") == ["0.400 - 0.600", "0.650 - 0.750"]
@@ -66,4 +65,15 @@ def test_columns_are_those_that_the_run_has_a_value_for():
 
 def test_a_stage_lasts_as_long_as_on_its_slowest_rank_and_counts_the_tokens_of_all():
     ranks = [({"sample": 2.0}, {"sample": 30}), ({"sample": 3.0, "judge": 1.0}, {"sample": 60}), ({"sample": 2.5}, {})]
-    assert _of_all(ranks) == ({"sample": 3.0, "judge": 1.0}, {"sample": 90})
+    assert of_all_ranks(ranks) == ({"sample": 3.0, "judge": 1.0}, {"sample": 90})
+
+
+def test_seconds_are_shown_of_stages_that_take_any_where_they_are_known():
+    timings = [
+        {"iteration": 0.0, "evaluate_seconds": 3.2},
+        {"iteration": 1.0, "sample_seconds": 12.6, "judge_seconds": 0.4, "evaluate_seconds": 2.0},
+    ]
+    table = iterations_table(history(1), timings)
+    assert [column.header for column in table.columns] == ["it", "win rate", "sample s", "evaluate s"]
+    assert cells(table, "sample s") == ["-", "13"]
+    assert cells(table, "evaluate s") == ["3", "2"]

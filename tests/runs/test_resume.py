@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_align.cli import main
 from lit_align.runs.resume import differences
@@ -64,6 +65,47 @@ def run(finished, tmp_path):
 def test_differences_are_of_what_is_run_not_of_where_it_is_put(old, new, changed):
     assert differences(old, new) == changed
     assert differences(new, old) == {name: (b, a) for name, (a, b) in changed.items()}
+
+
+def of_class(path):
+    return {"model": {"class_path": path, "init_args": {"beta": 0.1}}, "trainer": {"plugins": [{"class_path": path}]}}
+
+
+OTHERS = [
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
+    "tests.runs.test_resume.AlsoEarlyStopping",
+]
+AlsoEarlyStopping = EarlyStopping
+
+
+@pytest.mark.parametrize("old", ["WIND", "lit_align.WIND", "lit_align.algorithms.wind.WIND", "lit_align.gone.WIND"])
+@pytest.mark.parametrize("new", ["WIND", "lit_align.algorithms.WIND", "lit_align.algorithms.wind.WIND"])
+def test_a_public_class_is_the_same_under_every_path_that_it_has_or_had(old, new):
+    assert differences(of_class(old), of_class(new)) == {}
+
+
+@pytest.mark.parametrize("old", OTHERS)
+@pytest.mark.parametrize("new", OTHERS)
+def test_a_class_of_others_is_what_its_path_imports(old, new):
+    assert differences(of_class(old), of_class(new)) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("WIND", "lit_align.DPO"),
+        ("lit_align.WIND", "lit_alignment.WIND"),
+        ("lit_align.WIND", "tests.runs.test_resume.WIND"),
+        ("torch.optim.SGD", "torch.optim.Adam"),
+        ("nowhere.SGD", "torch.optim.SGD"),
+        ("nowhere.SGD", "elsewhere.SGD"),
+        ("SGD", "torch.optim.SGD"),
+    ],
+)
+def test_another_class_is_a_difference_told_as_it_is_spelled(old, new):
+    assert differences(of_class(old), of_class(new))["model"] == (old, new)
+    assert differences(of_class(old), of_class(old)) == {}
 
 
 def test_last_goes_on_with_the_run_of_the_same_config(run, capsys):

@@ -1,7 +1,5 @@
 """The sampling loop: one token after another from the law of the history, ends, lengths, dropped rows."""
 
-import sys
-
 import pytest
 import torch
 
@@ -13,10 +11,10 @@ LENGTH = 12
 POLICY = Decoding(LENGTH)
 
 
-def run(model=None, some=None, uniforms=None, decoding=POLICY, group=4):
+def run(model=None, some=None, uniforms=None, decoding=POLICY, group=4, **options):
     some = prompts() if some is None else some
     uniforms = torch.rand(len(some), group, LENGTH) if uniforms is None else uniforms
-    return generate(model or Chain(), some.ids, some.mask, uniforms, decoding, EOS)
+    return generate(model or Chain(), some.ids, some.mask, uniforms, decoding, EOS, **options)
 
 
 def one_by_one(some, uniforms, decoding):
@@ -61,13 +59,11 @@ def test_a_response_ends_at_the_first_of_any_end_token_or_at_the_limit():
 
 
 @pytest.mark.parametrize("share", [2.0, 0.0, 0.125, 0.5])
-def test_dropping_finished_rows_changes_no_token(monkeypatch, share):
+def test_dropping_finished_rows_changes_no_token(share):
     uniforms = torch.rand(9, 4, LENGTH)
-    monkeypatch.setattr(sys.modules["lit_align.sampling.generate"], "_COMPACT", 2.0)
-    whole, seen = run(model := Chain(), uniforms=uniforms), model.rows_seen
+    whole, seen = run(model := Chain(), uniforms=uniforms, compact=2.0), model.rows_seen
     assert set(seen) == {36}
-    monkeypatch.setattr(sys.modules["lit_align.sampling.generate"], "_COMPACT", share)
-    dropped = run(model := Chain(), uniforms=uniforms)
+    dropped = run(model := Chain(), uniforms=uniforms, compact=share)
     assert all(torch.equal(a, b) for a, b in zip(whole, dropped, strict=True))
     assert (min(model.rows_seen) < 36) == (share < 1)
 
@@ -92,8 +88,8 @@ def test_prompts_are_admitted_before_the_last_row_has_ended():
     assert steps[True] < steps[False]
 
 
-@pytest.mark.parametrize("no_wait", [("cpu",), ()], ids=["every step", "every eighth step"])
-def test_looking_seldom_changes_no_token_and_no_row_goes_on_past_its_last(monkeypatch, no_wait):
+@pytest.mark.parametrize("look_every", [1, 8])
+def test_looking_seldom_changes_no_token_and_no_row_goes_on_past_its_last(look_every):
     some, uniforms, few = prompts(200), torch.rand(200, 1, LENGTH), Decoding(LENGTH, prompts_at_once=40)
     table = Chain().table.index_fill(1, EOS, -1.0)
     whole = run(Chain(table), some, uniforms)
@@ -116,8 +112,7 @@ def test_looking_seldom_changes_no_token_and_no_row_goes_on_past_its_last(monkey
             super().keep(rows)
             self.tokens = self.tokens[rows]
 
-    monkeypatch.setattr(sys.modules["lit_align.sampling.generate"], "_NO_WAIT", no_wait)
-    seldom = run(Counting(table), some, uniforms, few)
+    seldom = run(Counting(table), some, uniforms, few, look_every=look_every)
     assert all(torch.equal(a, b) for a, b in zip(whole, seldom, strict=True))
 
 

@@ -115,7 +115,7 @@ def model(request, tiny_model):
 
 def draw(model, *sources, mixture=0.5):
     sampler = Sampler(sources=sources, max_new_tokens=8, mixture=mixture)
-    return sampler.sample(model, model.encode(prompts_of(5)), seed=1, iteration=0)
+    return sampler.respond(model, model.encode(prompts_of(5)), seed=1, iteration=0)
 
 
 def assert_same_draws(found, expected, margins):

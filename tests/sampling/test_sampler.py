@@ -14,7 +14,7 @@ from tests.sampling.chain import EOS, ChainPolicy, prompts
 
 def sample(some=None, policy=None, *, seed=1, iteration=2, sources=None, report=None, **options):
     sampler = Sampler(**{"group_size": 3, "max_new_tokens": 8, **options})
-    return sampler.sample(
+    return sampler.respond(
         policy or ChainPolicy(),
         prompts() if some is None else some,
         seed=seed,
@@ -42,7 +42,7 @@ def test_the_token_budget_bounds_the_prompts_under_way_at_once_and_changes_nothi
 def test_halving_makes_the_prompts_under_way_at_once_fewer():
     halving, policy = sampling_in_halves(), ChainPolicy()
     halving.parts = 4
-    Sampler(group_size=3, max_new_tokens=8).sample(policy, prompts(8), seed=1, iteration=2, halving=halving)
+    Sampler(group_size=3, max_new_tokens=8).respond(policy, prompts(8), seed=1, iteration=2, halving=halving)
     assert [rows for rows, _ in policy.batches] == [2, 2, 2, 2]
 
 

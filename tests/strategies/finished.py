@@ -1,5 +1,6 @@
 """Runs that any strategy has to end alike: what is left of them, to be compared."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from lit_align import DPO, SPPO, WIND, AlignmentModule, AlphaDPO, IterativeBOND, LoRA, Previous, RewardFunction, Sampler
-from lit_align.data.ranks import load_shares
+from lit_align.data.ranks import interleaved
+from lit_align.data.rollout_store import load_rollouts
+from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
 from tests.conftest import happiness, make_model, prompts_of, write_jsonl
 from tests.draws import Margins, recorded, same_draws
@@ -107,19 +110,24 @@ def finished(
     with recorded() as margins:
         run.fit(ckpt_path)
 
-    def left(kind: str, stem: str, last: int) -> list[Rollouts]:
-        found = [load_shares(run.folder / kind, f"{stem}-{iteration:04d}", devices) for iteration in range(last + 1)]
-        return [rollouts for rollouts in found if rollouts is not None]
+    def left(path_of: Callable[[int, int, int], Path], last: int) -> list[Rollouts]:
+        shares = [[path_of(iteration, rank, devices) for rank in range(devices)] for iteration in range(last + 1)]
+        return [rollouts for rollouts in map(load_shares, shares) if rollouts is not None]
 
     return Finished(
         run.folder,
         run.trainer.global_step,
         run.weights,
         run.rows,
-        left("rollouts", "iteration", ITERATIONS - 1),
-        left("evaluation", "heldout", ITERATIONS),
+        left(RunFolder(run.folder).rollouts, ITERATIONS - 1),
+        left(RunFolder(run.folder).evaluation, ITERATIONS),
         margins,
     )
+
+
+def load_shares(paths):
+    """The rollouts that all ranks have left, as one; None where a file is missing."""
+    return interleaved([load_rollouts(path) for path in paths]) if all(path.exists() for path in paths) else None
 
 
 def same_tokens(found: Any, expected: Any) -> bool:

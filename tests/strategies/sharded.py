@@ -89,16 +89,16 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
             moves[policy].begin(policy, iteration)
             policy.eval()
         with recorded() as margins:
-            drawn = sampler.sample(whole, prompts, seed=0, iteration=iteration)
+            drawn = sampler.respond(whole, prompts, seed=0, iteration=iteration)
         said = answers(whole, averages[whole], drawn)
         with torch.no_grad(), counted() as before, averages[cut].gathered(cut), cut.gathered(), counted() as inside:
             # The first rank has far less to do, and must not wait for the other.
             if rank == 0:
                 few = Sampler(group_size=1, max_new_tokens=2)
-                few.sample(cut, prompts.select([0]), seed=0, iteration=iteration)
+                few.respond(cut, prompts.select([0]), seed=0, iteration=iteration)
                 mine = answers(cut, averages[cut], drawn)
             else:
-                draws.append((sampler.sample(cut, prompts, seed=0, iteration=iteration), drawn, margins))
+                draws.append((sampler.respond(cut, prompts, seed=0, iteration=iteration), drawn, margins))
                 parts = [answers(cut, averages[cut], one) for one in ones(drawn)]
                 mine = [torch.cat(column) for column in zip(*parts, strict=True)]
         gaps.append(tuple(float((ours - theirs).abs().max()) for ours, theirs in zip(mine, said, strict=True)))

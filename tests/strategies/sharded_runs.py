@@ -10,10 +10,11 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Previous, Sampler
-from lit_align.data.ranks import load_shares
 from lit_align.models.sharding.gather import full_state
+from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
 from tests.draws import Margins, recorded
+from tests.strategies.finished import load_shares
 from tests.strategies.sharded import Weights, exported
 from tests.tiny_runs import Run, build
 
@@ -114,9 +115,11 @@ def left(name: str, model: str, pools: dict[str, str], root: Path, devices: int,
     with recorded() as margins:
         whole = run("whole").fit()
     weights = full_state(whole.module.policy, frozen=False)
-    rollouts = [load_shares(whole.folder / "rollouts", f"iteration-{i:04d}", devices) for i in range(ITERATIONS)]
-    heldout = [load_shares(whole.folder / "evaluation", f"heldout-{i:04d}", devices) for i in (0, ITERATIONS)]
-    model_now = exported(whole.folder / "model") if weights else {}
+    place = RunFolder(whole.folder)
+    rollouts = [load_shares([place.rollouts(i, rank, devices) for rank in range(devices)]) for i in range(ITERATIONS)]
+    ends = (0, ITERATIONS)
+    heldout = [load_shares([place.evaluation(i, rank, devices) for rank in range(devices)]) for i in ends]
+    model_now = exported(place.model) if weights else {}
     return Left(weights, whole.rows, rollouts, heldout, margins, model_now, went_on, taken_over)  # type: ignore[arg-type]
 
 

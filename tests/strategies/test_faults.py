@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lit_align import LanguageModel
-from lit_align.data.ranks import load_shares
 from lit_align.iteration.step_guard import NonFiniteError
+from lit_align.run_folder import RunFolder
 from tests.draws import recorded, same_draws
 from tests.iteration.test_step_guard import POISONS
 from tests.rounding import AGAIN, steps_of
-from tests.strategies.finished import model_and_pools
+from tests.strategies.finished import load_shares, model_and_pools
 from tests.strategies.two_processes import on_two_processes
 from tests.tiny_runs import assert_same_weights, build
 
@@ -54,7 +54,7 @@ def drawn(model, pools, root, narrow):
             run.fit()
     finally:
         LanguageModel.sample = sample
-    return load_shares(run.folder / "rollouts", "iteration-0000", 2).responses, margins
+    return load_shares([RunFolder(run.folder).rollouts(0, rank, 2) for rank in range(2)]).responses, margins
 
 
 def on_each_device(model, pools, root):

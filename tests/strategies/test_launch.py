@@ -90,15 +90,20 @@ def test_adapters_on_four_bits_are_one_run_too(config, tmp_path):
     assert_same_run(Path(first), alone)
 
 
+class Read(Exception):
+    """A config has been read."""
+
+
 def test_the_overlay_changes_how_a_run_is_started_and_nothing_else(monkeypatch):
+    def stop(cli):
+        raise Read(cli.config["fit"].as_dict())
+
+    monkeypatch.setattr(AlignmentCLI, "instantiate_classes", stop)
+
     def config_of(*options):
-        stopped = []
-        monkeypatch.setattr(
-            AlignmentCLI, "instantiate_classes", lambda cli: stopped.append(cli.config["fit"].as_dict())
-        )
-        monkeypatch.setattr(AlignmentCLI, "_run_subcommand", lambda cli, subcommand: None)
-        main(["fit", "-c", str(CONFIGS), *options])
-        return stopped[0]
+        with pytest.raises(Read) as read:
+            main(["fit", "-c", str(CONFIGS), *options])
+        return read.value.args[0]
 
     plain, changed = config_of(), config_of("-c", OVERLAY)
     assert changed["trainer"].pop("strategy") == "ddp"

@@ -90,10 +90,8 @@ def test_strategies_that_keep_whole_weights_cut_nothing():
 
 
 def test_layers_are_not_split():
-    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=4)
-    strategy._device_mesh = Mesh({"data_parallel": 1, "tensor_parallel": 4})
     with pytest.raises(ValueError, match="tensor_parallel_size is 4: layers are not split; set it to 1"):
-        sharding(strategy)
+        sharding(SplitLayers())
 
 
 def test_fsdp1_does_not_round_by_rules_of_its_own():
@@ -107,6 +105,14 @@ def test_an_optimiser_that_knows_no_shards_is_refused():
     with pytest.raises(ValueError, match="PagedAdamW8bit keeps its state of whole weights"):
         check_takes_shards(lambda parameters: PagedAdamW8bit(parameters, lr=0.1))
     check_takes_shards(lambda parameters: torch.optim.AdamW(parameters, lr=0.1))
+
+
+class SplitLayers(ModelParallelStrategy):
+    """Four ranks that share every layer."""
+
+    @property
+    def device_mesh(self):
+        return Mesh({"data_parallel": 1, "tensor_parallel": 4})
 
 
 class Mesh(dict):

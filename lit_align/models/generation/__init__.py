@@ -1,1 +1,1 @@
-"""Next tokens of a causal language model, with a cache of keys and values."""
+"""A causal language model writes here: a cache of keys and values gives the logits of the next token."""

@@ -1,28 +1,144 @@
-"""Attention of rows that share prompts: one copy of a prompt's keys and values serves all its responses.
+"""A group's responses share one copy of their prompt's keys and values, instead of one copy each.
 
-A step's queries are many short sequences over few prompts. Against a prompt, the queries of its whole group are one
-matrix product; against its own tokens, each row has its own. Both kinds of scores pass through one softmax, so the
-result is that of attention over the whole sequence.
+A row is one response on its way. The cache keeps the prompts apart from what the rows add to them, and the model's
+attention is replaced by one that reads both. A step's queries are many short sequences over few prompts: against a
+prompt, the queries of its whole group are one matrix product; against its own tokens, each row has its own. Both kinds
+of scores pass through one softmax, so the result is that of attention over the whole sequence. Rows end at different
+times, and rows of more prompts may join: :class:`RowLayout` knows which prompt a row belongs to and how long it is.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicLayer
 
-from lit_align.models.attention import exchangeable, exchanged
+from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
+from lit_align.models.attention import can_replace_attention, replaced_attention
 from lit_align.models.generation.row_cache import stacked
 
+_NAME = "lit_align_grouped"  # of the attention, in transformers' registry
+_ROOM = 64  # tokens to make room for at once
+_asked: ContextVar["GroupCacheLayer"] = ContextVar("asked")  # the layer whose keys were updated last
 
-class Rows:
-    """The rows of a batch of groups; they may be of unequal length, and a group may have lost some.
+
+def can_share_prompts(model: Any, cache: Cache) -> bool:
+    """Whether a model whose prompts this cache has read can go on with a :class:`GroupCache`."""
+    return can_replace_attention(model.config) and has_plain_layers(cache)
+
+
+class GroupCache:
+    """The cache of a batch of groups, for models whose attention can be replaced.
+
+    Args:
+        cache: Has read the prompts.
+        mask: True on the prompts' tokens.
+        group_size: Rows of each prompt.
+    """
+
+    admits = True
+
+    def __init__(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        self.layout = RowLayout(mask, group_size)
+        self.cache = cache
+        exchange_layers(cache, partial(GroupCacheLayer, layout=self.layout))
+
+    @contextmanager
+    def reading(self, model: Any) -> Iterator[dict[str, Any]]:
+        """Arguments of a forward pass over one token of each row; the rows are longer by it afterwards."""
+        with replaced_attention(model.config, _NAME, _attention):
+            yield {"past_key_values": self.cache}
+        self.layout.advance()
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows."""
+        prompts = self.layout.keep(rows.cpu()).to(rows.device)
+        for layer in self.cache.layers:
+            layer.keep(rows, prompts)
+
+    def add(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
+        """Rows of more prompts, after those that are there."""
+        self.layout.add(mask, group_size)
+        for layer, more in zip(self.cache.layers, cache.layers, strict=True):
+            layer.add(more, len(mask) * group_size)
+
+
+class GroupCacheLayer(DynamicLayer):
+    """One layer's keys and values: those of the prompts once, ``[batch, heads, prompt, width]``, and each row's own.
+
+    Args:
+        prompts: A layer that has read the prompts, whose contents are taken over.
+        layout: Which row belongs to which prompt; shared by all layers.
+    """
+
+    def __init__(self, prompts: DynamicLayer, layout: "RowLayout") -> None:
+        super().__init__()
+        initialize_layer(self, like=prompts)
+        self.layout = layout
+        self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
+        self._buffers = tuple(_room(states, len(layout), _ROOM) for states in (prompts.keys, prompts.values))
+        self.keys, self.values = (buffer[:, :, :0] for buffer in self._buffers)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append one token to every row; returns the rows' own keys and values."""
+        end = self.layout.longest + 1
+        if end > self._buffers[0].shape[-2]:
+            self._buffers = tuple(F.pad(buffer, (0, 0, 0, _ROOM)) for buffer in self._buffers)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            self.layout.write(buffer, states[:, :, 0])
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        _asked.set(self)
+        return self.keys, self.values
+
+    def attend(self, query: Float[Tensor, "rows heads 1 width"], scaling: float) -> Float[Tensor, "rows 1 heads width"]:
+        """What each row's last token reads from its prompt and its own tokens."""
+        layout, heads = self.layout, self.prompt_keys.shape[1]
+        asks = (query * scaling).reshape(len(query), heads, -1, query.shape[-1])  # the queries of one key head together
+        of_prompt = layout.by_row(self._over_prompts(layout.by_prompt(asks), self.prompt_keys.mT, layout.bias))
+        of_own = asks @ self.keys.mT
+        if layout.hidden is not None:
+            of_own = of_own.masked_fill(layout.hidden, -torch.inf)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        weights = torch.cat([of_prompt, of_own], dim=-1).softmax(-1, dtype=precise).to(query.dtype)
+        to_prompt, to_own = weights.split([of_prompt.shape[-1], of_own.shape[-1]], dim=-1)
+        read: Tensor = (
+            layout.by_row(self._over_prompts(layout.by_prompt(to_prompt), self.prompt_values)) + to_own @ self.values
+        )
+        return read.reshape(len(query), 1, -1, read.shape[-1])
+
+    def keep(self, rows: Int[Tensor, " kept"], prompts: Int[Tensor, " prompts"]) -> None:
+        """Go on with these rows, and the prompts they answer."""
+        self._buffers = tuple(buffer[rows] for buffer in self._buffers)
+        if len(prompts) < len(self.prompt_keys):
+            self.prompt_keys, self.prompt_values = self.prompt_keys[prompts], self.prompt_values[prompts]
+
+    def add(self, prompts: DynamicLayer, rows: int) -> None:
+        """Rows of more prompts, after those that are there."""
+        self.prompt_keys = stacked(self.prompt_keys, prompts.keys)
+        self.prompt_values = stacked(self.prompt_values, prompts.values)
+        self._buffers = tuple(torch.cat([b, b.new_zeros(rows, *b.shape[1:])]) for b in self._buffers)
+
+    @staticmethod
+    def _over_prompts(
+        groups: Float[Tensor, "batch width heads repeats _"],
+        matrices: Float[Tensor, "batch heads _ _"],
+        bias: Float[Tensor, "batch 1 1 _"] | None = None,
+    ) -> Float[Tensor, "batch width heads repeats _"]:
+        """Each group's rows times its prompt's matrix, head by head."""
+        batch, width, heads, repeats, _ = groups.shape
+        product = groups.transpose(1, 2).reshape(batch, heads, width * repeats, -1) @ matrices
+        product = product if bias is None else product + bias
+        return product.view(batch, heads, width, repeats, -1).transpose(1, 2)
+
+
+class RowLayout:
+    """Which prompt each row belongs to and how long it is; lengths may be unequal, and a group may have lost rows.
 
     What decides shapes is kept on the host, so that a step never waits for the device.
 
@@ -109,130 +225,6 @@ class Rows:
         return (torch.arange(self.longest + 1, device=column.device) > column[:, None])[:, None, None]
 
 
-def _side_by_side(prompt: Int[Tensor, " rows"], prompts: int) -> tuple[Int[Tensor, " rows"], int]:
-    """Place of each row in a table with a line for each prompt, and the table's width."""
-    counts = torch.bincount(prompt, minlength=prompts)
-    order = prompt.argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(prompt)) - (counts.cumsum(0) - counts)[prompt[order]]
-    width = int(counts.max())
-    return prompt * width + rank, width
-
-
-_NAME = "lit_align_grouped"  # of the attention, in transformers' registry
-_ROOM = 64  # tokens to make room for at once
-_asked: ContextVar["GroupedLayer"] = ContextVar("asked")  # the layer whose keys were updated last
-
-
-class GroupedLayer(DynamicLayer):
-    """One layer's keys and values: those of the prompts once, ``[batch, heads, prompt, width]``, and each row's own.
-
-    Args:
-        prompts: A layer that has read the prompts, whose contents are taken over.
-        rows: Who belongs to which; shared by all layers.
-    """
-
-    def __init__(self, prompts: DynamicLayer, rows: Rows) -> None:
-        super().__init__()
-        self.lazy_initialization(prompts.keys, prompts.values)
-        self.rows = rows
-        self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
-        self._buffers = tuple(_room(states, len(rows), _ROOM) for states in (prompts.keys, prompts.values))
-        self.keys, self.values = (buffer[:, :, :0] for buffer in self._buffers)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append one token to every row; returns the rows' own keys and values."""
-        end = self.rows.longest + 1
-        if end > self._buffers[0].shape[-2]:
-            self._buffers = tuple(F.pad(buffer, (0, 0, 0, _ROOM)) for buffer in self._buffers)
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            self.rows.write(buffer, states[:, :, 0])
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
-        _asked.set(self)
-        return self.keys, self.values
-
-    def attend(self, query: Float[Tensor, "rows heads 1 width"], scaling: float) -> Float[Tensor, "rows 1 heads width"]:
-        """What each row's last token reads from its prompt and its own tokens."""
-        rows, heads = self.rows, self.prompt_keys.shape[1]
-        asks = (query * scaling).reshape(len(query), heads, -1, query.shape[-1])  # the queries of one key head together
-        of_prompt = rows.by_row(self._over_prompts(rows.by_prompt(asks), self.prompt_keys.mT, rows.bias))
-        of_own = asks @ self.keys.mT
-        if rows.hidden is not None:
-            of_own = of_own.masked_fill(rows.hidden, -torch.inf)
-        precise = torch.promote_types(query.dtype, torch.float32)
-        weights = torch.cat([of_prompt, of_own], dim=-1).softmax(-1, dtype=precise).to(query.dtype)
-        to_prompt, to_own = weights.split([of_prompt.shape[-1], of_own.shape[-1]], dim=-1)
-        read: Tensor = (
-            rows.by_row(self._over_prompts(rows.by_prompt(to_prompt), self.prompt_values)) + to_own @ self.values
-        )
-        return read.reshape(len(query), 1, -1, read.shape[-1])
-
-    def keep(self, rows: Int[Tensor, " kept"], prompts: Int[Tensor, " prompts"]) -> None:
-        """Go on with these rows, and the prompts they answer."""
-        self._buffers = tuple(buffer[rows] for buffer in self._buffers)
-        if len(prompts) < len(self.prompt_keys):
-            self.prompt_keys, self.prompt_values = self.prompt_keys[prompts], self.prompt_values[prompts]
-
-    def add(self, prompts: DynamicLayer, rows: int) -> None:
-        """Rows of more prompts, after those that are there."""
-        self.prompt_keys = stacked(self.prompt_keys, prompts.keys)
-        self.prompt_values = stacked(self.prompt_values, prompts.values)
-        self._buffers = tuple(torch.cat([b, b.new_zeros(rows, *b.shape[1:])]) for b in self._buffers)
-
-    @staticmethod
-    def _over_prompts(
-        groups: Float[Tensor, "batch width heads repeats _"],
-        matrices: Float[Tensor, "batch heads _ _"],
-        bias: Float[Tensor, "batch 1 1 _"] | None = None,
-    ) -> Float[Tensor, "batch width heads repeats _"]:
-        """Each group's rows times its prompt's matrix, head by head."""
-        batch, width, heads, repeats, _ = groups.shape
-        product = groups.transpose(1, 2).reshape(batch, heads, width * repeats, -1) @ matrices
-        product = product if bias is None else product + bias
-        return product.view(batch, heads, width, repeats, -1).transpose(1, 2)
-
-
-class GroupedCache:
-    """The cache of a batch of groups, for models whose attention can be exchanged.
-
-    Args:
-        cache: Has read the prompts.
-        mask: True on the prompts' tokens.
-        group_size: Rows of each prompt.
-    """
-
-    admits = True
-
-    def __init__(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
-        self.rows = Rows(mask, group_size)
-        self.cache = cache
-        cache.layers = [GroupedLayer(layer, self.rows) for layer in cache.layers]
-
-    @contextmanager
-    def reading(self, model: Any) -> Iterator[dict[str, Any]]:
-        """Arguments of a forward pass over one token of each row; the rows are longer by it afterwards."""
-        with exchanged(model.config, _NAME, _attention):
-            yield {"past_key_values": self.cache}
-        self.rows.advance()
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows."""
-        prompts = self.rows.keep(rows.cpu()).to(rows.device)
-        for layer in self.cache.layers:
-            layer.keep(rows, prompts)
-
-    def add(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
-        """Rows of more prompts, after those that are there."""
-        self.rows.add(mask, group_size)
-        for layer, more in zip(self.cache.layers, cache.layers, strict=True):
-            layer.add(more, len(mask) * group_size)
-
-
-def groupable(model: Any, cache: Cache) -> bool:
-    """Whether the model's attention can be exchanged for that of groups."""
-    return exchangeable(model.config) and all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
 def _room(prompts: Tensor, rows: int, tokens: int) -> Tensor:
     # Zeros: what a row does not have is weighed with 0, and 0 times what lies in fresh memory may be nan.
     return prompts.new_zeros(rows, prompts.shape[1], tokens, prompts.shape[-1])
@@ -246,3 +238,13 @@ def _attention(
     layer = _asked.get()
     assert key is layer.keys
     return layer.attend(query, query.shape[-1] ** -0.5 if scaling is None else scaling), None
+
+
+def _side_by_side(prompt: Int[Tensor, " rows"], prompts: int) -> tuple[Int[Tensor, " rows"], int]:
+    """Place of each row where those of a prompt stand side by side, and how many the largest group has."""
+    counts = torch.bincount(prompt, minlength=prompts)
+    order = prompt.argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(prompt)) - (counts.cumsum(0) - counts)[prompt[order]]
+    width = int(counts.max())
+    return prompt * width + rank, width

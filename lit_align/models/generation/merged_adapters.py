@@ -1,4 +1,4 @@
-"""Adapters summed into the weights while nothing trains: a step of sampling is then that of the base model.
+"""Adapters are summed into the weights while nothing trains: a step of sampling is then that of the base model.
 
 Beside a linear layer an adapter costs two small matrix products, a scaling and a sum, which small batches notice. The
 sums are kept apart and the weights never touched, so nothing has to be undone.
@@ -14,25 +14,25 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def fused(layers: Iterable[Any]) -> Iterator[None]:
-    """Each of these LoRA layers computes with one matrix, its adapter and folded update included.
+def merged_adapters(layers: Iterable[Any]) -> Iterator[None]:
+    """Each of these LoRA layers computes with one matrix, its adapter and frozen update included.
 
     Only in float32: in half precision the sum of a weight and a small update is rounded to the weight, and sampling
     would see another policy than training. Layers that are not plain (4-bit, sharded, DoRA) stay as they are.
 
     Args:
-        layers: LoRA layers of peft, each with its ``folded`` update.
+        layers: LoRA layers of peft, each with its ``frozen_update``.
     """
-    folded = [(layer, layer.folded) for layer in layers if _plain(layer)]
-    for layer, _ in folded:
-        layer.forward = _forward(layer, _summed(layer))
-        layer.folded = None
+    merged = [(layer, layer.frozen_update) for layer in layers if _plain(layer)]
+    for layer, _ in merged:
+        layer.forward = _forward_with(layer, _merged_weight(layer))
+        layer.frozen_update = None
     try:
         yield
     finally:
-        for layer, update in folded:
+        for layer, update in merged:
             del layer.forward  # the class's own again
-            layer.folded = update
+            layer.frozen_update = update
 
 
 def _plain(layer: Any) -> bool:
@@ -49,16 +49,16 @@ def _plain(layer: Any) -> bool:
 
 
 @torch.no_grad()
-def _summed(layer: Any) -> Tensor:
+def _merged_weight(layer: Any) -> Tensor:
     (name,) = layer.active_adapters
     second, first = layer.lora_A[name].weight, layer.lora_B[name].weight
     total: Tensor = torch.addmm(layer.get_base_layer().weight, first, second, alpha=layer.scaling[name])
-    if layer.folded is not None:
-        total.addmm_(*layer.folded)
+    if layer.frozen_update is not None:
+        total.addmm_(*layer.frozen_update)
     return total
 
 
-def _forward(layer: Any, weight: Tensor) -> Callable[[Tensor], Tensor]:
+def _forward_with(layer: Any, weight: Tensor) -> Callable[[Tensor], Tensor]:
     base = layer.get_base_layer()
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

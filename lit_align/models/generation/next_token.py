@@ -1,4 +1,4 @@
-"""Next-token logits of a Hugging Face causal LM with a key-value cache."""
+"""A Hugging Face causal LM says what comes next, one token at a time, from a cache of keys and values."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lit_align.models.generation.group_cache import GroupedCache, groupable
+from lit_align.models.generation.group_cache import GroupCache, can_share_prompts
 from lit_align.models.generation.read_prompts import read_prompts
 from lit_align.models.generation.row_cache import RowCache
 
 
-class CachedModel:
-    """Feeds a causal LM one token at a time; a prompt is read once for its whole group.
+class CausalLMNextToken:
+    """Next-token logits of a Hugging Face causal LM; a prompt is read once for its whole group.
 
     Args:
         model: A Hugging Face causal LM in eval mode.
@@ -24,7 +24,7 @@ class CachedModel:
     def __init__(self, model: nn.Module, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self.model = model
         self.around = around
-        self.cache: GroupedCache | RowCache | None = None
+        self.cache: GroupCache | RowCache | None = None
 
     @property
     def admits(self) -> bool:
@@ -39,7 +39,7 @@ class CachedModel:
             logits, cache, columns = read_prompts(self.model, ids, mask)
         position = mask.sum(1).repeat_interleave(group_size)
         if self.cache is None:
-            kind = GroupedCache if groupable(self.model, cache) else RowCache
+            kind = GroupCache if can_share_prompts(self.model, cache) else RowCache
             self.cache, self.position = kind(cache, columns, group_size), position
         else:
             self.cache.add(cache, columns, group_size)

@@ -1,4 +1,4 @@
-"""Reading a batch of prompts: what all of them begin with, a template's system message say, is read once."""
+"""A batch of prompts is read at once, and what all of them begin with, a system message say, only once."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+
+from lit_align.compat import has_plain_layers
 
 _WORTH = 8  # tokens: a shorter beginning is not worth a forward pass of its own
 
@@ -21,7 +22,7 @@ def read_prompts(
         return _read(model, ids, mask)
     beginning = ids[:1, -int(mask[0].sum()) :][:, :shared]
     _, cache, _ = _read(model, beginning, torch.ones_like(beginning, dtype=torch.bool))
-    if not all(type(layer) is DynamicLayer for layer in cache.layers):  # a window counts columns, padding too
+    if not has_plain_layers(cache):  # a window counts columns, padding too
         return _read(model, ids, mask)
     cache.batch_repeat_interleave(len(ids))
     rest = mask & (mask.cumsum(1) > shared)

@@ -1,4 +1,7 @@
-"""A key-value cache with room to grow: a token is written in place instead of copying all that came before it."""
+"""The cache of any architecture holds each row's whole sequence, and has room to grow.
+
+A token is written in place instead of copying all that came before it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicLayer
+
+from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
 
 _ROOM = 64  # tokens to make room for at once
 
@@ -23,7 +27,7 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
+        initialize_layer(self, like=layer)
         self.keys, self.values = layer.keys, layer.values
         self._buffers = (self.keys, self.values)
 
@@ -92,8 +96,8 @@ class RowCache:
 
 def with_room(cache: Cache) -> Cache:
     """The same cache with room to grow, where its layers are plain ones (sliding windows keep their own)."""
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [RoomyLayer(layer) for layer in cache.layers]
+    if has_plain_layers(cache):
+        exchange_layers(cache, RoomyLayer)
     return cache
 
 

@@ -1,1 +1,1 @@
-"""How weights, tokenizers and adapters are found and loaded, and how large they are."""
+"""Weights and adapters are found, sized and loaded here."""

@@ -1,10 +1,12 @@
-"""Low-rank adapters and 4-bit base weights: made by peft and bitsandbytes, described here."""
+"""Low-rank adapters are made by peft and 4-bit base weights by bitsandbytes; what is made is described here."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from lit_align.compat import keep_four_bits_unpacked
 
 
 @dataclass
@@ -61,11 +63,7 @@ def prepared_for_adapters(model: Any) -> Any:
     from peft import prepare_model_for_kbit_training
 
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    for layer in model.modules():
-        # On CPU bitsandbytes repacks weights for bfloat16 in eval mode, and sampling and scoring would then see another
-        # policy than training.
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+    keep_four_bits_unpacked(model)
     return model
 
 

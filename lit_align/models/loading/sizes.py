@@ -1,4 +1,4 @@
-"""The shape of a language model, read from its config alone: no weight is loaded, none is downloaded."""
+"""A language model's sizes are read from its config alone: no weight is loaded, none is downloaded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ from torch import nn
 
 from lit_align.models.loading.adapters import with_adapters
 from lit_align.models.loading.fetch import converted_folder, gguf_file
+from lit_align.models.protocols import DescribedModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Shapes:
         return self.linear // self.layers
 
 
-def shapes_of(policy: Any) -> Shapes:
+def shapes_of(policy: DescribedModel) -> Shapes:
     """The shape of a policy's network.
 
     Args:
@@ -94,7 +95,7 @@ def shapes_of(policy: Any) -> Shapes:
     )
 
 
-def model_config(policy: Any) -> Any:
+def model_config(policy: DescribedModel) -> Any:
     """The config of a policy's network: the hub's or the folder's ``config.json``, or what a GGUF file says of itself.
 
     Raises:
@@ -114,25 +115,12 @@ def model_config(policy: Any) -> Any:
     return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
 
 
-def is_readable(policy: Any) -> bool:
+def is_readable(policy: DescribedModel) -> bool:
     """Whether the tokenizer can be had without downloading or converting weights."""
     if not _is_gguf(policy.name):
         return True
     file = gguf_file(policy.name)
     return file is not None and (converted_folder(file, policy.dtype) / "config.json").is_file()
-
-
-def parameters_of(name: str) -> int | None:
-    """Parameters of any model on the hub or in a folder, where its config is there and known; else None."""
-    from transformers import AutoConfig, AutoModel
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-        with torch.device("meta"):
-            model = AutoModel.from_config(config)
-    except (OSError, ValueError):
-        return None
-    return int(sum(weight.numel() for weight in model.parameters()))
 
 
 def _is_gguf(name: str) -> bool:

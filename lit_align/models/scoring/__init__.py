@@ -1,1 +1,1 @@
-"""Log-probabilities of given responses under a causal language model."""
+"""A causal language model reads here: responses that are there get their log-probabilities."""

@@ -1,4 +1,4 @@
-r"""Log-probabilities of tokens from hidden states, a few at a time: all logits are never there at once.
+r"""The head turns hidden states into log-probabilities a few at a time: all logits are never there at once.
 
 With logits :math:`z = f(W h + b)` and :math:`p = \mathrm{softmax}(z)`,
 
@@ -20,9 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_align.models.scoring.logit_transform import Readout
-
-_LOGITS_AT_ONCE = 2**24
+from lit_align.models.scoring.logit_transform import LogitTransform
 
 
 def head_token_logps(
@@ -30,7 +28,9 @@ def head_token_logps(
     weight: Float[Tensor, "vocab width"],
     bias: Float[Tensor, " vocab"] | None,
     targets: Int[Tensor, " tokens"],
-    readout: Readout,
+    transform: LogitTransform,
+    *,
+    logits_at_once: int = 2**24,
 ) -> Float[Tensor, " tokens"]:
     """Log-probability of one target a token, float32, nats.
 
@@ -39,13 +39,14 @@ def head_token_logps(
         weight: Of the head; its gradient is computed only if it trains.
         bias: Of the head.
         targets: Token ids.
-        readout: What the model does to the head's output.
+        transform: What the model does to the head's output.
+        logits_at_once: Most logits that are there at any time, unless one token has more; bounds memory.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):  # as the head itself would
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    token_logps: Tensor = _TokenLogps.apply(hidden, weight, bias, targets, readout)
+    token_logps: Tensor = _TokenLogps.apply(hidden, weight, bias, targets, transform, logits_at_once)
     return token_logps
 
 
@@ -54,24 +55,31 @@ class _Weighed(NamedTuple):
 
     exponentials: Tensor  # exp(z - max z), in the place of the logits
     total: Tensor  # their sum
-    slope: Tensor | float  # of the readout
+    slope: Tensor | float  # of the transform
 
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, readout: Readout
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        transform: LogitTransform,
+        logits_at_once: int,
     ) -> Tensor:
         inward, *head = ctx.needs_input_grad[:3]
         trained = any(head)
         # d log p / d hidden, where nothing else will be asked for.
         slopes = torch.empty_like(hidden) if inward and not trained else None
-        chunks, room = _chunks(len(hidden), len(weight)), _room(hidden, weight)
+        chunks = _chunks(len(hidden), len(weight), logits_at_once)
+        room = _room(hidden, weight, chunks)
         picked, normalisers = [], []
         for at in chunks:
-            logits = readout(_head(hidden[at], weight, bias, room))
+            logits = transform(_head(hidden[at], weight, bias, room))
             picked.append(logits.gather(-1, targets[at, None]).squeeze(-1))
-            slope = readout.slope(logits) if inward or trained else 1.0
+            slope = transform.slope(logits) if inward or trained else 1.0
             largest = logits.amax(-1)
             total = logits.sub_(largest[:, None]).exp_().sum(-1)
             normalisers.append(largest + total.log())
@@ -79,7 +87,7 @@ class _TokenLogps(torch.autograd.Function):
             if slopes is not None:
                 slopes[at] = _pulled(weighed, targets[at], torch.ones_like(total)).to(weight.dtype) @ weight
         normaliser = torch.cat(normalisers)
-        ctx.readout = readout
+        ctx.transform, ctx.chunks = transform, chunks
         ctx.waiting = (room, weighed) if trained else None
         ctx.save_for_backward(*((slopes,) if slopes is not None else (hidden, weight, bias, targets, normaliser)))
         return torch.cat(picked) - normaliser
@@ -89,19 +97,19 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if len(ctx.saved_tensors) == 1:
             (slopes,) = ctx.saved_tensors
-            return (slopes * gradient[:, None]).to(slopes.dtype), None, None, None, None
+            return (slopes * gradient[:, None]).to(slopes.dtype), None, None, None, None, None
         hidden, weight, bias, targets, normaliser = ctx.saved_tensors
         inward, to_weight, to_bias = ctx.needs_input_grad[:3]
         of_hidden = torch.empty_like(hidden) if inward else None
         # Sums over chunks are in float32 whatever the weights are.
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
         of_bias = torch.zeros_like(bias, dtype=torch.float32) if to_bias else None
-        room, weighed = (_room(hidden, weight), None) if ctx.waiting is None else ctx.waiting
+        room, weighed = (_room(hidden, weight, ctx.chunks), None) if ctx.waiting is None else ctx.waiting
         ctx.waiting = None  # what follows overwrites it
-        for at in reversed(_chunks(len(hidden), len(weight))):
+        for at in reversed(ctx.chunks):
             if weighed is None:
-                logits = ctx.readout(_head(hidden[at], weight, bias, room))
-                slope = ctx.readout.slope(logits)
+                logits = ctx.transform(_head(hidden[at], weight, bias, room))
+                slope = ctx.transform.slope(logits)
                 probabilities = logits.sub_(normaliser[at, None]).exp_()
                 weighed = _Weighed(probabilities, torch.ones_like(normaliser[at]), slope)
             pulled, weighed = _pulled(weighed, targets[at], gradient[at]), None
@@ -116,7 +124,7 @@ class _TokenLogps(torch.autograd.Function):
                 of_bias += pulled.sum(0)
         if of_weight is not None:
             of_weight = of_weight.to(weight.dtype)
-        return of_hidden, of_weight, None if of_bias is None else of_bias.to(weight.dtype), None, None
+        return of_hidden, of_weight, None if of_bias is None else of_bias.to(weight.dtype), None, None, None
 
 
 def _pulled(weighed: _Weighed, targets: Tensor, gradient: Tensor) -> Tensor:
@@ -127,10 +135,9 @@ def _pulled(weighed: _Weighed, targets: Tensor, gradient: Tensor) -> Tensor:
     return pulled if constant else pulled.mul_(weighed.slope)
 
 
-def _room(hidden: Tensor, weight: Tensor) -> Tensor:
+def _room(hidden: Tensor, weight: Tensor, chunks: list[slice]) -> Tensor:
     """Where the logits of each chunk lie in turn: memory of their own would be asked of the system each time."""
-    largest = _chunks(len(hidden), len(weight))[0].stop
-    return torch.empty(largest, len(weight), device=hidden.device)
+    return torch.empty(chunks[0].stop, len(weight), device=hidden.device)
 
 
 def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
@@ -141,8 +148,8 @@ def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> 
     return torch.mm(hidden, weight.T, out=found) if bias is None else torch.addmm(bias, hidden, weight.T, out=found)
 
 
-def _chunks(tokens: int, vocabulary: int) -> list[slice]:
+def _chunks(tokens: int, vocabulary: int, logits_at_once: int) -> list[slice]:
     """As few as memory allows, of about equal size."""
-    most = max(1, _LOGITS_AT_ONCE // vocabulary)
+    most = max(1, logits_at_once // vocabulary)
     size = max(1, math.ceil(tokens / math.ceil(tokens / most)))
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

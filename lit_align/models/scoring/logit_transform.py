@@ -1,8 +1,8 @@
-"""What a causal LM does between its last hidden states and its logits, and how to step in between.
+"""A causal LM may scale or cap what its head says; which it does is found out here, and the head may be replaced.
 
-Most models multiply by the weights of their head and are done. Some scale the logits (Cohere, Granite), some cap them
-(Gemma). Which it is, is not read from the names of a config: a model is shown numbers in the place of its logits once,
-and what comes out says what it does to them.
+Most models multiply hidden states by the weights of their head and are done. Some scale the logits (Cohere, Granite),
+some cap them (Gemma). Which it is, is not read from the names of a config: a model is shown numbers in the place of its
+logits once, and what comes out says what it does to them.
 """
 
 import math
@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_MEASURED: WeakKeyDictionary[nn.Module, "Readout | None"] = WeakKeyDictionary()
+_MEASURED: WeakKeyDictionary[nn.Module, "LogitTransform | None"] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Readout:
+class LogitTransform:
     r"""From the head's output x to logits: :math:`c \tanh(s x / c)`, which is :math:`s x` without a cap.
 
     Attributes:
@@ -41,7 +41,7 @@ class Readout:
         return self.scale if self.cap == math.inf else self.scale * (1 - (logits / self.cap) ** 2)
 
 
-def readout_of(model: nn.Module) -> Readout | None:
+def logit_transform_of(model: nn.Module) -> LogitTransform | None:
     """What the model does after its head; None where that, or the head, is of another kind."""
     if model not in _MEASURED:
         _MEASURED[model] = _measured(model)
@@ -66,7 +66,7 @@ def in_place_of(head: nn.Linear, function: Callable[[Tensor], Tensor]) -> Iterat
 
 
 @torch.no_grad()
-def _measured(model: Any) -> Readout | None:
+def _measured(model: Any) -> LogitTransform | None:
     head = plain_head(model)
     if head is None:
         return None
@@ -83,6 +83,6 @@ def _measured(model: Any) -> Readout | None:
     if seen.shape != shown.shape:
         return None
     scale, last = float(seen[0] / shown[0]), float(seen[-1])
-    readout = Readout(scale, math.inf if last == float(shown[-1]) * scale else last)
-    same = torch.allclose(readout(shown[None])[0], seen, rtol=1e-4)
-    return readout if same and scale > 0 else None
+    transform = LogitTransform(scale, math.inf if last == float(shown[-1]) * scale else last)
+    same = torch.allclose(transform(shown[None])[0], seen, rtol=1e-4)
+    return transform if same and scale > 0 else None

@@ -1,21 +1,67 @@
-"""Log-probabilities of whole groups: a prompt and its K responses in one sequence, so the prompt is read once.
+"""A prompt and all its responses are read in one sequence, so that the prompt is read once for the whole group.
 
 A group is laid out as ``prompt | y_1 | y_2 | ... | y_K`` without padding in between. A block-causal mask lets each
 response see the prompt and itself only, and its position ids go on from the prompt's end, so the numbers are those of K
-separate sequences. Rows are as long as the longest group; short groups share one where they fit.
+separate sequences. Rows are as long as the longest group; short groups share one where they fit, and a group whose
+responses are long is better read in several sequences. Models take the mask if each of their layers attends to all that
+came before, or to a window of it.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lit_align.models.scoring.target_logps import predicted_token_logps
+from lit_align.models.scoring.target_logps import target_token_logps
 from lit_align.types import Responses
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+Mask = Float[Tensor, "rows 1 seq seq"]
+
+
+def sequences_per_group(prompt: int, length: int, group: int, hidden: int) -> int:
+    """In how many sequences to read a group, for the fewest operations.
+
+    A token costs 24 h^2 operations in the linear layers of a decoder of width h, and 4 h n in the attention of a
+    sequence of n tokens. Responses of s tokens in all that share one reading of p tokens of prompt then cost
+    (p + s) (6 h + p + s) / s a token, up to a factor, which is least at s = sqrt(p (6 h + p)).
+
+    Args:
+        prompt: Tokens of the prompt.
+        length: Tokens of the longest response.
+        group: Responses.
+        hidden: Width of the decoder.
+
+    Returns:
+        From 1 to ``group``.
+    """
+    together = round(math.sqrt(prompt * (6 * hidden + prompt)) / max(1, length))
+    return -(-group // max(1, together))
+
+
+def packed_token_logps(model: Any, responses: Responses, dtype: torch.dtype) -> Float[Tensor, "batch group length"]:
+    """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
+
+    Args:
+        model: Takes input_ids, attention_mask, position_ids and logits_to_keep.
+        responses: On the model's device.
+        dtype: The dtype the model computes in.
+
+    Returns:
+        float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
+    """
+    packed = pack(responses)
+    inputs = {
+        "input_ids": packed.ids,
+        "attention_mask": attention_masks(model.config, packed.seen, packed.positions, dtype),
+        "position_ids": packed.positions,
+        "use_cache": False,
+    }
+    return target_token_logps(model, inputs, packed.predictors, responses)
 
 
 @dataclass(frozen=True)
@@ -71,52 +117,6 @@ def pack(responses: Responses) -> PackedGroups:
     )
 
 
-def packed_token_logps(model: Any, responses: Responses, dtype: torch.dtype) -> Float[Tensor, "batch group length"]:
-    """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
-
-    Args:
-        model: Takes input_ids, attention_mask, position_ids and logits_to_keep.
-        responses: On the model's device.
-        dtype: The dtype the model computes in.
-
-    Returns:
-        float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
-    """
-    packed = pack(responses)
-    inputs = {
-        "input_ids": packed.ids,
-        "attention_mask": attention_masks(model.config, packed.seen, packed.positions, dtype),
-        "position_ids": packed.positions,
-        "use_cache": False,
-    }
-    return predicted_token_logps(model, inputs, packed.predictors, responses)
-
-
-def _seen(own: Int[Tensor, "rows seq"], prompt: Int[Tensor, "rows seq"]) -> Bool[Tensor, "rows seq seq"]:
-    """Which keys each query sees: its own block and its prompt, up to itself."""
-    order = torch.arange(own.shape[1], device=own.device)
-    same = (own[:, None, :] == own[:, :, None]) | (own[:, None, :] == prompt[:, :, None])
-    return same & (order[None, :] <= order[:, None])
-
-
-def _starts(sizes: list[int], width: int) -> list[int]:
-    """Where each group starts in the flattened rows: the largest first, each in the first row with room."""
-    room: list[int] = []
-    starts = [0] * len(sizes)
-    for group in sorted(range(len(sizes)), key=lambda g: -sizes[g]):
-        row = next((r for r, left in enumerate(room) if left >= sizes[group]), len(room))
-        if row == len(room):
-            room.append(width)
-        starts[group] = row * width + width - room[row]
-        room[row] -= sizes[group]
-    return starts
-
-
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-Mask = Float[Tensor, "rows 1 seq seq"]
-
-
 def attention_masks(
     config: Any, seen: Bool[Tensor, "rows seq seq"], positions: Int[Tensor, "rows seq"], dtype: torch.dtype
 ) -> Mask | dict[str, Mask]:
@@ -147,52 +147,26 @@ def attention_masks(
     return {FULL: _additive(seen, dtype), SLIDING: sliding} if FULL in kinds else sliding
 
 
+def _seen(own: Int[Tensor, "rows seq"], prompt: Int[Tensor, "rows seq"]) -> Bool[Tensor, "rows seq seq"]:
+    """Which keys each query sees: its own block and its prompt, up to itself."""
+    order = torch.arange(own.shape[1], device=own.device)
+    same = (own[:, None, :] == own[:, :, None]) | (own[:, None, :] == prompt[:, :, None])
+    return same & (order[None, :] <= order[:, None])
+
+
+def _starts(sizes: list[int], width: int) -> list[int]:
+    """Where each group starts in the flattened rows: the largest first, each in the first row with room."""
+    room: list[int] = []
+    starts = [0] * len(sizes)
+    for group in sorted(range(len(sizes)), key=lambda g: -sizes[g]):
+        row = next((r for r, left in enumerate(room) if left >= sizes[group]), len(room))
+        if row == len(room):
+            room.append(width)
+        starts[group] = row * width + width - room[row]
+        room[row] -= sizes[group]
+    return starts
+
+
 def _additive(seen: Bool[Tensor, "rows seq seq"], dtype: torch.dtype) -> Mask:
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
-
-
-def sequences(prompt: int, length: int, group: int, hidden: int) -> int:
-    """In how many sequences to read a group, for the fewest operations.
-
-    A token costs 24 h^2 operations in the linear layers of a decoder of width h, and 4 h n in the attention of a
-    sequence of n tokens. Responses of s tokens in all that share one reading of p tokens of prompt then cost
-    (p + s) (6 h + p + s) / s a token, up to a factor, which is least at s = sqrt(p (6 h + p)).
-
-    Args:
-        prompt: Tokens of the prompt.
-        length: Tokens of the longest response.
-        group: Responses.
-        hidden: Width of the decoder.
-
-    Returns:
-        From 1 to ``group``.
-    """
-    together = round(math.sqrt(prompt * (6 * hidden + prompt)) / max(1, length))
-    return -(-group // max(1, together))
-
-
-def in_parts(responses: Responses, parts: int) -> Responses:
-    """Each group as so many groups of equal size, one after the other; the last may have responses without tokens."""
-    if parts == 1:
-        return responses
-    size = -(-responses.group_size // parts)
-    missing = parts * size - responses.group_size
-
-    def cut(values: Tensor) -> Tensor:
-        filled = F.pad(values, (0, 0) * (values.dim() - 2) + (0, missing))
-        return filled.reshape(-1, size, *values.shape[2:])
-
-    return replace(
-        responses,
-        prompts=responses.prompts.select(torch.arange(len(responses)).repeat_interleave(parts).tolist()),
-        ids=cut(responses.ids),
-        mask=cut(responses.mask),
-        truncated=cut(responses.truncated),
-        sample_logps=cut(responses.sample_logps),
-    )
-
-
-def joined(values: Float[Tensor, "parts size length"], group: int, parts: int) -> Float[Tensor, "batch group length"]:
-    """What was found for the parts, as whole groups again."""
-    return values.reshape(len(values) // parts, -1, values.shape[-1])[:, :group]

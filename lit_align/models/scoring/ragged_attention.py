@@ -1,7 +1,7 @@
-"""Attention over tables: rows of queries and of the keys they may see, both by their places in a line of tokens.
+"""All tokens of a batch stand in one line, and attention runs over blocks of it: no padding is read.
 
-All tokens of a batch stand in one line, and attention says who is read by whom. It takes the place of a model's own
-where a pass brings tables along, and is that of transformers everywhere else.
+A block is rows of queries and of the keys they may see, both by their places in the line. This attention takes the
+place of a model's own where a forward pass brings blocks along, and is that of transformers everywhere else.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,24 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface
 
-from lit_align.models.attention import exchangeable
+from lit_align.compat import attention_of, mask_as_sdpa, sdpa_attention, set_attention
+from lit_align.models.attention import can_replace_attention
 
-_NAME = "lit_align_tables"  # of the attention, in transformers' registry
+_NAME = "lit_align_ragged"  # of the attention, in transformers' registry
 
 
 @dataclass(frozen=True)
 class Places:
-    """A table of places in the line; what does not exist is at place 0 and not ``real``."""
+    """Rows of places in the line; what does not exist is at place 0 and not ``real``."""
 
     at: Int[Tensor, "*rows width"]
     real: Bool[Tensor, "*rows width"]
 
 
 @dataclass(frozen=True)
-class Table:
+class AttentionBlock:
     """Queries and the keys they may see, row by row.
 
     Attributes:
@@ -70,7 +69,7 @@ class Table:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, window: int | None, **options: Any
     ) -> Float[Tensor, "tokens heads width"]:
-        """What the queries of this table read, in the order of the line.
+        """What the queries of this block read, in the order of the line.
 
         Args:
             query: Of all tokens, ``[line, heads, width]``; key and value likewise.
@@ -111,20 +110,20 @@ class _Gathered(torch.autograd.Function):
         return total.index_add_(0, at, gradient.to(precise)).to(gradient.dtype), None
 
 
-def let_take_tables(model: Any) -> None:
-    """Let a model attend over tables where it is given some, and as ever where it is not.
+def enable_ragged_attention(model: Any) -> None:
+    """Let a model attend over blocks where it is given some, and as ever where it is not.
 
     Nothing happens to a model whose attention the tests do not know, or that was not asked to use the fast one.
     """
-    if exchangeable(model.config) and model.config._attn_implementation == "sdpa":
+    if can_replace_attention(model.config) and attention_of(model.config) == "sdpa":
         AttentionInterface.register(_NAME, _attention)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
-        model.config._attn_implementation = _NAME
+        mask_as_sdpa(_NAME)
+        set_attention(model.config, _NAME)
 
 
-def takes_tables(model: Any) -> bool:
+def has_ragged_attention(model: Any) -> bool:
     """Whether a model can be read this way."""
-    return bool(model.config._attn_implementation == _NAME)
+    return attention_of(model.config) == _NAME
 
 
 def _attention(
@@ -133,18 +132,19 @@ def _attention(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    tables: list[Table] | None = None,
+    attention_blocks: list[AttentionBlock] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention of transformers: over the tables of this pass, if it has any."""
-    if tables is None:
-        read: tuple[Tensor, None] = sdpa_attention_forward(
+    """An attention of transformers: over the blocks of this pass, if it has any."""
+    if attention_blocks is None:
+        read: tuple[Tensor, None] = sdpa_attention(
             module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return read
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    found = [table.attend(query, key, value, sliding_window, scale=scaling, dropout_p=dropout) for table in tables]
+    options = {"scale": scaling, "dropout_p": dropout}
+    found = [block.attend(query, key, value, sliding_window, **options) for block in attention_blocks]
     return torch.cat(found)[None], None

@@ -1,4 +1,4 @@
-"""From inputs in which the tokens of responses are predicted somewhere to the log-probability of each."""
+"""A forward pass over any layout of prompts and responses gives the log-probability of each response token."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lit_align.models.scoring.chunked_head import head_token_logps
-from lit_align.models.scoring.logit_transform import Readout, in_place_of, plain_head, readout_of
+from lit_align.models.scoring.logit_transform import LogitTransform, in_place_of, logit_transform_of, plain_head
 from lit_align.types import Responses
 
 
-def predicted_token_logps(
+def target_token_logps(
     model: Any, inputs: dict[str, Any], predictors: Int[Tensor, " tokens"], responses: Responses
 ) -> Float[Tensor, "batch group length"]:
     """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
@@ -27,11 +27,11 @@ def predicted_token_logps(
         float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
     """
     targets = responses.ids[responses.mask]
-    readout = readout_of(model)
-    if readout is None:
+    transform = logit_transform_of(model)
+    if transform is None:
         found = _from_logits(model, inputs, predictors, targets)
     else:
-        found = _from_head(model, inputs, predictors, targets, readout)
+        found = _from_head(model, inputs, predictors, targets, transform)
     return torch.zeros(responses.ids.shape, device=found.device).masked_scatter(responses.mask, found)
 
 
@@ -40,7 +40,7 @@ def _from_head(
     inputs: dict[str, Any],
     predictors: Int[Tensor, " tokens"],
     targets: Int[Tensor, " tokens"],
-    readout: Readout,
+    transform: LogitTransform,
 ) -> Float[Tensor, " tokens"]:
     head = plain_head(model)
     assert head is not None
@@ -48,7 +48,7 @@ def _from_head(
 
     def instead(hidden: Tensor) -> Tensor:
         states = hidden.flatten(0, -2).index_select(0, predictors)
-        found.append(head_token_logps(states, head.weight, head.bias, targets, readout))
+        found.append(head_token_logps(states, head.weight, head.bias, targets, transform))
         return found[0][None, :, None]
 
     with in_place_of(head, instead):

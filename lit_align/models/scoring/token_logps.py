@@ -1,24 +1,30 @@
-"""Log-probabilities of responses under a Hugging Face causal LM, as few at a time as memory asks for."""
+"""Responses are scored under a Hugging Face causal LM, as few at a time as memory asks for.
+
+The batch is read in one line where the model's attention allows it, and as packed groups where it does not. Either way
+a group may be split into smaller ones, which are scored like any others and joined again.
+"""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.models.scoring.packed import in_parts, joined, packed_token_logps, sequences
-from lit_align.models.scoring.ragged_attention import takes_tables
+from lit_align.models.scoring.packed import packed_token_logps, sequences_per_group
+from lit_align.models.scoring.ragged_attention import has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Responses
-
-_TOKENS_AT_ONCE = 2**12
 
 Score = Callable[[Any, Responses], Float[Tensor, "batch group length"]]
 
 
-def token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
+def token_logps(
+    model: Any, responses: Responses, *, tokens_at_once: int = 2**12
+) -> Float[Tensor, "batch group length"]:
     """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
 
     Without gradients nothing is kept, so a few groups at a time, or parts of one, bound the memory.
@@ -26,21 +32,50 @@ def token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group 
     Args:
         model: A causal language model.
         responses: On its device, trimmed.
+        tokens_at_once: Most tokens read together without gradients, unless one response has more; bounds memory.
     """
-    score, count = _way(model, responses)
-    parts = in_parts(responses, count)
+    score, count = _way(model, responses, tokens_at_once)
+    parts = split_groups(responses, count)
     tokens = parts.prompts.ids.shape[1] + parts.ids[0].numel()
-    at_once = len(parts) if torch.is_grad_enabled() else max(1, _TOKENS_AT_ONCE // tokens)
+    at_once = len(parts) if torch.is_grad_enabled() else max(1, tokens_at_once // tokens)
     found = [score(model, parts.select(rows.tolist())) for rows in torch.arange(len(parts)).split(at_once)]
-    return joined(torch.cat(found), responses.group_size, count)
+    return join_groups(torch.cat(found), responses.group_size, count)
 
 
-def _way(model: Any, responses: Responses) -> tuple[Score, int]:
+def split_groups(responses: Responses, parts: int) -> Responses:
+    """Each group as so many groups of equal size, one after the other; the last may have responses without tokens."""
+    if parts == 1:
+        return responses
+    size = -(-responses.group_size // parts)
+    missing = parts * size - responses.group_size
+
+    def cut(values: Tensor) -> Tensor:
+        filled = F.pad(values, (0, 0) * (values.dim() - 2) + (0, missing))
+        return filled.reshape(-1, size, *values.shape[2:])
+
+    return replace(
+        responses,
+        prompts=responses.prompts.select(torch.arange(len(responses)).repeat_interleave(parts).tolist()),
+        ids=cut(responses.ids),
+        mask=cut(responses.mask),
+        truncated=cut(responses.truncated),
+        sample_logps=cut(responses.sample_logps),
+    )
+
+
+def join_groups(
+    values: Float[Tensor, "parts size length"], group: int, parts: int
+) -> Float[Tensor, "batch group length"]:
+    """What was found for the parts, as whole groups again."""
+    return values.reshape(len(values) // parts, -1, values.shape[-1])[:, :group]
+
+
+def _way(model: Any, responses: Responses, tokens_at_once: int) -> tuple[Score, int]:
     """How to score, and in how many parts a group."""
     prompt, group, length = responses.prompts.ids.shape[1], responses.group_size, responses.ids.shape[-1]
-    if takes_tables(model):
-        at_once = group if torch.is_grad_enabled() else max(1, (_TOKENS_AT_ONCE - prompt) // length)
+    if has_ragged_attention(model):
+        at_once = group if torch.is_grad_enabled() else max(1, (tokens_at_once - prompt) // length)
         return unpadded_token_logps, -(-group // at_once)
     computed = model.get_input_embeddings().weight.dtype  # of hidden states: float32 in 4-bit models
     hidden = model.config.get_text_config().hidden_size
-    return partial(packed_token_logps, dtype=computed), sequences(prompt, length, group, hidden)
+    return partial(packed_token_logps, dtype=computed), sequences_per_group(prompt, length, group, hidden)

@@ -1,8 +1,8 @@
-"""Log-probabilities of a whole batch in one sequence: every token is read once, and no padding is.
+"""A whole batch is scored in one sequence: every token is read once, and no padding is.
 
 The tokens stand in a line: what all prompts begin with (a system message, say), what is left of each prompt, and all
 responses. Whatever works token by token, which is all but the attention, then does nothing twice and nothing in vain.
-The attention runs over tables, with position ids as in a sequence of their own.
+The attention runs over blocks of tokens that belong together, with position ids as in a sequence of their own.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lit_align.models.generation.read_prompts import shared_tokens, tokens_first
-from lit_align.models.scoring.ragged_attention import Places, Table
-from lit_align.models.scoring.target_logps import predicted_token_logps
+from lit_align.models.scoring.ragged_attention import AttentionBlock, Places
+from lit_align.models.scoring.target_logps import target_token_logps
 from lit_align.types import Responses
 
 
@@ -26,13 +26,13 @@ class Line:
     Attributes:
         ids: Token ids; the last token of a response predicts nothing and is left out.
         positions: Position ids, counted from each prompt's first token.
-        tables: Who attends to whom: together their queries are the line, in its order.
+        blocks: Who attends to whom: together their queries are the line, in its order.
         predictors: The place at which each response token is predicted, in the order of the responses' mask.
     """
 
     ids: Int[Tensor, " line"]
     positions: Int[Tensor, " line"]
-    tables: list[Table]
+    blocks: list[AttentionBlock]
     predictors: Int[Tensor, " tokens"]
 
 
@@ -40,7 +40,7 @@ def unpadded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "bat
     """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
 
     Args:
-        model: One that :func:`takes_tables`.
+        model: One that :func:`has_ragged_attention`.
         responses: On the model's device.
 
     Returns:
@@ -52,9 +52,9 @@ def unpadded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "bat
         "attention_mask": torch.zeros(1, 1, 1, 1, device=line.ids.device),  # of four dimensions: left as it is
         "position_ids": line.positions[None],
         "use_cache": False,
-        "tables": line.tables,
+        "attention_blocks": line.blocks,
     }
-    return predicted_token_logps(model, inputs, line.predictors, responses)
+    return target_token_logps(model, inputs, line.predictors, responses)
 
 
 def line_up(responses: Responses) -> Line:
@@ -88,7 +88,7 @@ def line_up(responses: Responses) -> Line:
     return Line(
         ids=laid_out(prompt_ids, responses.ids),
         positions=positions,
-        tables=[*_of_prompts(asking, shared, positions), *_of_responses(asking, own, positions)],
+        blocks=[*_of_prompts(asking, shared, positions), *_of_responses(asking, own, positions)],
         predictors=predictors[responses.mask],
     )
 
@@ -97,19 +97,19 @@ def _places(at: Tensor, real: Tensor) -> Places:
     return Places(at.masked_fill(~real, 0), real)
 
 
-def _of_prompts(prompts: Places, shared: int, positions: Tensor) -> list[Table]:
+def _of_prompts(prompts: Places, shared: int, positions: Tensor) -> list[AttentionBlock]:
     """The beginning attends to itself, what is left of a prompt to the whole prompt."""
     order = torch.arange(prompts.at.shape[1], device=prompts.at.device)
     seen = (order <= order[:, None]) & prompts.real[:, None, :]
     rest = Places(prompts.at[:, shared:], prompts.real[:, shared:])
-    tables = [Table(rest, prompts, seen[:, shared:], positions)]
+    blocks = [AttentionBlock(rest, prompts, seen[:, shared:], positions)]
     if shared:
         beginning = Places(prompts.at[:1, :shared], prompts.real[:1, :shared])
-        tables.insert(0, Table(beginning, beginning, seen[:1, :shared, :shared], positions))
-    return tables
+        blocks.insert(0, AttentionBlock(beginning, beginning, seen[:1, :shared, :shared], positions))
+    return blocks
 
 
-def _of_responses(prompts: Places, own: Places, positions: Tensor) -> list[Table]:
+def _of_responses(prompts: Places, own: Places, positions: Tensor) -> list[AttentionBlock]:
     """A response attends to its prompt and to itself; as many share a row as have no more tokens than the prompt."""
     batch, group, length = own.at.shape
     if length == 0:
@@ -123,4 +123,4 @@ def _of_responses(prompts: Places, own: Places, positions: Tensor) -> list[Table
     same = (order[:, None] // length == order // length) & (order <= order[:, None])
     seen = torch.cat([before.real[:, None, :].expand(-1, size * length, -1), same & real[:, None, :]], dim=-1)
     keys = Places(torch.cat([before.at, at], 1), torch.cat([before.real, real], 1))
-    return [Table(Places(at, real), keys, seen, positions)]
+    return [AttentionBlock(Places(at, real), keys, seen, positions)]

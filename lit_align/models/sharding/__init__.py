@@ -1,1 +1,1 @@
-"""Weights that are cut over several devices, and made whole again."""
+"""Weights are cut over several devices here, and made whole again."""

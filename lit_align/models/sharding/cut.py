@@ -1,4 +1,4 @@
-"""How the weights of a causal LM are cut into shards, one on each rank.
+"""The weights of a causal LM are cut into shards, one on each rank.
 
 Both of torch's ways are here: FSDP2 (``ModelParallelStrategy``), where a weight is a DTensor, and FSDP1
 (``FSDPStrategy``), where a layer's weights are pieces of one flat tensor.
@@ -13,6 +13,8 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, St
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp import FullyShardedDataParallel as FlatModule
+
+from lit_align.compat import decoder_layers
 
 Shard = Callable[[nn.Module], nn.Module]
 """Cuts the weights of a causal LM over the ranks; returns what to call in its place."""
@@ -120,13 +122,6 @@ def clip_flat(network: nn.Module, largest: float) -> float | None:
     trained = [root for root in roots if any(parameter.requires_grad for parameter in root.parameters())]
     norms = [float(root.clip_grad_norm_(largest)) for root in trained]
     return max(norms, default=None)
-
-
-def decoder_layers(network: nn.Module) -> list[nn.Module]:
-    """The blocks that a causal LM is a stack of, in order."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _four_bit(network: nn.Module) -> bool:

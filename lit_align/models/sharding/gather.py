@@ -1,4 +1,4 @@
-"""Weights that are in shards, whole again: for sampling and scoring, for files, for another number of ranks.
+"""Weights that are in shards are made whole again: to sample and score, for files, for another number of ranks.
 
 What may be done to a weight in place, element by element, is done to this rank's :func:`piece`; for all else the
 weights are gathered.
@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp import FullyShardedDataParallel as FlatModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-_WRAPPER = "_fsdp_wrapped_module."  # FSDP1 puts it into the names of what it wraps
+from lit_align.compat import FLAT_WRAPPER
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def piece(parameter: Tensor) -> Tensor:
 
 def plain_name(name: str) -> str:
     """A weight's name without what sharding adds to it."""
-    return name.replace(_WRAPPER, "")
+    return name.replace(FLAT_WRAPPER, "")
 
 
 def trainable(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -116,7 +116,7 @@ def _summoned(network: nn.Module, writeback: bool = False) -> Iterator[None]:
         if modules:
             stack.enter_context(FlatModule.summon_full_params(network, writeback=writeback))
         for module in modules:
-            module.forward = module._fsdp_wrapped_module.__call__
+            module.forward = module.module.__call__
         try:
             yield
         finally:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lit_align.compat import attention_of
 from lit_align.models.attention import ARCHITECTURES
-from lit_align.models.generation.group_cache import GroupedCache
-from lit_align.models.generation.next_token import CachedModel
+from lit_align.models.generation.group_cache import GroupCache
+from lit_align.models.generation.next_token import CausalLMNextToken
 from lit_align.models.generation.row_cache import RoomyLayer, RowCache, with_room
 from lit_align.types import pad_left
 from tests.models.architectures import SHAPE
@@ -28,7 +29,7 @@ class Told:
     """A cached model beside the histories of its rows, each read whole to compare."""
 
     def __init__(self, model):
-        self.model, self.cached, self.histories = model, CachedModel(model), []
+        self.model, self.cached, self.histories = model, CausalLMNextToken(model), []
 
     def prefill(self, prompts, group):
         first = self.cached.prefill(*pad_left(prompts), group)
@@ -104,18 +105,18 @@ def test_windows_are_left_to_the_cache_of_transformers_and_admit_nothing(kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ALL)
-def test_attention_is_exchanged_where_it_is_known_and_only_for_the_step(kind):
+def test_attention_is_replaced_where_it_is_known_and_only_for_the_step(kind):
     model = make(kind)
-    cached = CachedModel(model)
+    cached = CausalLMNextToken(model)
     cached.prefill(*pad_left(PROMPTS), 2)
     cached.step(torch.zeros(6, dtype=torch.long))
-    assert (type(cached.cache) is GroupedCache) == (kind in ARCHITECTURES)
-    assert model.config._attn_implementation == "sdpa"
+    assert (type(cached.cache) is GroupCache) == (kind in ARCHITECTURES)
+    assert attention_of(model.config) == "sdpa"
 
 
 @torch.no_grad()
 def test_a_prompt_is_kept_once_for_its_group_and_no_longer_than_a_row_of_it():
-    cached = CachedModel(make("llama"))
+    cached = CausalLMNextToken(make("llama"))
     cached.prefill(*pad_left(PROMPTS), 7)
     layer = cached.cache.cache.layers[0]
     assert layer.prompt_keys.shape[0] == 3

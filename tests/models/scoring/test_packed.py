@@ -2,15 +2,18 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from lit_align.models.scoring import chunked_head as head_module
-from lit_align.models.scoring import target_logps as predicted_module
-from lit_align.models.scoring.packed import pack, packed_token_logps
-from lit_align.models.scoring.ragged_attention import let_take_tables, takes_tables
+from lit_align.models.scoring import target_logps as target_logps_module
+from lit_align.models.scoring.chunked_head import head_token_logps
+from lit_align.models.scoring.packed import pack, packed_token_logps, sequences_per_group
+from lit_align.models.scoring.ragged_attention import enable_ragged_attention, has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Prompts, Responses, pad_left
 from tests.models.architectures import ARCHITECTURES, make
@@ -32,13 +35,13 @@ def model(request, tiny_model):
     attention = "eager" if "eager" in request.param else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64, attn_implementation=attention)
     if request.param == "unpadded":
-        let_take_tables(model)
+        enable_ragged_attention(model)
     return model.eval()
 
 
 def token_logps(model, responses):
     """The model's own way."""
-    if takes_tables(model):
+    if has_ragged_attention(model):
         return unpadded_token_logps(model, responses)
     return packed_token_logps(model, responses, model.dtype)
 
@@ -95,9 +98,10 @@ def test_values_and_gradients_are_those_of_each_response_alone(model, groups):
 def test_heads_of_all_kinds_give_them_too(name, head, monkeypatch):
     model = make(name)
     model.get_output_embeddings().requires_grad_(head != "frozen")
-    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", 5 * model.config.vocab_size)
+    few = partial(head_token_logps, logits_at_once=5 * model.config.vocab_size)
+    monkeypatch.setattr(target_logps_module, "head_token_logps", few)
     if head == "plain":
-        monkeypatch.setattr(predicted_module, "readout_of", lambda model: None)
+        monkeypatch.setattr(target_logps_module, "logit_transform_of", lambda model: None)
     groups = GROUPS["unequal lengths"]
     assert_as_alone(model, PROMPTS, groups, batch(PROMPTS, groups, more_left=1, more_right=1))
 
@@ -119,6 +123,26 @@ def test_short_groups_share_a_row_and_no_row_is_longer_than_the_longest_group():
     assert packed.ids.shape == (3, 21)
     assert (packed.ids != 0).sum() == sum(sizes)
     assert len(packed.predictors) == sum(map(sum, lengths))
+
+
+def operations(sequences, prompt, length, group, hidden):
+    """Of the linear layers and the attention of a decoder that reads a group in so many sequences."""
+    tokens = prompt + group / sequences * length
+    return sequences * tokens * (24 * hidden**2 + 4 * hidden * tokens)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 64), st.sampled_from([64, 576, 4096]))
+def test_no_other_number_of_sequences_costs_much_less(prompt, length, group, hidden):
+    chosen = sequences_per_group(prompt, length, group, hidden)
+    assert 1 <= chosen <= group
+    least = min(operations(sequences, prompt, length, group, hidden) for sequences in range(1, group + 1))
+    assert operations(chosen, prompt, length, group, hidden) <= 1.15 * least
+
+
+def test_short_responses_share_their_prompt_and_long_ones_do_not():
+    assert sequences_per_group(200, 32, 4, 576) == 1
+    assert sequences_per_group(40, 2000, 8, 576) == 8
+    assert 1 < sequences_per_group(256, 1024, 8, 4096) < 8
 
 
 @pytest.mark.parametrize("garbage", [0, 13])
@@ -161,7 +185,7 @@ def test_probabilities_of_all_responses_of_up_to_two_tokens_sum_to_one(model):
 def test_half_precision_masks_are_finite_and_give_finite_gradients(tiny_model, lined_up):
     model, exact = (AutoModelForCausalLM.from_pretrained(tiny_model, dtype=d) for d in (torch.bfloat16, torch.float32))
     if lined_up:
-        let_take_tables(model)
+        enable_ragged_attention(model)
     responses = batch(PROMPTS, GROUPS["unequal lengths"], more_left=2)
     found = token_logps(model, responses)
     assert found.dtype == torch.float32

@@ -1,11 +1,15 @@
-"""Scoring, the plain way and ours: full weights, adapters, 4-bit weights, gradient checkpointing; what is kept for the
-backward pass."""
+"""Scoring, the plain way and ours: full weights, adapters, 4-bit weights, gradient checkpointing, groups in parts.
+
+Also what is kept for the backward pass.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lit_align import LanguageModel, LoRA
+from lit_align.models.scoring import token_logps as token_logps_module
+from lit_align.models.scoring.token_logps import join_groups, split_groups
 from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
 from tests.rounding import assert_same_but_rounding
@@ -63,6 +67,36 @@ def test_scores_and_gradients_are_those_of_each_response_alone(tiny_model, kind,
     assert mine.keys() == theirs.keys() != set()
     for name, gradient in theirs.items():
         assert_same_but_rounding(mine[name], gradient, name=name)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_a_group_that_was_split_is_itself_again_when_it_is_joined(tiny_model, parts):
+    responses = drawn(loaded(tiny_model), group=5)
+    cut = split_groups(responses, parts)
+    assert len(cut) == len(responses) * parts
+    assert int(cut.mask.sum()) == int(responses.mask.sum())
+    assert torch.equal(join_groups(cut.ids.float(), 5, parts), responses.ids.float())
+    assert torch.equal(join_groups(cut.sample_logps, 5, parts), responses.sample_logps)
+    assert cut.prompts.texts[parts - 1] == cut.prompts.texts[0] == responses.prompts.texts[0]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_scores_and_gradients_are_the_same_in_any_number_of_sequences(tiny_model, monkeypatch, parts):
+    policy = loaded(tiny_model, lora=LoRA(rank=4), attention="eager")
+    responses = drawn(policy, group=5)
+    coefficients = torch.linspace(-1, 1, responses.ids.numel()).view(responses.ids.shape)
+    scores, references, slopes = [], [], []
+    for count in (1, parts):
+        monkeypatch.setattr(token_logps_module, "sequences_per_group", lambda *shape, count=count: count)
+        scores.append(policy.logps(responses))
+        references.append(policy.logps(responses, "reference"))
+        slopes.append(gradients(policy, scores[-1], coefficients))
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(references[1], references[0], atol=1e-5, rtol=1e-5)
+    assert slopes[1].keys() == slopes[0].keys()
+    for name, gradient in slopes[0].items():
+        assert gradient.norm() > 0
+        torch.testing.assert_close(slopes[1][name], gradient, atol=1e-5 * float(gradient.abs().max()), rtol=1e-5)
 
 
 def test_under_half_precision_scores_are_near_those_of_full(tiny_model):

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lit_align.compat import set_attention
 from lit_align.models.attention import ARCHITECTURES
 from lit_align.models.scoring.packed import FULL, SLIDING
-from lit_align.models.scoring.ragged_attention import let_take_tables, takes_tables
+from lit_align.models.scoring.ragged_attention import enable_ragged_attention, has_ragged_attention
 from lit_align.models.scoring.unpadded import line_up, unpadded_token_logps
 from tests.models.architectures import SHAPE
 from tests.models.scoring.test_packed import GROUPS, PROMPTS, alone, assert_as_alone, batch
@@ -29,14 +30,14 @@ def make(kind, **more):
     torch.manual_seed(0)
     config = AutoConfig.for_model(**(SHAPE | {"model_type": kind} | more))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64)
-    let_take_tables(model)
+    enable_ragged_attention(model)
     return model.eval()
 
 
 @pytest.mark.parametrize(("kind", "windows"), [*((kind, {}) for kind in sorted(ARCHITECTURES)), *WINDOWS.items()])
 def test_every_architecture_gives_what_each_response_has_alone(kind, windows):
     model = make(kind, **windows)
-    assert takes_tables(model)
+    assert has_ragged_attention(model)
     for prompts in (PROMPTS, SAME_BEGINNING):
         assert_as_alone(model, prompts, GROUP, batch(prompts, GROUP, more_left=2, more_right=1, garbage=5))
 
@@ -68,11 +69,11 @@ def test_the_line_has_every_token_once_in_the_order_of_its_tables(prompts, group
     rest = [token for prompt in prompts for token in prompt[shared:]]
     written = [token for group in groups for response in group for token in response[:-1]]
     assert line.ids.tolist() == prompts[0][:shared] + rest + written
-    asked = torch.cat([table.queries.at[table.queries.real] for table in line.tables])
+    asked = torch.cat([block.queries.at[block.queries.real] for block in line.blocks])
     assert asked.tolist() == list(range(len(line.ids)))
-    for table in line.tables:  # a token sees itself and those before it, one of each position
+    for block in line.blocks:  # a token sees itself and those before it, one of each position
         for queries, real, keys, seen in zip(
-            table.queries.at, table.queries.real, table.keys.at, table.seen, strict=True
+            block.queries.at, block.queries.real, block.keys.at, block.seen, strict=True
         ):
             for place, its in zip(queries[real], seen[real], strict=True):
                 assert line.positions[keys[its]].sort().values.tolist() == list(range(int(line.positions[place]) + 1))
@@ -92,16 +93,16 @@ def test_recomputed_activations_give_the_same_gradients():
 def test_a_model_without_tables_attends_as_ever():
     model, ids = make("mistral", sliding_window=3), torch.tensor([[0, 0, 1, 9, 12, 7, 20], [1, 9, 12, 7, 20, 8, 8]])
     found = model(input_ids=ids, attention_mask=(ids > 0).long()).logits
-    model.config._attn_implementation = "sdpa"
+    set_attention(model.config, "sdpa")
     assert torch.equal(found, model(input_ids=ids, attention_mask=(ids > 0).long()).logits)
 
 
 @pytest.mark.parametrize("kind", ["phi", "gpt_neox", "cohere"])
 def test_attention_that_the_tests_do_not_know_is_left_alone(kind):
-    assert not takes_tables(make(kind))
+    assert not has_ragged_attention(make(kind))
 
 
 def test_the_slow_attention_is_left_alone_where_it_was_asked_for(tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
-    let_take_tables(model)
-    assert not takes_tables(model)
+    enable_ragged_attention(model)
+    assert not has_ragged_attention(model)

@@ -1,0 +1,202 @@
+"""What we use of third parties that is not in their documented interface: one part a piece, and nowhere else.
+
+A new version of a library may move any of it. Each part has a test that says which library has moved what. What is
+documented (``transformers.Cache`` and its ``DynamicLayer``, ``AttentionInterface``, peft's attributes, ...) is used
+where it is needed. What costs time to import is imported when it is first asked for.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor, nn
+
+
+def moved(library: str, part: str) -> str:
+    """What to say of a part that is not where it was, such as ``lightning 2.6.6 has moved Trainer.x``.
+
+    Args:
+        library: As it is installed by pip.
+        part: Its name in the library.
+    """
+    return f"{library} {version(library)} has moved {part}: lit_align/compat.py has to follow"
+
+
+@cache
+def part_of(library: str, module: str, name: str) -> Any:
+    """Something that a library keeps in a module of its own.
+
+    Raises:
+        ImportError: It is not there in the installed version, which is named.
+    """
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(moved(library, f"{module}.{name}")) from error
+
+
+class SubcommandCLI(LightningCLI):
+    """LightningCLI with public names for what :class:`lit_align.cli.AlignmentCLI` changes.
+
+    Hyper-parameters in a checkpoint leave the config as it is: Lightning lets them override the command line unsaid.
+    """
+
+    def add_further_subcommands(self, parser: Any) -> None:
+        """Add subcommands that are not methods of the trainer.
+
+        Args:
+            parser: Has Lightning's own by now.
+        """
+
+    def parser_of(self, subcommand: str | None) -> LightningArgumentParser:
+        """The parser of a subcommand's own arguments; of None the whole command line's."""
+        return self._parser(subcommand)
+
+    def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        self.add_further_subcommands(parser)
+
+    def _parse_ckpt_path(self) -> None:
+        pass
+
+
+_SignalConnector: Any = part_of(
+    "lightning", "lightning.pytorch.trainer.connectors.signal_connector", "_SignalConnector"
+)
+
+
+class _SigtermConnector(_SignalConnector):
+    def __init__(self, trainer: L.Trainer, handle: Callable[[L.Trainer, int], Any]) -> None:
+        super().__init__(trainer)
+        self.handle = handle
+
+    def _sigterm_notifier_fn(self, signum: int, _: Any) -> None:
+        self.handle(self.trainer, signum)
+
+
+def on_sigterm(trainer: L.Trainer, handle: Callable[[L.Trainer, int], Any]) -> None:
+    """Let a function take SIGTERM while a trainer runs, in the place of Lightning's own.
+
+    Lightning's would make all ranks meet inside the handler, wherever they are, and otherwise waits for the next step.
+
+    Args:
+        trainer: Restores the handlers that were there before, as ever.
+        handle: Takes the trainer and the number of the signal.
+    """
+    trainer._signal_connector = _SigtermConnector(trainer, handle)
+
+
+def set_default_root_dir(trainer: L.Trainer, folder: str) -> None:
+    """Give a trainer another folder after it was made: its ``default_root_dir`` can only be read."""
+    trainer._default_root_dir = folder  # type: ignore[attr-defined]
+
+
+def keep_batches_as_they_are(trainer: L.Trainer) -> None:
+    """Convert nothing in a batch: FSDP1's precision would, and ours are frozen dataclasses."""
+    trainer.precision_plugin.convert_input = _unchanged  # type: ignore[method-assign]
+
+
+def _unchanged(data: Any) -> Any:
+    return data
+
+
+def is_between_epochs(checkpoint: dict[str, Any]) -> bool:
+    """Whether Lightning wrote a checkpoint after an epoch's last batch and before the next one's first."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    return bool(epochs["processed"] == epochs["started"])
+
+
+def attention_of(config: Any) -> str | None:
+    """The name of the attention that a model's layers look up at each pass."""
+    name: str | None = config._attn_implementation
+    return name
+
+
+def set_attention(config: Any, name: str | None) -> None:
+    """Let a model attend by another attention from its next pass on.
+
+    Args:
+        config: Of the model, whose own ``set_attn_implementation`` goes through all modules: too slow for every token.
+        name: In transformers' registry.
+    """
+    config._attn_implementation = name
+
+
+def sdpa_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+    """The attention of transformers that is called ``sdpa``.
+
+    Args:
+        module: The layer's attention.
+        query: ``[batch, heads, seq, width]``.
+        key: Likewise, with as many heads or fewer.
+        value: As keys.
+        mask: What :func:`mask_as_sdpa` gives, or an additive one.
+        options: ``dropout``, ``scaling`` and whatever else the model passes on.
+
+    Returns:
+        ``[batch, seq, heads, width]``, and None.
+    """
+    forward = part_of("transformers", "transformers.integrations.sdpa_attention", "sdpa_attention_forward")
+    return forward(module, query, key, value, mask, **options)
+
+
+def mask_as_sdpa(name: str) -> None:
+    """Let models make the masks of ``sdpa`` for an attention of one's own; without, they would make none.
+
+    Args:
+        name: Of the attention, in transformers' registry.
+    """
+    from transformers import AttentionMaskInterface
+
+    AttentionMaskInterface.register(name, part_of("transformers", "transformers.masking_utils", "sdpa_mask"))
+
+
+def has_plain_layers(cache: Any) -> bool:
+    """Whether each layer of a cache keeps all keys and values and nothing else: no window, no state, no compression.
+
+    What a model has read then lies in ``layer.keys`` and ``layer.values``, ``[rows, heads, tokens, width]``.
+    """
+    from transformers import DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def exchange_layers(cache: Any, instead: Callable[[Any], Any]) -> None:
+    """Put other layers into a cache that has been filled; models update and read those from then on.
+
+    Args:
+        cache: Of a model.
+        instead: Makes a layer of the one in whose place it comes.
+    """
+    cache.layers = [instead(layer) for layer in cache.layers]
+
+
+def initialize_layer(layer: Any, like: Any) -> None:
+    """Make a new layer of a cache count as initialised, of the dtype and on the device of one that is filled."""
+    layer.lazy_initialization(like.keys, like.values)
+
+
+def decoder_layers(network: nn.Module) -> list[nn.Module]:
+    """The blocks that a causal LM is a stack of, in order: those that gradient checkpointing recomputes."""
+    block = part_of("transformers", "transformers.modeling_layers", "GradientCheckpointingLayer")
+    return [module for module in network.modules() if isinstance(module, block)]
+
+
+def keep_four_bits_unpacked(network: nn.Module) -> None:
+    """Let 4-bit layers compute in eval mode as they do in training.
+
+    On CPU bitsandbytes repacks their weights for bfloat16 in eval mode, and sampling and scoring would then see another
+    policy than training.
+    """
+    layer: Any
+    for layer in network.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+FLAT_WRAPPER = "_fsdp_wrapped_module."
+"""What FSDP1 puts into the names of the parameters that it wraps."""

@@ -1,0 +1,239 @@
+"""A run folder: what lies where in it, and which of it is whole. The names on disk are a format, and are spelled here.
+
+A checkpoint is the archive that ``torch.save`` writes, with a CRC-32 of every record in it. PyTorch does not look at
+them when it reads; this does.
+"""
+
+import logging
+import re
+import zipfile
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from glob import glob
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_ROLLOUTS = re.compile(r"iteration-(?P<iteration>\d+)-rank(?P<rank>\d+)(-of-(?P<of>\d+))?\.parquet")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run is, or will be.
+
+    Attributes:
+        path: The folder; it need not be there.
+    """
+
+    path: Path
+
+    @classmethod
+    def around(cls, checkpoint: Path) -> "RunFolder":
+        """The folder that a checkpoint is of, as long as it has not left it."""
+        return cls(checkpoint.parent.parent)
+
+    @classmethod
+    def all_under(cls, root: Path) -> "list[RunFolder]":
+        """Every run under a root that has left its config."""
+        return [cls(path.parent) for path in root.glob("*/config.yaml")]
+
+    @property
+    def config(self) -> Path:
+        """The merged config that the run last went on with."""
+        return self.path / "config.yaml"
+
+    @property
+    def older_configs(self) -> list[Path]:
+        """Those it went on with before."""
+        return list(self.path.glob("config-*.yaml"))
+
+    def older_config(self, number: int) -> Path:
+        """The config that made room for another as the ``number``-th, from 1."""
+        return self.path / f"config-{number}.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """Digests of what the run is made of."""
+        return self.path / "identity.json"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of the packages that matter."""
+        return self.path / "versions.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an iteration, the same in every run of the same seed."""
+        return self.path / "metrics.csv"
+
+    @property
+    def timings(self) -> Path:
+        """Seconds and tokens per second of each iteration."""
+        return self.path / "timings.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Records with the responses that ``predict`` has drawn."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The aligned model, exported at the end."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """What stands for the last checkpoint."""
+        return self.checkpoints / "last.ckpt"
+
+    def checkpoint(self, iteration: int) -> Path:
+        """The checkpoint at the end of an iteration, from 1."""
+        return self.checkpoints / f"iteration-{iteration:04d}.ckpt"
+
+    def written_checkpoints(self) -> list[Path]:
+        """Checkpoints that are there, the one written last first, whether they are whole or not."""
+        found = [path for path in self.checkpoints.glob("*.ckpt") if not path.is_symlink()]
+        return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+    def rollouts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Path:
+        """A rank's share of what an iteration, from 0, trains on."""
+        return self.path / "rollouts" / _share(f"iteration-{iteration:04d}", rank, world_size)
+
+    def evaluation(self, iteration: int, rank: int = 0, world_size: int = 1, *, test: bool = False) -> Path:
+        """A rank's share of the responses to held-out prompts, or to those of a test, after so many iterations."""
+        return self.path / "evaluation" / _share(f"{'test' if test else 'heldout'}-{iteration:04d}", rank, world_size)
+
+    def fault(self, step: int, minibatch: int, rank: int) -> Path:
+        """A rank's minibatch of a step that was not finite."""
+        return self.path / "faults" / f"step-{step:06d}-minibatch-{minibatch:04d}-rank{rank}.parquet"
+
+    def last_written(self) -> int:
+        """When the run last went on, in nanoseconds; looking at it leaves files in it too."""
+        files = [self.config, *self.written_checkpoints(), *self.rollouts(0).parent.glob("*")]
+        return max(file.stat().st_mtime_ns for file in files)
+
+
+def journal_of(path: Path) -> Path:
+    """The journal of verdicts beside a file of rollouts."""
+    return path.with_suffix(".verdicts.jsonl")
+
+
+def earlier_checkpoints(path: Path) -> list[Path]:
+    """Of the iterations before this checkpoint's, in its folder, the newest first."""
+    return sorted((file for file in path.parent.glob("iteration-*.ckpt") if file.name < path.name), reverse=True)
+
+
+def whole_checkpoint(path: Path) -> Path:
+    """As :func:`trusted_checkpoint`.
+
+    Raises:
+        ValueError: There is no whole one.
+    """
+    trusted = trusted_checkpoint(path)
+    if trusted is None:
+        raise ValueError(f"{path} is damaged, and there is no checkpoint before it")
+    return trusted
+
+
+def trusted_checkpoint(path: Path) -> Path | None:
+    """The checkpoint itself if it is whole, else the newest one before it that is, which is said.
+
+    Args:
+        path: A checkpoint, or ``last.ckpt``.
+
+    Returns:
+        None where there is no whole one.
+
+    Raises:
+        FileNotFoundError: There is no such file, nor ever was.
+        ValueError: It holds objects that only code of its own could make.
+    """
+    run = RunFolder.around(path)
+    if path.name == run.last.name:
+        candidates = run.written_checkpoints() if path.parent.name == run.checkpoints.name else [path]
+    else:
+        candidates = [path, *earlier_checkpoints(path)] if path.exists() else []
+    if not candidates:
+        there = ", ".join(file.name for file in sorted(path.parent.glob("*.ckpt"))) or "none"
+        raise FileNotFoundError(f"ckpt_path: there is no checkpoint {path} (in its folder: {there})")
+    for candidate in candidates:
+        if is_whole(candidate):
+            return candidate
+        log.warning("%s is damaged: the checkpoint before it is used", candidate)
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all records of a checkpoint have the checksums they were written with; a folder of shards is not read."""
+    if path.is_dir():
+        return True
+    state = path.stat()
+    return _is_whole(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _is_whole(path: Path, size: int, written: int) -> bool:
+    """Read once, however often it is asked: checkpoints are large."""
+    del size, written
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None
+        if whole:  # what lists the records has no checksum of its own
+            torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        return whole
+    except Exception as error:  # a damaged archive fails in any way there is
+        if type(error).__name__ == "UnpicklingError":  # nothing is wrong with the file
+            raise ValueError(f"{path} is refused: it holds objects that only code in it could make") from error
+        return False
+
+
+def recorded(path: str) -> list[list[Path]]:
+    """The rollout files of a run: iteration by iteration, the files of its ranks in order.
+
+    Where an iteration was collected twice, by different numbers of ranks, the later ones are taken.
+
+    Args:
+        path: A run folder, a glob, or one file.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: The file of a rank is missing.
+    """
+    folder = Path(path)
+    pattern = RunFolder(folder).rollouts(0).with_name("iteration-*.parquet") if folder.is_dir() else folder
+    files = sorted(map(Path, glob(str(pattern))), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
+        raise FileNotFoundError(f"data.path: there are no rollouts at {pattern}")
+    found: dict[int, dict[int, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
+    for file in files:
+        match = _ROLLOUTS.fullmatch(file.name)
+        iteration, rank, ranks = (int(match[name] or 1) for name in ("iteration", "rank", "of")) if match else (0, 0, 1)
+        newest = found[iteration].pop(ranks, {})
+        if rank in newest:
+            raise ValueError(f"data.path: {file} and {newest[rank]} are both of iteration {iteration}")
+        found[iteration][ranks] = newest | {rank: file}  # the number of ranks that wrote last comes last
+    return [_of_all_ranks(iteration, by_ranks) for iteration, by_ranks in sorted(found.items())]
+
+
+def _of_all_ranks(iteration: int, found: dict[int, dict[int, Path]]) -> list[Path]:
+    for ranks, files in reversed(found.items()):
+        if files.keys() == set(range(ranks)):
+            return [files[rank] for rank in range(ranks)]
+    ranks, files = next(reversed(found.items()))
+    missing = min(set(range(ranks)) - files.keys())
+    raise ValueError(
+        f"data.path: iteration {iteration} has no file of rank {missing} beside {next(iter(files.values()))}"
+    )
+
+
+def _share(stem: str, rank: int, world_size: int) -> str:
+    """File of a rank's share, which no other number of ranks takes for its own."""
+    return f"{stem}-rank{rank}.parquet" if world_size == 1 else f"{stem}-rank{rank}-of-{world_size}.parquet"

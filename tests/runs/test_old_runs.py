@@ -1,0 +1,98 @@
+"""A run folder that an earlier version has left: this one goes on with it, and ends where that one did."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lit_align import Replay, Sampler
+from lit_align.cli import main
+from lit_align.run_folder import RunFolder
+
+OLD = Path(__file__).parents[1] / "old_runs" / "version_0_1"
+RUN = RunFolder(Path("run"))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_copy(tmp_path, monkeypatch):
+    """Its paths are relative to the folder it lies in."""
+    shutil.copytree(OLD, tmp_path / "old", symlinks=True)
+    monkeypatch.chdir(tmp_path / "old")
+
+
+def rows_of(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of which iteration each draw of responses will be."""
+    iterations, respond = [], Sampler.respond
+    monkeypatch.setattr(
+        Sampler,
+        "respond",
+        lambda self, *args, iteration, **rest: (
+            iterations.append(iteration) or respond(self, *args, iteration=iteration, **rest)
+        ),
+    )
+    return iterations
+
+
+def test_it_goes_on_and_ends_as_the_version_that_wrote_it(monkeypatch, capsys):
+    iterations, before = drawn(monkeypatch), {path: path.read_bytes() for path in Path("run").rglob("*.parquet")}
+    main(["fit", "-c", "run", "--ckpt_path", str(RUN.last), "--trainer.max_epochs", "3"])
+    said = capsys.readouterr().err
+    assert "going on with run from iteration-0002.ckpt\n  trainer.max_epochs: 2 -> 3\n" in said
+    assert [line for line in said.splitlines() if " -> " in line] == ["  trainer.max_epochs: 2 -> 3"]
+    assert iterations == [2, 3]  # to train on, and to evaluate what was trained
+    assert {path: path.read_bytes() for path in before} == before
+    found, expected = rows_of(RUN.metrics), rows_of(Path("expected.csv"))
+    assert [row["iteration"] for row in found] == [0, 1, 2, 3]
+    for row, same in zip(found, expected, strict=True):
+        gap, of_then = row.pop("train/sampling_gap"), same.pop("train/sampling_gap")
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-6, nan_ok=True)
+        assert gap == pytest.approx(of_then, abs=1e-4, nan_ok=True)  # rounding itself
+
+
+def test_the_same_config_in_the_words_of_today_finds_it(monkeypatch):
+    iterations, old = drawn(monkeypatch), RUN.config.read_text()
+    today = re.sub(r"lit_align\.\w+\.(\w+)", r"\1", old)
+    assert today != old
+    Path("today.yaml").write_text(today)
+    Path("runs").mkdir()
+    Path("run").rename("runs/old")
+    cli = main(["fit", "-c", "today.yaml", "--ckpt_path", "last"])
+    assert Path(cli.trainer.default_root_dir) == Path("runs/old")
+    assert iterations == []
+
+
+def test_its_policy_is_measured_again_without_a_draw(monkeypatch):
+    iterations = drawn(monkeypatch)
+    cli = main(["validate", "-c", "run", "--ckpt_path", str(RUN.last)])
+    measured = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    expected = {name: value for name, value in rows_of(RUN.metrics)[-1].items() if name.startswith("val/")}
+    assert measured == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert iterations == []
+
+
+def test_it_is_exported():
+    agreement = main(["export", "run", "--output", "out"])
+    assert "WIND" in Path("out/README.md").read_text()
+    assert (Path("out") / "model.safetensors").is_file()
+    assert agreement is not None
+
+
+def test_its_rollouts_are_replayed():
+    replay = Replay("run")
+    assert replay.prompts_per_iteration == 4
+    for iteration in range(2):
+        rollouts = replay.rollouts(iteration)
+        assert rollouts.responses.iteration == iteration
+        assert rollouts.wins.shape == (4, 3, 3)
+        assert rollouts.rewards is not None
+    arguments = ["--data", "Replay", "--data.path", "run", "--data.batch_size", "1"]
+    cli = main(["fit", "-c", "run", *arguments, "--trainer.default_root_dir", "again"])
+    again, then = cli.model.history, rows_of(RUN.metrics)
+    assert [row["train/loss"] for row in again[1:]] == pytest.approx([row["train/loss"] for row in then[1:]], rel=1e-4)
