@@ -96,6 +96,25 @@ OTHER_POINTS = [
     "while sampling the second iteration",
     "between minibatches of the second iteration",
 ]
+# One of each kind in every run of the tests, the others in the slow ones: what is drawn, asked for, scored, trained,
+# moved and written, which is what a later version is most likely to forget.
+OFTEN = {
+    "while sampling",
+    "between verdicts",
+    "before what was scored has its name",
+    "between minibatches of a step",
+    "after the anchor has moved",
+    "writing the second checkpoint",
+    "before last.ckpt points to it",
+    "between minibatches of the second iteration",
+    "the second between minibatches of the second iteration",
+}
+
+
+def often(names, *values):
+    """A case for each name, slow where it need not be run often."""
+    marks = [() if name in OFTEN else pytest.mark.slow for name in names]
+    return [pytest.param(*case, id=name, marks=mark) for name, mark, *case in zip(names, marks, *values, strict=True)]
 
 
 DEVICES = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
@@ -172,7 +191,7 @@ def assert_same_files(one: Path, two: Path) -> None:
     assert all(name.endswith(".parquet") for name in left), left
 
 
-@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS.keys())
+@pytest.mark.parametrize("point", often(POINTS, POINTS.values()))
 def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, model, whole, point):
     config = write_config(tmp_path, model)
     assert lit_align(tmp_path, "fit", "-c", config, point=point) == -signal.SIGKILL
@@ -180,7 +199,7 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, model, who
     assert_same(whole, tmp_path)
 
 
-@pytest.mark.parametrize("point", OTHER_POINTS)
+@pytest.mark.parametrize("point", often(OTHER_POINTS, OTHER_POINTS))
 def test_so_does_one_with_an_anchor_that_draws_and_an_optimiser_that_forgets(tmp_path, model, other, point):
     config = write_config(tmp_path, model, **OTHER)
     assert lit_align(tmp_path, "fit", "-c", config, point=POINTS[point]) == -signal.SIGKILL
@@ -188,7 +207,7 @@ def test_so_does_one_with_an_anchor_that_draws_and_an_optimiser_that_forgets(tmp
     assert_same(other, tmp_path)
 
 
-@pytest.mark.parametrize(("point", "rank"), PLACES.values(), ids=PLACES.keys())
+@pytest.mark.parametrize(("point", "rank"), often(PLACES, *zip(*PLACES.values(), strict=True)))
 def test_so_does_one_on_two_devices_when_one_is_killed(tmp_path, model, shared, point, rank):
     config = write_config(tmp_path, model)
     killed = on_two_devices(tmp_path, "fit", "-c", config, *DEVICES, point=point, rank=rank)

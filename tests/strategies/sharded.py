@@ -14,7 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Sampler
 from lit_align.models.sharding.cut import clip_flat, shard, shard_flat
 from lit_align.models.sharding.gather import full_state, piece, trainable
+from lit_align.types import Responses
 from tests.conftest import prompts_of
+from tests.draws import Margins, recorded
+from tests.rounding import steps_apart
 
 Weights = dict[str, torch.Tensor]
 
@@ -34,16 +37,16 @@ class Seen:
     """What one rank saw.
 
     Attributes:
-        sampled: Whether it drew the very tokens that the whole policy draws, at each round.
+        draws: What it drew and what the whole policy draws, with the margins of that, at each round; on the second.
         gaps: Largest difference of a token's log-prob, in nats: (policy, reference, anchor) at each round.
         gathers: Collectives on entering the phases of sampling and scoring, and inside them.
         weights: Largest difference of a trained weight, on the first rank.
-        exported: Largest difference of an exported weight, on the first rank.
+        exported: The same of an exported weight, in steps of the dtype that it is exported in.
         moved: How far a weight went at most.
         held: Share of all numbers that lies on this rank outside the phases, policy and reference.
     """
 
-    sampled: list[bool]
+    draws: list[tuple[Responses, Responses, Margins]]
     gaps: list[tuple[float, float, float]]
     gathers: list[tuple[int, int]]
     weights: float | None
@@ -79,13 +82,14 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
     average, moved = MovingAverage(0.5), Extrapolated(0.5)
     averages, moves = {whole: average, cut: MovingAverage(0.5)}, {whole: moved, cut: Extrapolated(0.5)}
     prompts, sampler = whole.encode(prompts_of(4)), Sampler(group_size=3, max_new_tokens=6)
-    sampled, gaps, gathers = [], [], []
+    draws, gaps, gathers = [], [], []
     for iteration in range(iterations):
         for policy in (whole, cut):
             averages[policy].begin(policy, iteration)
             moves[policy].begin(policy, iteration)
             policy.eval()
-        drawn = sampler.respond(whole, prompts, seed=0, iteration=iteration)
+        with recorded() as margins:
+            drawn = sampler.respond(whole, prompts, seed=0, iteration=iteration)
         said = answers(whole, averages[whole], drawn)
         with torch.no_grad(), counted() as before, averages[cut].gathered(cut), cut.gathered(), counted() as inside:
             # The first rank has far less to do, and must not wait for the other.
@@ -94,7 +98,7 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
                 few.respond(cut, prompts.select([0]), seed=0, iteration=iteration)
                 mine = answers(cut, averages[cut], drawn)
             else:
-                sampled.append(torch.equal(sampler.respond(cut, prompts, seed=0, iteration=iteration).ids, drawn.ids))
+                draws.append((sampler.respond(cut, prompts, seed=0, iteration=iteration), drawn, margins))
                 parts = [answers(cut, averages[cut], one) for one in ones(drawn)]
                 mine = [torch.cat(column) for column in zip(*parts, strict=True)]
         gaps.append(tuple(float((ours - theirs).abs().max()) for ours, theirs in zip(mine, said, strict=True)))
@@ -107,11 +111,11 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
     if first:
         whole.export(folder / "whole")
     return Seen(
-        sampled,
+        draws,
         gaps,
         gathers,
         difference(one, other) if first else None,
-        difference(exported(folder / "whole"), exported(folder / "cut")) if first else None,
+        in_steps(exported(folder / "whole"), exported(folder / "cut"), whole.model.dtype) if first else None,
         difference(one, initial) if first else 0.0,
         numbers(cut) / numbers(whole),
     )
@@ -169,6 +173,11 @@ def counted() -> Iterator[Collectives]:
 def difference(first: Weights, second: Weights) -> float:
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def in_steps(first: Weights, second: Weights, dtype: torch.dtype) -> float:
+    assert first.keys() == second.keys()
+    return max(steps_apart(second[name], first[name], dtype) for name in first)
 
 
 def exported(folder: Path) -> Weights:

@@ -13,6 +13,7 @@ from lit_align import Extrapolated, LanguageModel, LoRA, MovingAverage, Previous
 from lit_align.models.sharding.gather import full_state
 from lit_align.run_folder import RunFolder
 from lit_align.types import Rollouts
+from tests.draws import Margins, recorded
 from tests.strategies.finished import load_shares
 from tests.strategies.sharded import Weights, exported
 from tests.tiny_runs import Run, build
@@ -73,6 +74,8 @@ class Left:
         weights: Of the last iterate.
         rows: Of ``metrics.csv``.
         rollouts: By iteration, of all ranks.
+        heldout: The same of evaluation, before the first iteration and after the last.
+        margins: Of what this process drew.
         exported: The plain model's weights.
         went_on: Weights of a run that was stopped after the second iteration and went on.
         taken_over: The same of a run that another number of devices began.
@@ -81,6 +84,8 @@ class Left:
     weights: Weights
     rows: list[dict[str, str]]
     rollouts: list[Rollouts]
+    heldout: list[Rollouts]
+    margins: Margins
     exported: Weights
     went_on: Weights
     taken_over: Weights
@@ -107,12 +112,15 @@ def left(name: str, model: str, pools: dict[str, str], root: Path, devices: int,
         went_on = gone_on(run("parts", max_epochs=ITERATIONS - 1).fit().folder)
         folder = others / (CASES[name].twin or name)
         taken_over = gone_on(begun_by(folder)) if folder.exists() else {}
-    whole = run("whole").fit()
+    with recorded() as margins:
+        whole = run("whole").fit()
     weights = full_state(whole.module.policy, frozen=False)
     place = RunFolder(whole.folder)
     rollouts = [load_shares([place.rollouts(i, rank, devices) for rank in range(devices)]) for i in range(ITERATIONS)]
+    ends = (0, ITERATIONS)
+    heldout = [load_shares([place.evaluation(i, rank, devices) for rank in range(devices)]) for i in ends]
     model_now = exported(place.model) if weights else {}
-    return Left(weights, whole.rows, rollouts, model_now, went_on, taken_over)  # type: ignore[arg-type]
+    return Left(weights, whole.rows, rollouts, heldout, margins, model_now, went_on, taken_over)  # type: ignore[arg-type]
 
 
 def begun_by(others: Path) -> Path:

@@ -14,7 +14,7 @@ from lit_align.cli import AlignmentCLI, main
 from tests.command_line import write_config
 from tests.strategies.finished import model_and_pools
 from tests.strategies.two_processes import on_two_processes
-from tests.tiny_runs import lines
+from tests.tiny_runs import assert_same_metrics, lines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OVERLAY = str(CONFIGS / "overlays" / "ddp.yaml")
@@ -55,9 +55,7 @@ def one(config, tmp_path_factory):
 def assert_same_run(two, one):
     assert (two / "config.yaml").exists()
     assert (two / "model" / "model.safetensors").exists()
-    for row, same in zip(rows_of(two), rows_of(one), strict=True):
-        numbers = [{name: float(value) for name, value in each.items() if value} for each in (row, same)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=2e-5, abs=1e-5)
+    assert_same_metrics(rows_of(two), rows_of(one))
 
 
 def test_processes_of_torchrun_are_one_run(config, one, tmp_path):
