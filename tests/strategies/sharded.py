@@ -115,7 +115,13 @@ def seen(model: str, folder: Path, name: str, flat: bool) -> Seen:
         gaps,
         gathers,
         difference(one, other) if first else None,
-        in_steps(exported(folder / "whole"), exported(folder / "cut"), whole.model.dtype) if first else None,
+        in_steps(
+            exported(folder / "whole"),
+            exported(folder / "cut"),
+            torch.bfloat16 if "bfloat16" in name else torch.float32,
+        )
+        if first
+        else None,
         difference(one, initial) if first else 0.0,
         numbers(cut) / numbers(whole),
     )

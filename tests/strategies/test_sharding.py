@@ -51,7 +51,7 @@ def test_nothing_is_asked_of_other_ranks_while_sampling_and_scoring(seen):
 def test_clipped_steps_lead_to_the_weights_of_the_whole_policy(seen):
     name, first, _ = seen
     assert first.moved > 1e-3
-    assert first.weights < (0.05 * first.moved if "bfloat16" in name else steps_of(torch.float32, 1, AGAIN))
+    assert first.weights < (0.2 * first.moved if "bfloat16" in name else steps_of(torch.float32, 1, AGAIN))
 
 
 def test_each_rank_holds_its_share_of_policy_and_reference_once_a_phase_is_over(seen):
