@@ -50,7 +50,7 @@ class Line(L.LightningModule):
         return {"line": "through the origin"}
 
     def export(self, folder):
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "slope.txt").write_text(f"{float(self.slope):.3f}")
 
     def configure_optimizers(self):
