@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_align.models.language_model import LanguageModel
-from tests import runs
+from tests import tiny_runs
 from tests.command_line import forbid_weights, refusal, write_config
 from tests.conftest import WORDS, prompts_of, write_jsonl
 
@@ -79,7 +79,7 @@ def test_a_judge_that_raises_costs_no_responses(config, tmp_path, monkeypatch, c
         return original(self, prompts, uniforms, decoding, source)
 
     monkeypatch.setattr(LanguageModel, "sample", counting)
-    monkeypatch.setattr(runs, "grumbling", True)
+    monkeypatch.setattr(tiny_runs, "grumbling", True)
     arguments = ("fit", "-c", config, "--model.judge.function", "tests.tiny_runs.grumpy")
     line = refusal(monkeypatch, capsys, *arguments)
     assert all(
@@ -89,7 +89,7 @@ def test_a_judge_that_raises_costs_no_responses(config, tmp_path, monkeypatch, c
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "rollouts" / "iteration-0000-rank0.parquet").exists()
 
-    monkeypatch.setattr(runs, "grumbling", False)
+    monkeypatch.setattr(tiny_runs, "grumbling", False)
     from lit_align.cli import main
 
     main([*arguments, "--trainer.run", str(run)])

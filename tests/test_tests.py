@@ -14,12 +14,9 @@ SOURCES = sorted(
 # What belongs to others and has no public name.
 OTHERS = {
     "_attn_implementation": "transformers: how attention is computed",
-    "_AcceleratorConnector": "Lightning: what it thinks of the devices it finds",
-    "_check_strategy_and_fallback": "Lightning: the same",
-    "_data_parallel_size": "Lightning: how FSDP2 shares the devices",
-    "_device_mesh": "Lightning: the same",
-    "_precision_plugin": "Lightning: what scales the gradients",
     "_prepare_dataset": "TRL: what it makes of a dataset",
+    "_parse_ckpt_path": "Lightning: what a checkpoint changes of the config",
+    "_split_scope": "pytest-xdist: which tests share a worker",
     "_exit": "Python: leave at once",
 }
 PRIVATE = re.compile(r"_(?!_)\w+")

@@ -76,6 +76,7 @@ def test_a_run_that_drifts_is_stopped_with_its_checkpoint_and_goes_on_from_it(
     assert int(again.module.iteration) == ended + 1
 
 
+@pytest.mark.slow
 def test_it_warns_by_default_and_stops_where_the_command_line_says_so(tiny_model, pools, tmp_path, capsys, caplog):
     from lit_align.cli import main
 

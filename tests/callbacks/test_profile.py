@@ -31,6 +31,7 @@ def test_shares_are_of_the_iteration_and_of_the_peak():
     assert cells["share of peak"] == ["50%", "-"]
 
 
+@pytest.mark.slow
 def test_the_command_line_has_a_switch_for_it(tiny_model, pools, tmp_path, capsys):
     from lit_align.cli import main
 

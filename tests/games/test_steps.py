@@ -148,6 +148,7 @@ def test_rows_are_stepped_as_if_they_were_alone(step):
         torch.testing.assert_close(together[1, i], step(anchors[1, i], references[i], preferences[i]))
 
 
+@pytest.mark.slow
 def test_on_rock_paper_scissors_multiplicative_weights_spiral_out_and_optimism_converges():
     spiral = wind_iterates(START, RPS, beta=0.0, eta=0.12, iterations=4000)
     torch.testing.assert_close(spiral, vector(0.379, 0.010, 0.611), atol=5e-4, rtol=0)

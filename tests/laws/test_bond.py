@@ -70,6 +70,7 @@ def test_the_enumerated_gradient_is_that_of_the_mixed_jeffreys_divergence(law, b
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("law", LAWS)
 def test_T1_each_time_the_anchor_moves_the_policy_becomes_its_best_of_n_and_two_moves_are_best_of_n_squared(law, beta):

@@ -42,6 +42,7 @@ def test_the_policy_stands_one_step_ahead_of_the_next_base():
     torch.testing.assert_close(laws[1], (base.log() + ETA * win_rates).softmax(-1), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_on_rock_paper_scissors_it_closes_in_where_multiplicative_weights_go_out():
     game = RockPaperScissors()
     nash = torch.full((1, 3), 1 / 3, dtype=torch.float64)

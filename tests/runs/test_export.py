@@ -82,6 +82,7 @@ def test_all_weights_are_written_bit_for_bit(runs, tmp_path):
     assert_same_but_rounding(plain_logps(tmp_path, cli.model.policy), own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nf4", "nf4 and momentum"])
 def test_adapters_trained_on_four_bits_are_merged_into_the_base_that_is_not_quantised(runs, tmp_path, name):
     run, own, cli = runs(name)

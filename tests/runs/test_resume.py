@@ -158,6 +158,7 @@ def test_a_changed_setting_is_told_honoured_and_written_down(run, capsys):
     assert (new["ckpt_path"], new["trainer"]["run"]) == (None, None)  # `-c RUN` is a new run still
 
 
+@pytest.mark.slow
 def test_what_a_changed_setting_makes_stale_is_drawn_again(run, tmp_path):
     folder, arguments = run
     clean = tmp_path / "clean" / folder.name
@@ -289,6 +290,7 @@ def test_damaged_rollouts_are_named_and_collected_again(run, caplog):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_where_no_checkpoint_is_whole_a_run_begins_with_its_rollouts_and_a_look_at_it_is_refused(
     run, monkeypatch, capsys
 ):

@@ -69,6 +69,7 @@ def test_processes_of_torchrun_are_one_run(config, one, tmp_path):
     assert not list(folder.glob("predictions-*"))
 
 
+@pytest.mark.slow
 def test_processes_that_lightning_starts_are_one_run(config, one, tmp_path):
     command = [sys.executable, "-m", "lit_align", "fit", "-c", config, "--trainer.default_root_dir", str(tmp_path)]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -82,6 +83,7 @@ def test_processes_that_lightning_starts_are_one_run(config, one, tmp_path):
     assert "torch" in versions
 
 
+@pytest.mark.slow
 def test_adapters_on_four_bits_are_one_run_too(config, tmp_path):
     four_bits = ["--model.policy.quantization", "nf4", "--model.policy.lora.rank", "4"]
     alone = Path(fit_and_predict(config, str(tmp_path / "one"), *four_bits))

@@ -8,6 +8,8 @@ from tests.strategies.sharded_runs import CASES, all_left
 from tests.strategies.two_processes import on_two_processes
 from tests.tiny_runs import assert_same_metrics, assert_same_weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

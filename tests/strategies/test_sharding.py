@@ -21,7 +21,10 @@ def ranks(tiny_model, tmp_path_factory):
     return on_two_processes(all_seen, tiny_model, tmp_path_factory.mktemp("shards"))
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}, FSDP{1 if case[1] else 2}")
+@pytest.fixture(
+    params=[pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+    ids=[f"{name}, FSDP{1 if flat else 2}" for name, flat in CASES],
+)
 def seen(request, ranks):
     first, second = ranks
     return request.param[0], first[request.param], second[request.param]
