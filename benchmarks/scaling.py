@@ -109,6 +109,7 @@ def measured(prompts: int, group: int, length: int) -> dict[str, float]:
     import lit_align.iteration.stages
     from lit_align.cli import main
     from lit_align.data.rollout_store import load_rollouts
+    from lit_align.run_folder import recorded
 
     torch.set_num_threads(1)
     lit_align.iteration.stages.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
@@ -127,7 +128,7 @@ def measured(prompts: int, group: int, length: int) -> dict[str, float]:
         run = Path(cli.trainer.default_root_dir)
         with (run / "timings.csv").open() as file:
             last = list(csv.DictReader(file))[-1]
-        responses = load_rollouts(next((run / "rollouts").glob("*.parquet"))).responses
+        responses = load_rollouts(recorded(str(run))[0][0]).responses
     seconds = {name: float(last[f"{name}_seconds"]) for name in ("sample", "score", "train")}
     return seconds | {"tokens": float(responses.lengths.sum()), "prompts": prompts, "group": group, "length": length}
 

@@ -116,10 +116,9 @@ def timed_product() -> float:
 
 def run_ours(steps: int, options: dict[str, Any]) -> None:
     import lightning as L
-    from torch.utils.data import DataLoader
 
     from lit_align import DPO, LanguageModel, LoRA, Sampler
-    from lit_align.iteration.minibatches import Minibatches
+    from lit_align.data.base import Given, IterationData
     from lit_align.types import Prompts, Responses, Rollouts
 
     turnstile, at_once = Turnstile(), options.get("at_once", PROMPTS)
@@ -134,14 +133,22 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
             if (batch_idx + 1) % window == 0:
                 turnstile.after()
 
-    class Given(L.LightningDataModule):
+    class Answers(IterationData):
         """Responses that are there already, scored and served as those that are drawn."""
 
-        def train_dataloader(self) -> DataLoader[Any]:
-            module: Any = self.trainer.lightning_module
-            prompts, answers = (torch.tensor(part) for part in tokens())
+        gives = (Given("", ("policy",) * GROUP),)
+
+        def read_train(self) -> None:
+            self.asked = "written below"
+
+        def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
+            ids, _ = (torch.tensor(part) for part in tokens())
+            return Prompts(ids, torch.ones_like(ids).bool(), torch.arange(PROMPTS), [{"prompt": ""}] * PROMPTS)
+
+        def given(self, prompts: Prompts, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts:
+            _, answers = (torch.tensor(part) for part in tokens())
             responses = Responses(
-                Prompts(prompts, torch.ones_like(prompts).bool(), torch.arange(PROMPTS), [{"prompt": ""}] * PROMPTS),
+                prompts,
                 answers,
                 torch.ones_like(answers).bool(),
                 torch.zeros(PROMPTS, GROUP).bool(),
@@ -149,11 +156,7 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
             )
             better = torch.triu(torch.ones(GROUP, GROUP), 1)
             wins = (better - better.T).add(1).div(2).expand(PROMPTS, -1, -1).clone()
-            module.begin()
-            rollouts = module.collect(prompts, Rollouts(responses, wins, torch.ones_like(wins).bool()))
-            weights = module.loss_weights(rollouts)
-            buffer = Minibatches(rollouts, weights, batch_size=at_once, passes=steps, window=window)
-            return DataLoader(buffer, batch_size=None)
+            return Rollouts(responses, wins, torch.ones_like(wins).bool())
 
     lora = LoRA(layers=options["lora"]) if "lora" in options else None
     module = DPO(
@@ -171,13 +174,14 @@ def run_ours(steps: int, options: dict[str, Any]) -> None:
             gradient_clip_val=CLIP,
             accumulate_grad_batches=window,
             limit_val_batches=0,
+            reload_dataloaders_every_n_epochs=1,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[Steps()],
         )
-        trainer.fit(module, Given())
+        trainer.fit(module, Answers(prompts_per_iteration=PROMPTS, batch_size=at_once, passes=steps))
 
 
 def run_trl(steps: int, options: dict[str, Any]) -> None:

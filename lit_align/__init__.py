@@ -15,6 +15,7 @@ HOME = {
     "CollapseAlarm": "callbacks.collapse",
     "Contexts": "games.contexts",
     "DPO": "algorithms.dpo",
+    "DataCheck": "callbacks.data_check",
     "EXO": "algorithms.exo",
     "EXOPairwise": "algorithms.exo",
     "EnumerablePolicy": "games.policies",
@@ -79,6 +80,7 @@ HOME = {
     "WIND": "algorithms.wind",
     "WholeFiles": "callbacks.checkpoints",
     "XPO": "algorithms.xpo",
+    "adamw": "iteration.module",
     "play": "games.lab",
 }
 """Public name -> the module that defines it: the one place where a class is registered.

@@ -27,8 +27,8 @@ class Anchor(ABC):
     copies: int = 0
     """Copies of the trainable weights that it keeps."""
 
-    folds = False
-    """Whether it folds the updates of adapters into a frozen one, whose rank grows with every iteration."""
+    has_frozen_update = False
+    """Whether updates of adapters go into a frozen one beside them, whose rank grows with every iteration."""
 
     @abstractmethod
     def begin(self, policy: Policy, iteration: int) -> None:

@@ -41,7 +41,7 @@ class Extrapolated(Anchor):
 
     is_policy = True
     copies = 1
-    folds = True
+    has_frozen_update = True
 
     def __init__(self, alpha: float = 0.3, rank: int | None = None) -> None:
         if not 0 <= alpha < 1:

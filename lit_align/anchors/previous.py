@@ -25,9 +25,13 @@ class Previous(Anchor):
             raise ValueError(f"anchor.every must be >= 1, got {every}")
         self.every = every
         self.is_policy = every == 1
-        self.copies = 0 if self.is_policy else 1
         self._copy = Snapshot()
         self._taken = -1
+
+    @property
+    def copies(self) -> int:  # type: ignore[override]
+        """One, unless the policy itself is the anchor; no attribute, for those say how rollouts were scored."""
+        return 0 if self.is_policy else 1
 
     def begin(self, policy: Policy, iteration: int) -> None:
         """Copy the policy if it is time to."""

@@ -41,7 +41,7 @@ class TrainStage(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The first minibatch comes."""
-        total = int(trainer.num_training_batches) * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        total = int(trainer.num_training_batches) * getattr(trainer.datamodule, "batch_size", 1)  # type: ignore[attr-defined]
         self._advance = self._open.enter_context(iterated(pl_module).stages.stage("train", total))
 
     def on_train_batch_end(

@@ -133,7 +133,8 @@ class IterationData(L.LightningDataModule, ABC):
     def identity(self) -> dict[str, str]:
         """What the run answers, as short digests, once its rows are read: a run goes on with the same alone."""
         sets = {"train": self.asked, "heldout": self.heldout_ids}
-        dealt = f"{run_seed()} {self.prompts_per_iteration} {self.shuffled_within or False}"
+        within = False if self.shuffled_within is None else self.shuffled_within
+        dealt = f"{run_seed()} {self.prompts_per_iteration} {within}"
         return {name: text_digest(repr(ids)) for name, ids in sets.items()} | {"deal": dealt}
 
     @property
@@ -142,7 +143,7 @@ class IterationData(L.LightningDataModule, ABC):
         return None
 
     def connect(self, encode: Encode, reader: Reader, minibatches: Callable[[], DataLoader[Any]] | None = None) -> None:
-        """Take from an iteration what it alone knows, and refuse rows that do not fit its model.
+        """Take from an iteration what it alone knows, and refuse held-out rows that do not fit its model.
 
         Args:
             encode: Makes prompts of rows.
@@ -156,10 +157,13 @@ class IterationData(L.LightningDataModule, ABC):
         if encode != self.encode:
             self.encode, self.reader, self.prompts_of, self._fits = encode, reader, {}, False
         self.prompts_of |= {name: encode(rows) for name, rows in self.rows.items() if name not in self.prompts_of}
+        self.minibatches = minibatches
+
+    def check_fits(self) -> None:
+        """Refuse rows to train on that the connected reader cannot take; each reader looks at them once."""
         if self.asked and not self._fits:
             self.check_read()
             self._fits = True
-        self.minibatches = minibatches
 
     def check_read(self) -> None:
         """Refuse rows to train on that the connected reader cannot take; by default there is nothing to check."""

@@ -1,6 +1,7 @@
 """The data module of recorded rollouts: any algorithm retrains on the responses and verdicts of another run."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Replay(IterationData):
                 f"{trainer.max_epochs}: lower it, or go through them again with --data.cycle true"
             )
 
-    @property
+    @cached_property
     def gives(self) -> tuple[Given, ...]:
         """Each recorded iteration: who drew its responses, and whether they have rewards."""
         schemas = [(files[0], pq.read_schema(files[0])) for files in self.files]

@@ -148,7 +148,7 @@ class AlignmentModule(L.LightningModule):
     def meet(self, data: IterationData, *, fits: bool) -> None:
         """Refuse data that this algorithm, policy or context cannot take, and let them be encoded for the policy.
 
-        A second call for the same data checks nothing again.
+        A second call for the same data encodes nothing again.
 
         Args:
             data: Its rows are read.
@@ -160,6 +160,8 @@ class AlignmentModule(L.LightningModule):
         if fits:
             check_data(self, data)
         data.connect(self.encode, self.policy, self.minibatches)
+        if fits:
+            data.check_fits()
 
     @property
     def data(self) -> IterationData:
@@ -319,6 +321,10 @@ class AlignmentModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Forget the optimiser's state if asked to, and log what was collected."""
         self._last_batch, self._phase = -1, 0
+        if self._rollouts is None or self._rollouts[0] != int(self.iteration):
+            raise RuntimeError(
+                "nothing was collected for this iteration: set trainer.reload_dataloaders_every_n_epochs to 1"
+            )
         if self.reset_optimizer:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
@@ -386,10 +392,14 @@ class AlignmentModule(L.LightningModule):
 
     def validation_step(self, batch: Prompts, batch_idx: int) -> None:
         """Sample and judge held-out prompts; while fitting, before the counter moves on."""
+        if self.trainer.sanity_checking:  # iteration 0 is evaluated as training starts
+            return
         self.evaluate(batch, completed=int(self.iteration) + int(self.trainer.state.fn == "fit"))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/*``."""
+        if self.trainer.sanity_checking:
+            return
         self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
         self._validated = True
 

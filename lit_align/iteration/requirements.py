@@ -74,8 +74,9 @@ def check_optimizer(optimizer: Optimizer, devices: int) -> None:
 
 def check_data(algorithm: Algorithm, data: IterationData) -> None:
     """Refuse data that the algorithm cannot learn from: prompts without a judge, or responses it cannot read."""
-    if data.gives:
-        for given in data.gives:
+    all_given = data.gives
+    if all_given:
+        for given in all_given:
             _check_given(algorithm, given)
     elif algorithm.judge is None:
         raise ValueError(
@@ -93,7 +94,7 @@ def _check_given(algorithm: Algorithm, given: Given) -> None:
             "PromptPool, or model to a method of pairs such as DPO"
         )
     if given.soft and not algorithm.takes_soft_labels():
-        raise ValueError("model.pairing: best_worst takes every label for certain; set it to all, to weigh them")
+        raise ValueError(f"{name} takes every label for certain, and these may be in doubt: set model.pairing to all")
     if len(given.source) < algorithm.min_group_size:
         raise ValueError(
             f"{name} needs at least {algorithm.min_group_size} responses to a prompt, and there are {len(given.source)}"

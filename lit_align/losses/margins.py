@@ -56,9 +56,7 @@ def expected_over_label(loss: Callable[[Pair], Pair], margins: Pair, preference:
     Raises:
         ValueError: ``preference`` is a number outside [0, 1] (a tensor is not read, it may lie on a device).
     """
-    if isinstance(preference, float) and not 0 <= preference <= 1:
-        raise ValueError(f"preference must be in [0, 1], got {preference}")
-    return preference * loss(margins) + (1 - preference) * loss(-margins)
+    return label_mean(loss(margins), loss(-margins), preference)
 
 
 def label_mean(if_chosen: Pair, if_rejected: Pair, preference: Float[Tensor, "*batch"] | float) -> Pair:
@@ -67,7 +65,7 @@ def label_mean(if_chosen: Pair, if_rejected: Pair, preference: Float[Tensor, "*b
     .. math::
         p \, L(y_w, y_l) + (1-p) \, L(y_l, y_w)
 
-    For a loss of the margin alone this is :func:`lit_align.losses.margins.expected_over_label`.
+    For a loss of the margin alone this is :func:`expected_over_label`.
 
     Args:
         if_chosen: Loss if the chosen response won, in the loss's own unit.

@@ -177,7 +177,7 @@ def sampling(shapes: Shapes, precision: Precision, work: Workload, *, shards: in
     cached = (max(prompts, alone) * work.prompt + own) * 2 * shapes.key * shapes.layers
     plain = precision.weight == FLOAT and not precision.quantised and shards == 1
     return {
-        "fused adapters": float(shapes.adapted * FLOAT if plain else 0),
+        "merged adapters": float(shapes.adapted * FLOAT if plain else 0),
         "key-value cache": float(cached * precision.computed),
         "logits": float(rows * shapes.vocabulary * FLOAT * SAMPLING_LOGITS),
     }

@@ -226,9 +226,9 @@ def plan_of(
         devices=devices,
         optimizer=state_bytes(module, trained),
         copies=module.anchor.copies,
-        momentum=module.anchor.folds and policy.lora is not None,
+        momentum=module.anchor.has_frozen_update and policy.lora is not None,
         checkpointing=policy.gradient_checkpointing,
-        judges={name or judge.name: judge.bytes for name, judge in module.judges.items() if judge.bytes != 0},
+        judges={name or judge.name: size for name, judge in module.judges.items() if (size := judge.bytes) != 0},
     )
 
 

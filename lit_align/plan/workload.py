@@ -6,7 +6,7 @@ import torch
 
 from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
-from lit_align.types import Prompts
+from lit_align.types import SCORED, Prompts
 
 ASSUMED_PROMPT = 256  # tokens, where neither the data nor the user say
 MANY = 2**20  # held-out prompts of a set that nobody has counted: the token budget is what binds
@@ -94,7 +94,7 @@ def workload_of(
         heldout=-(-heldout // devices),
         token_budget=sampler.token_budget,
         samples=not data.gives,
-        scores=bool(module.needs & {"anchor", "reference", "current"}),
+        scores=bool(module.needs & set(SCORED)),
         iterations=iterations,
     )
 

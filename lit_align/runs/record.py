@@ -116,7 +116,7 @@ class RunRecord(Callback):
         if last == 0 or not before or not after:
             return
         step = max(1, len(before) // max(1, self.samples))
-        for (prompt, first), (_, second) in list(zip(before, after, strict=True))[::step][: self.samples]:
+        for (prompt, first), (_, second) in list(zip(before, after, strict=False))[::step][: self.samples]:
             self.console.print(f"\n[bold]{prompt}[/bold]", highlight=False)
             for name, text in (("before", first), ("after", second)):
                 self.console.print(f"  {name:>6}: ", end="", highlight=False)

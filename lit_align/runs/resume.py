@@ -56,10 +56,10 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         new: Another.
     """
     before, after = _flat(old), _flat(new)
-    meant_before, meant_after = _flat(_with_classes(old)), _flat(_with_classes(new))
+    classes = _class_names(old) & _class_names(new)
     names = sorted(name for name in before.keys() | after.keys() if not _under(name, _PLACES))
-    changed = [name for name in names if meant_before.get(name) != meant_after.get(name)]
-    return {name: (before.get(name), after.get(name)) for name in changed}
+    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if not _mean_the_same(*pair, classes=name in classes)}
 
 
 def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) -> tuple[Path | None, Path | None]:
@@ -157,27 +157,52 @@ def _listed(changed: dict[str, tuple[Any, Any]], most: int = 2) -> str:
     return ", ".join(shown) + more
 
 
-def _found_at(path: str) -> Any:
-    """The object that a path means; the text itself where there is none.
+def _mean_the_same(old: Any, new: Any, *, classes: bool) -> bool:
+    """Whether two values are equal, or two paths of one class or function.
 
-    A public name of ours means the same under every path within the package, those of former versions too.
+    Args:
+        old: A value.
+        new: Another.
+        classes: Both are paths of classes. What differs is then imported to be compared; any other text is not.
     """
+    if old == new:
+        return True
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return all(not differences({"value": a}, {"value": b}) for a, b in zip(old, new, strict=True))
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return False
+    if classes:
+        return bool(_found_at(old) == _found_at(new))
+    public = _public_name(old)
+    return public is not None and public == _public_name(new)
+
+
+def _public_name(path: str) -> str | None:
+    """The public name of ours that a path means, one of a former version too; None where it means none."""
     module, _, name = path.rpartition(".")
-    if name in lit_align.HOME and f"{module}.".startswith(("lit_align.", ".")):
-        return getattr(lit_align, name)
+    return name if name in lit_align.HOME and f"{module}.".startswith(("lit_align.", ".")) else None
+
+
+def _found_at(path: str) -> Any:
+    """The object that a path means; the text itself where there is none."""
+    public = _public_name(path)
+    if public is not None:
+        return getattr(lit_align, public)
+    module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name)
     except Exception:  # what is not installed, or was moved away, fails in any way there is
         return path
 
 
-def _with_classes(config: Any) -> Any:
-    """The same config, with classes instead of their paths."""
-    if isinstance(config, list):
-        return [_with_classes(value) for value in config]
+def _class_names(config: Any, name: str = "") -> set[str]:
+    """Dotted names, as :func:`_flat` gives them, of all values that are paths of classes."""
     if not isinstance(config, dict):
-        return config
-    return {key: _found_at(value) if key == "class_path" else _with_classes(value) for key, value in config.items()}
+        return set()
+    found = {name} if "class_path" in config else set()
+    for key, value in config.items():
+        found |= _class_names(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+    return found
 
 
 def _flat(config: Any, name: str = "") -> Config:

@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from lit_align.callbacks.checkpoints import Checkpoints, WholeFiles
 from lit_align.callbacks.collapse import CollapseAlarm
+from lit_align.callbacks.data_check import DataCheck
 from lit_align.callbacks.interrupts import Interrupts, stop_here
 from lit_align.callbacks.memory_check import MemoryCheck
 from lit_align.callbacks.one_folder import OneFolder, is_first_process
@@ -75,7 +76,15 @@ class Trainer(L.Trainer):
             raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
         folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        ours: list[Callback] = [OneFolder(), TrainStage(), SameRun(), RunRecord(), Predictions(), Interrupts()]
+        ours: list[Callback] = [
+            OneFolder(),
+            DataCheck(),
+            TrainStage(),
+            SameRun(),
+            RunRecord(),
+            Predictions(),
+            Interrupts(),
+        ]
         ours.append(CollapseAlarm())
         if profile:
             ours.insert(1, Profile())  # it reads the clocks that the record then books

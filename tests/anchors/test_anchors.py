@@ -320,3 +320,8 @@ def test_extrapolating_the_factors_of_a_product_is_not_extrapolating_the_product
     added = some.up.detach() @ some.down.detach()
     product = new + alpha * (new - previous)
     assert (added - product).norm() / product.norm() > 0.05
+
+
+def test_what_says_how_rollouts_were_scored_is_what_older_runs_have_written():
+    assert [name for name in sorted(vars(Previous())) if not name.startswith("_")] == ["every", "is_policy"]
+    assert (Previous().copies, Previous(every=2).copies, MovingAverage().copies, Extrapolated().copies) == (0, 1, 1, 1)

@@ -330,7 +330,7 @@ def test_a_held_out_prompt_that_is_trained_on_is_refused(fit, tmp_path):
 @pytest.mark.parametrize("change", [{"data": {"eps": 0.1}}, {}])
 def test_a_label_in_doubt_needs_a_pairing_that_weighs_it(fit, change):
     rows = rows_of() if change else rows_of(preference=0.9)
-    with pytest.raises(ValueError, match=r"model\.pairing: best_worst takes every label for certain; set it to all"):
+    with pytest.raises(ValueError, match=r"DPO takes every label for certain, and these may be .*: set model\.pairing"):
         fit(rows, **change)
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lit_align import Checkpoints, RunRecord, Trainer
+from lit_align import Checkpoints, RunRecord, Sampler, Trainer
 from lit_align.iteration.iterated import Iterated, iterated
 from lit_align.iteration.stages import Stages
 from lit_align.run_folder import RunFolder
+from tests.conftest import prompts_of, write_jsonl
 from tests.tiny_runs import assert_same_weights, build
 
 
@@ -102,3 +103,31 @@ def test_a_module_that_trains_in_iterations_needs_no_more_to_be_run_recorded_con
 def test_a_module_that_does_not_iterate_is_refused_in_one_line():
     with pytest.raises(TypeError, match="LightningModule does not train in iterations"):
         iterated(L.LightningModule())
+
+
+def test_a_plain_trainer_that_would_train_on_old_rollouts_is_refused(tiny_model, pools, tmp_path):
+    run = build(tiny_model, pools, tmp_path)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=2, **quiet)
+    with pytest.raises(RuntimeError, match=r"set trainer\.reload_dataloaders_every_n_epochs to 1"):
+        trainer.fit(run.module, run.pool)
+    assert [row["iteration"] for row in run.module.history] == [0, 1]
+
+
+def test_a_run_that_its_data_refuse_leaves_nothing_to_go_on_with(tiny_model, pools, tmp_path):
+    run = build(tiny_model, pools, tmp_path, wind={"sampler": Sampler(group_size=4, max_new_tokens=127)})
+    with pytest.raises(ValueError, match="more than the model's context"):
+        run.fit()
+    folder = RunFolder(run.folder)
+    assert not any(path.exists() for path in (folder.identity, folder.config, folder.versions))
+
+
+def test_validating_asks_nothing_of_the_rows_that_another_module_was_trained_on(tiny_model, pools, tmp_path):
+    rows = [{"prompt": "good " * 60}, *prompts_of(15)]
+    train = write_jsonl(tmp_path / "long.jsonl", rows)
+    first = build(tiny_model, pools | {"train": train}, tmp_path / "first").fit()
+    wider = {"sampler": Sampler(group_size=4, max_new_tokens=64)}
+    second = build(tiny_model, pools, tmp_path / "second", wind=wider)
+    second.trainer.validate(second.module, first.pool)
+    with pytest.raises(ValueError, match="more than the model's context"):
+        second.trainer.fit(second.module, first.pool)

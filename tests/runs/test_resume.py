@@ -1,5 +1,6 @@
 """Going on with a run: the right one, from a checkpoint that is whole, with what has changed said or refused."""
 
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping
 
+import lit_align
 from lit_align.cli import main
 from lit_align.runs.resume import differences
 from tests.command_line import forbid_weights, refusal, write_config
@@ -303,3 +305,16 @@ def test_where_no_checkpoint_is_whole_a_run_begins_with_its_rollouts_and_a_look_
     main(["fit", *arguments, *last])
     assert "from the beginning" in capsys.readouterr().err
     assert (folder / "metrics.csv").read_bytes() == rows
+
+
+def test_the_default_optimiser_is_found_under_the_path_of_older_configs():
+    old, new = ({"model": {"optimizer": path}} for path in ("lit_align.algorithms.base.adamw", "lit_align.adamw"))
+    assert differences(old, new) == {}
+    assert importlib.import_module("lit_align.algorithms.base").adamw is lit_align.adamw
+
+
+def test_a_text_that_is_no_class_is_never_imported(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    old, new = ({"data": {"train": name}} for name in ("train.jsonl", "train.csv"))
+    assert differences(old, new) == {"data.train": ("train.jsonl", "train.csv")}
