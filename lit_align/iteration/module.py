@@ -159,6 +159,7 @@ class AlignmentModule(L.LightningModule):
         """
         if fits:
             check_data(self, data)
+        _ = self.policy.context_length  # a model that is not there is told before its data are
         data.connect(self.encode, self.policy, self.minibatches)
         if fits:
             data.check_fits()

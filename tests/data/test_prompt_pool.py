@@ -33,6 +33,7 @@ def connected(pool: PromptPool, *names: str, encode=encode) -> PromptPool:
     """The pool, its rows read and encoded as an iteration would have them."""
     pool.read(*names)
     pool.connect(encode, Reads())
+    pool.check_fits()
     return pool
 
 
