@@ -127,7 +127,7 @@ def journal_of(path: Path) -> Path:
 
 
 def earlier_checkpoints(path: Path) -> list[Path]:
-    """Of the iterations before this checkpoint's, in its folder, the newest first."""
+    """The checkpoints of earlier iterations in the same folder, the newest first."""
     return sorted((file for file in path.parent.glob("iteration-*.ckpt") if file.name < path.name), reverse=True)
 
 

@@ -231,7 +231,7 @@ class IterationData(L.LightningDataModule, ABC):
         """Read the rows to train on, and say in ``asked`` what they are."""
 
     def source_to_train_on(self) -> str | Source:
-        """Where the rows to train on are.
+        """The place that the rows to train on are read from.
 
         Raises:
             ValueError: Nobody has said so.

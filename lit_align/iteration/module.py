@@ -235,7 +235,7 @@ class AlignmentModule(L.LightningModule):
                 where this run's own policies give the same.
 
         Returns:
-            Of all ranks, the same on each.
+            The rollouts of all ranks; every rank gets the same.
         """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
@@ -377,7 +377,7 @@ class AlignmentModule(L.LightningModule):
 
     @property
     def run_folder(self) -> RunFolder:
-        """Where this run keeps everything."""
+        """The folder that this run keeps everything in."""
         return RunFolder(Path(self.trainer.default_root_dir))
 
     @contextmanager
