@@ -17,9 +17,13 @@ ANCHORS = {
     "extrapolated": (lambda: Extrapolated(0.5), None, 2),
     "extrapolated, adapters": (lambda: Extrapolated(0.5), LoRA(rank=4), 2),
 }
+OFTEN = {"moving average", "extrapolated, adapters"}  # the others are slow
 
 
-@pytest.mark.parametrize(("make", "lora", "stop"), ANCHORS.values(), ids=ANCHORS.keys())
+@pytest.mark.parametrize(
+    ("make", "lora", "stop"),
+    [pytest.param(*case, id=name, marks=() if name in OFTEN else pytest.mark.slow) for name, case in ANCHORS.items()],
+)
 def test_a_continued_run_ends_where_the_uninterrupted_one_does(tiny_model, pools, tmp_path, make, lora, stop):
     def prepared(folder, **options):
         sources = ("policy", "anchor", "policy", "anchor")

@@ -100,6 +100,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
         )
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_that_waits_for_its_judge_is_stopped_from_outside(tmp_path, model, whole):
     waiting = tmp_path / "waiting"
     process = start(tmp_path, "fit", "-c", write_config(tmp_path, model), WAIT=str(waiting))
@@ -111,6 +112,7 @@ def test_a_process_of_its_own_that_waits_for_its_judge_is_stopped_from_outside(t
     assert_same(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_answers_that_are_under_way_are_not_waited_for(tmp_path, model):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
