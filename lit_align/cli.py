@@ -17,6 +17,7 @@ from lit_align.compat import SubcommandCLI
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
+from lit_align.overlays import check_whole, in_order, own_settings_reset
 from lit_align.plan.command import ConfiguredTrainer
 from lit_align.run_folder import RunFolder
 from lit_align.runs import resume
@@ -94,7 +95,8 @@ class AlignmentCLI(SubcommandCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; unlike Lightning's, without a warning that arguments were given at all."""
-        self.config = parser.parse_args(args)
+        with own_settings_reset():
+            self.config = parser.parse_args(args)
 
 
 def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
@@ -107,10 +109,11 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
         The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run; of ``export``, how well what was
         written agrees.
     """
+    arguments = _written_out(list(sys.argv[1:] if args is None else args))
+    check_whole(arguments)
     for module in dict.fromkeys(HOME.values()):  # configs may name their classes without a path
         import_module(f"lit_align.{module}")
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler, LoRA])
-    arguments = list(sys.argv[1:] if args is None else args)
     if arguments[:1] == ["export"]:
         return export_run(**export_parser(OneLineParser).parse_args(arguments[1:]).as_dict())
     return AlignmentCLI(
@@ -125,15 +128,15 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=_written_out(arguments),
+        args=arguments,
     )
 
 
 def _written_out(arguments: list[str]) -> list[str]:
-    """``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
+    """In order; ``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
     found = []
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         if previous in ("-c", "--config") and Path(argument).is_dir():
             argument = str(RunFolder(Path(argument)).config)
         found.append("--trainer.profile=true" if argument == "--profile" else argument)
-    return found
+    return in_order(found)
