@@ -13,11 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_align import HOME
+from lit_align.class_changes import own_settings_reset
 from lit_align.compat import SubcommandCLI
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
-from lit_align.overlays import check_whole, in_order, own_settings_reset
+from lit_align.overlays import check_whole, in_order
 from lit_align.plan.command import ConfiguredTrainer
 from lit_align.run_folder import RunFolder
 from lit_align.runs import resume

@@ -67,7 +67,7 @@ class SubcommandCLI(LightningCLI):
 
 
 @contextmanager
-def class_changes(
+def on_class_change(
     shared: Callable[[Any, Any], Set[str]], tell: Callable[[Any, Any, dict[str, Any], Set[str]], None]
 ) -> Iterator[None]:
     """Let one say what a setting keeps where a later file or option changes its class.
