@@ -45,7 +45,12 @@ class SubcommandCLI(LightningCLI):
     """LightningCLI with public names for what :class:`lit_align.cli.AlignmentCLI` changes.
 
     Hyper-parameters in a checkpoint leave the config as it is: Lightning lets them override the command line unsaid.
+    Only the subcommand that comes first on the command line gets its options: those of all take long to gather.
     """
+
+    def __init__(self, *given: Any, args: Any = None, **options: Any) -> None:
+        self.command = args[0] if args else None
+        super().__init__(*given, args=args, **options)
 
     def add_further_subcommands(self, parser: Any) -> None:
         """Add subcommands that are not methods of the trainer.
@@ -61,6 +66,11 @@ class SubcommandCLI(LightningCLI):
     def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
         self.add_further_subcommands(parser)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if self.command in self.subcommands() and subcommand != self.command:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
         pass
