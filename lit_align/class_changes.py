@@ -5,9 +5,10 @@ import sys
 from abc import ABC
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Generic
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lit_align.compat import on_class_change
@@ -41,18 +42,24 @@ def own_settings_reset() -> Iterator[None]:
 
 
 def shared(old: Any, new: Any) -> Set[str]:
-    """Names of the arguments that two classes have in common by design, those of their common base.
+    """Names of the arguments that two classes have in common by design: those of their common base.
 
     Args:
         old: A class, or a function that makes something.
-        new: Another.
+        new: Another, which may leave some to itself, as an algorithm with an anchor of its own does.
 
     Returns:
         None where no base of ours has arguments: the names of an optimiser's or a judge's are its own.
     """
     bases = [base for base in _bases(new) if base in _bases(old) and base.__module__.startswith("lit_align.")]
     init = bases[-1].__dict__.get("__init__") if bases else None
-    return set() if init is None else inspect.signature(init).parameters.keys() - {"self"}
+    return set() if init is None else inspect.signature(init).parameters.keys() & _taken(new)
+
+
+@cache
+def _taken(kind: type) -> Set[str]:
+    """Names of all arguments of a class, those it passes on to its bases too."""
+    return {name.split(".")[0] for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False)}
 
 
 @rank_zero_only

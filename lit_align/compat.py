@@ -85,7 +85,7 @@ def on_class_change(
     jsonargparse would keep every argument that the new class happens to take as well.
 
     Args:
-        shared: Of the old class and the new one (or of functions), names of the arguments that are no affair of either.
+        shared: Of the old class and the new one (or of functions), names of the arguments that go on to the new one.
             Two spellings of a class are one class, and it is not asked about them.
         tell: Takes both, the arguments that there were, and the names of those that are kept. One change is told
             several times, since jsonargparse tries it on copies.
@@ -94,7 +94,7 @@ def on_class_change(
     theirs = part_of("jsonargparse", "jsonargparse._typehints", "discard_init_args_on_class_path_change")
     found_at = part_of("jsonargparse", "jsonargparse._util", "import_object")
 
-    def ours(parser: Any, before: Any, after: Any) -> None:
+    def ours(_: Any, before: Any, after: Any) -> None:
         if not (isinstance(before, Namespace) and before.get("init_args")):
             return
         old, new = found_at(before["class_path"]), found_at(after["class_path"])
@@ -103,7 +103,6 @@ def on_class_change(
         there, kept = dict(vars(before["init_args"])), vars(before["init_args"])
         for name in there.keys() - shared(old, new):
             del kept[name]
-        theirs(parser, before, after)  # of those that are shared, what the new class does not take
         tell(old, new, there, kept.keys())
 
     module.discard_init_args_on_class_path_change = ours
