@@ -88,8 +88,10 @@ class AlignmentCLI(SubcommandCLI):
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder; the command line wins over what it had."""
         config = self.config[self.subcommand]
-        merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         asked = config.get("ckpt_path"), config["trainer"].get("run")
+        merged = {}  # only where there is a run to compare it with: a dump takes long
+        if asked[0] is not None:
+            merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         run, checkpoint = resume.prepare(merged, *asked, fits=self.subcommand == "fit")
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         config["trainer"]["run"] = None if run is None else str(run)

@@ -93,7 +93,7 @@ def _missing(command: list[str], groups: list[list[str]]) -> list[str]:
     if _last(said.get("model.policy")) != "LanguageModel":
         return []
     yours = _YOURS.get(_last(said.get("data")), ()) if command == ["fit"] else ()
-    return [name for name in ("model.policy.name", *yours) if name not in said]
+    return [name for name in ("model.policy.name", *yours) if not any(f"{key}.".startswith(f"{name}.") for key in said)]
 
 
 def _all_said(groups: list[list[str]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import inspect
 import math
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from lit_align.data.sources import checked, read
 from lit_align.data.templates import content_id
 from lit_align.models.language_model import LanguageModel
 from lit_align.runs.trainer import Trainer
+from tests.command_line import write_yaml
 from tests.conftest import WORDS, make_model, prompts_of, write_jsonl
 
 ROOT = Path(__file__).parent.parent / "configs"
@@ -26,7 +26,12 @@ PAPERS = sorted((ROOT / "papers").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "overlays").glob("*.yaml"))
 ALGORITHMS = sorted((ROOT / "algorithms").glob("*.yaml"))
 QUICKSTART, BASE, TOY = (ROOT / name for name in ("config.yaml", "base.yaml", "overlays/toy.yaml"))
-A_FEW = {"bond", "dpo_offline", "dpo_replay", "sppo"}  # another sampler, other data, neither
+A_FEW = {"bond", "dpo_offline", "sppo"}  # another sampler, other data, neither
+VARIANTS = {"accelerated_sppo", "bond_approximate", "bond_approximate_mixing", "bond_exact", "wind_kl", "wind_nce"}
+
+
+def slow(paths, when):
+    return [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if when(path.stem) else []) for path in paths]
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_there_are_configs():
     assert set(ROOT.rglob("*.yaml")) == known
 
 
-@pytest.mark.parametrize("path", BANDITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow(BANDITS, VARIANTS.__contains__))
 def test_a_game_runs_and_says_how_far_it_is_from_the_answer(path, tmp_path):
     every = "--trainer.check_val_every_n_epoch=1"
     options = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "2", every]
@@ -97,51 +102,46 @@ def parameters(kind):
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory):
-    """Files of what a run is about, and how it is kept short."""
-    folder = tmp_path_factory.mktemp("pool")
+def yours(tmp_path_factory):
+    """Writes a config of a tiny model and a few rows, to be laid over the others for a run of an iteration."""
+    folder = tmp_path_factory.mktemp("yours")
     pairs = [{"prompt": f"{WORDS[i]} ?", "chosen": "good day", "rejected": "a bad day"} for i in range(4)]
-    short = {
-        "--trainer.max_epochs": "1",
-        "--trainer.accelerator": "cpu",
-        "--trainer.logger": "false",
-        "--trainer.enable_progress_bar": "false",
-        "--trainer.enable_checkpointing": "false",
-        "--trainer.callbacks": "RunRecord",
-        "--trainer.callbacks.export": "false",
-        "--model.policy.name": str(make_model(folder / "model")),
-        "--model.sampler.max_new_tokens": "4",
-        "--data.batch_size": "4",
+    rows = {
+        "dpo_offline": write_jsonl(folder / "pairs.jsonl", pairs),
+        "others": write_jsonl(folder / "prompts.jsonl", prompts_of(4)),
     }
-    return {
-        "short": [word for pair in short.items() for word in pair],
-        "root": folder / "runs",
-        "prompts": write_jsonl(folder / "prompts.jsonl", prompts_of(4)),
-        "pairs": write_jsonl(folder / "pairs.jsonl", pairs),
-    }
+    record = {"class_path": "RunRecord", "init_args": {"export": False}}
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "callbacks": [record], "default_root_dir": str(folder / "runs")}
+    trainer |= dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "check_memory"), False)
+    model = str(make_model(folder / "model"))
+
+    def write(stem, recorded, policy, **more):
+        data = {"batch_size": 4, "heldout_limit": 4}
+        data |= (
+            {"path": recorded} if recorded else {"train": rows.get(stem, rows["others"]), "prompts_per_iteration": 4}
+        )
+        settings = {"policy": {"init_args": {"name": model} | policy}, "sampler": {"max_new_tokens": 4}} | more
+        config = {"trainer": trainer, "model": {"init_args": settings}, "data": {"init_args": data}}
+        return str(write_yaml(folder / "yours.yaml", config))
+
+    return write
 
 
 @pytest.fixture(scope="module")
-def trained(pool):
-    """Trains what an algorithm's file and the configs below it describe, on a tiny model for an iteration."""
+def trained(yours):
+    """Trains what an algorithm's file, the configs below it and yours above it describe."""
 
-    def train(stem, *below, more=()):
-        data = {
-            "dpo_replay": lambda: ["--data.path", recorded(below, more)],
-            "dpo_offline": lambda: ["--data.train", pool["pairs"]],
-        }.get(stem, lambda: ["--data.train", pool["prompts"], "--data.prompts_per_iteration", "4"])()
-        files = [word for path in (*below, ROOT / "algorithms" / f"{stem}.yaml") for word in ("-c", str(path))]
-        return main(["fit", *files, *pool["short"], "--trainer.default_root_dir", str(pool["root"]), *data, *more])
-
-    @cache
-    def recorded(below, more):
-        return str(train("wind", *below, more=more).trainer.default_root_dir)
+    def train(stem, *below, **more):
+        recorded = None
+        if stem == "dpo_replay":
+            recorded = str(train("wind", *below, **more).trainer.default_root_dir)
+        files = [*below, ROOT / "algorithms" / f"{stem}.yaml", yours(stem, recorded, **more)]
+        return main(["fit", *(word for path in files for word in ("-c", str(path)))])
 
     return train
 
 
-JUDGE = ("--model.judge", "RewardFunction", "--model.judge.function", "tests.conftest.happiness")
-LAYERS = ("--model.policy.lora.layers", "[0, 1]")  # all there are
+FUNCTION = {"class_path": "RewardFunction", "init_args": {"function": "tests.conftest.happiness"}}
 
 
 def check_trained(cli, path):
@@ -161,7 +161,7 @@ def check_trained(cli, path):
 
 @pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 def test_an_algorithms_file_trains_your_model_prompts_and_judge(path, trained):
-    cli = trained(path.stem, BASE, more=JUDGE)
+    cli = trained(path.stem, BASE, policy={}, judge=FUNCTION)
     check_trained(cli, path)
     assert cli.model.policy.system is None
     assert cli.model.policy.lora.layers is None
@@ -169,13 +169,9 @@ def test_an_algorithms_file_trains_your_model_prompts_and_judge(path, trained):
     assert cli.model.optimizer([torch.nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] == 1e-4
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[] if path.stem in A_FEW else pytest.mark.slow) for path in ALGORITHMS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", slow(ALGORITHMS, lambda stem: stem not in A_FEW))
 def test_an_algorithms_file_trains_at_the_toy_budget_of_the_quickstart(path, trained):
-    cli = trained(path.stem, QUICKSTART, TOY, more=(*LAYERS, "--data.heldout_limit", "4"))
+    cli = trained(path.stem, QUICKSTART, TOY, policy={"lora": {"layers": [0, 1]}})  # all that it has
     check_trained(cli, path)
     assert cli.model.policy.system == "Answer in one short sentence."
     assert type(cli.model.judge).__name__ == "Sentiment"
