@@ -13,10 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_align import HOME
+from lit_align.class_changes import own_settings_reset
 from lit_align.compat import SubcommandCLI
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
+from lit_align.overlays import check_whole, in_order
 from lit_align.plan.command import ConfiguredTrainer
 from lit_align.run_folder import RunFolder
 from lit_align.runs import resume
@@ -86,15 +88,18 @@ class AlignmentCLI(SubcommandCLI):
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder; the command line wins over what it had."""
         config = self.config[self.subcommand]
-        merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         asked = config.get("ckpt_path"), config["trainer"].get("run")
+        merged = {}  # only where there is a run to compare it with: a dump takes long
+        if asked[0] is not None:
+            merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         run, checkpoint = resume.prepare(merged, *asked, fits=self.subcommand == "fit")
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         config["trainer"]["run"] = None if run is None else str(run)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; unlike Lightning's, without a warning that arguments were given at all."""
-        self.config = parser.parse_args(args)
+        with own_settings_reset():
+            self.config = parser.parse_args(args)
 
 
 def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
@@ -107,10 +112,11 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
         The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run; of ``export``, how well what was
         written agrees.
     """
+    arguments = _written_out(list(sys.argv[1:] if args is None else args))
+    check_whole(arguments)
     for module in dict.fromkeys(HOME.values()):  # configs may name their classes without a path
         import_module(f"lit_align.{module}")
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[Sampler, LoRA])
-    arguments = list(sys.argv[1:] if args is None else args)
     if arguments[:1] == ["export"]:
         return export_run(**export_parser(OneLineParser).parse_args(arguments[1:]).as_dict())
     return AlignmentCLI(
@@ -125,15 +131,15 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=_written_out(arguments),
+        args=arguments,
     )
 
 
 def _written_out(arguments: list[str]) -> list[str]:
-    """``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
+    """In order; ``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
     found = []
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         if previous in ("-c", "--config") and Path(argument).is_dir():
             argument = str(RunFolder(Path(argument)).config)
         found.append("--trainer.profile=true" if argument == "--profile" else argument)
-    return found
+    return in_order(found)

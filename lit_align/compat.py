@@ -5,13 +5,15 @@ documented (``transformers.Cache`` and its ``DynamicLayer``, ``AttentionInterfac
 where it is needed. What costs time to import is imported when it is first asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor, nn
 
@@ -43,7 +45,12 @@ class SubcommandCLI(LightningCLI):
     """LightningCLI with public names for what :class:`lit_align.cli.AlignmentCLI` changes.
 
     Hyper-parameters in a checkpoint leave the config as it is: Lightning lets them override the command line unsaid.
+    Only the subcommand that comes first on the command line gets its options: those of all take long to gather.
     """
+
+    def __init__(self, *given: Any, args: Any = None, **options: Any) -> None:
+        self.command = args[0] if args else None
+        super().__init__(*given, args=args, **options)
 
     def add_further_subcommands(self, parser: Any) -> None:
         """Add subcommands that are not methods of the trainer.
@@ -60,8 +67,49 @@ class SubcommandCLI(LightningCLI):
         super()._add_subcommands(parser, **kwargs)
         self.add_further_subcommands(parser)
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if self.command in self.subcommands() and subcommand != self.command:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+@contextmanager
+def on_class_change(
+    shared: Callable[[Any, Any], Set[str]], tell: Callable[[Any, Any, dict[str, Any], Set[str]], None]
+) -> Iterator[None]:
+    """Let one say what a setting keeps where a later file or option changes its class.
+
+    jsonargparse would keep every argument that the new class happens to take as well.
+
+    Args:
+        shared: Of the old class and the new one (or of functions), names of the arguments that go on to the new one.
+            Two spellings of a class are one class, and it is not asked about them.
+        tell: Takes both, the arguments that there were, and the names of those that are kept. One change is told
+            several times, since jsonargparse tries it on copies.
+    """
+    module: Any = import_module("jsonargparse._typehints")
+    theirs = part_of("jsonargparse", "jsonargparse._typehints", "discard_init_args_on_class_path_change")
+    found_at = part_of("jsonargparse", "jsonargparse._util", "import_object")
+
+    def ours(_: Any, before: Any, after: Any) -> None:
+        if not (isinstance(before, Namespace) and before.get("init_args")):
+            return
+        old, new = found_at(before["class_path"]), found_at(after["class_path"])
+        if old is new:
+            return
+        there, kept = dict(vars(before["init_args"])), vars(before["init_args"])
+        for name in there.keys() - shared(old, new):
+            del kept[name]
+        tell(old, new, there, kept.keys())
+
+    module.discard_init_args_on_class_path_change = ours
+    try:
+        yield
+    finally:
+        module.discard_init_args_on_class_path_change = theirs
 
 
 _SignalConnector: Any = part_of(

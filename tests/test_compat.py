@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.plugins.precision import FSDPPrecision
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, DynamicCache, DynamicLayer
@@ -73,6 +74,52 @@ def test_a_subcommand_has_a_parser_of_its_own_arguments():
         cli = command_line("fit", "--model.rate", "0.5")
         assert "rate: 0.5" in cli.parser_of("fit").dump(cli.config["fit"])
         assert cli.parser_of("test") is not cli.parser_of("fit")
+
+
+def test_only_the_subcommand_that_is_asked_for_gathers_its_options():
+    with relying_on("lightning", "LightningCLI._prepare_subcommand_parser"):
+        cli = command_line("fit", "--model.rate", "0.5")
+        assert "--model.rate" in cli.parser_of("fit").format_help()
+        assert "--model.rate" not in cli.parser_of("test").format_help()
+        assert "test" in cli.parser.format_help()
+
+
+class Louder(BoringModel):
+    """Another with a setting of that name."""
+
+    def __init__(self, rate: float = 2.0, volume: float = 1.0) -> None:
+        super().__init__()
+        self.rate = rate
+        self.volume = volume
+
+
+class Softer(BoringModel):
+    """A third."""
+
+    def __init__(self, rate: float = 3.0, volume: float = 1.0) -> None:
+        super().__init__()
+        self.rate = rate
+        self.volume = volume
+
+
+def test_what_a_setting_keeps_when_its_class_changes_is_ours_to_say():
+    told = []
+
+    def tell(old, new, there, kept):
+        told.append((old, new, there, set(kept)))
+
+    with relying_on("jsonargparse", "_typehints.discard_init_args_on_class_path_change"):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(BoringModel, "model")
+        here = f"{__name__}.Louder"
+        typed = [f"--model={here}", "--model.rate=7", "--model.volume=8", f"--model={__name__}.Softer"]
+        with compat.on_class_change(lambda old, new: {"volume"}, tell):
+            config = parser.parse_args(typed)
+            assert parser.parse_args([*typed[:3], f"--model={here}"]).model.init_args.rate == 7  # the same class
+        assert config.model.init_args.as_dict() == {"rate": 3.0, "volume": 8.0}
+        assert told
+        assert all(line == (Louder, Softer, {"rate": 7.0, "volume": 8.0}, {"volume"}) for line in told)
+        assert parser.parse_args(typed).model.init_args.rate == 7  # jsonargparse's own, outside
 
 
 def test_the_command_line_wins_over_what_a_checkpoint_was_made_with(tmp_path):

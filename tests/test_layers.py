@@ -27,7 +27,7 @@ LEVELS = [
     {"plan"},
     {"callbacks"},
     {"runs"},
-    {"cli", "__main__"},
+    {"class_changes", "overlays", "cli", "__main__"},
 ]
 DOCUMENTED = {"os._exit"}  # with an underscore all the same
 REGISTRY = {"HOME", "__getattr__", "__version__"}

@@ -90,7 +90,7 @@ class EXOPairwise(PairwiseModule):
         policy: Policy,
         judge: Judge | None = None,
         beta: float = 0.1,
-        eps: float = 1e-3,
+        eps: float = 4.5e-5,
         pairing: Pairing = "random",
         **kwargs: Any,
     ) -> None:

@@ -41,7 +41,7 @@ class SimPO(PairwiseModule):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
-        self, policy: Policy, judge: Judge | None = None, beta: float = 2.5, gamma: float = 1.4, **kwargs: Any
+        self, policy: Policy, judge: Judge | None = None, beta: float = 2.5, gamma: float = 1.375, **kwargs: Any
     ) -> None:
         if beta <= 0:
             raise ValueError(f"model.beta must be > 0, got {beta}")
