@@ -1,4 +1,4 @@
-"""A chat endpoint as judge, against a real server: what fails is missing, what was answered is never asked again."""
+"""A chat endpoint as judge, against a real server: what fails is missing, what was answered is never bought twice."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def test_identical_responses_are_ties_and_are_not_asked_about(server, both_order
 
 
 @pytest.mark.parametrize("failure", [(500, b""), (503, b"busy"), (429, b"slow down")], ids=lambda failure: failure[0])
-def test_a_server_that_fails_and_recovers_is_asked_again(server, failure):
+def test_a_server_that_fails_and_recovers_is_retried(server, failure):
     server.reply = failing(2, failure)
     assert compare(judge_of(server)) == [1.0, 0.0, 0.5]
     assert len(server.asked) == 6 * 3
@@ -107,7 +107,7 @@ def test_what_fails_or_is_malformed_is_missing_and_never_a_tie(server, failure):
     assert (values[0], values[2]) == (1.0, 0.5)
 
 
-def test_only_what_may_succeed_later_is_asked_again(server):
+def test_only_what_may_succeed_later_is_retried(server):
     for failure, times in (((500, b""), 3), ((400, b""), 1), ("nonsense", 1)):
         server.asked.clear()
         server.reply = lambda question, failure=failure: failure if "dog" in question else longer(question)
@@ -115,7 +115,7 @@ def test_only_what_may_succeed_later_is_asked_again(server):
         assert server.asked.count("the dog|b|bb") == times
 
 
-def test_a_question_that_takes_too_long_is_asked_again_and_then_missing(server):
+def test_a_question_that_takes_too_long_is_retried_and_then_missing(server):
     server.reply = lambda question: 60.0 if "dog" in question else longer(question)
     values = compare(judge_of(server, timeout=1.0, max_retries=1))
     assert is_missing(values, 1)
@@ -189,7 +189,7 @@ def test_a_refused_key_or_model_ends_the_run_after_one_request_a_thread(server, 
     assert len(server.asked) <= 2
 
 
-def test_the_answer_is_kept_and_never_asked_for_again_even_by_another_process(server, tmp_path):
+def test_the_answer_is_kept_and_never_bought_twice_even_by_another_process(server, tmp_path):
     cache = str(tmp_path / "folder" / "answers.sqlite")
     values = compare(judge_of(server, cache=cache))
     count = len(server.asked)

@@ -76,7 +76,7 @@ def test_one_odd_row_costs_few_calls():
     assert len(function.calls) < 2 * ROWS.bit_length() + 4
 
 
-def test_a_row_alone_is_asked_again_too():
+def test_a_row_alone_is_retried_too():
     seen: dict[int, int] = {}
 
     def trouble(call, rows):

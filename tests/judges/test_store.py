@@ -179,9 +179,12 @@ def test_looking_makes_nothing_and_opens_nothing_for_writing(path, monkeypatch):
     assert not path.parent.exists()
     Store(path).put("a", 1)
     opened, connect = [], sqlite3.connect
-    monkeypatch.setattr(
-        sqlite3, "connect", lambda address, **options: opened.append(address) or connect(address, **options)
-    )
+
+    def watched(address, **options):
+        opened.append(address)
+        return connect(address, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
     assert known(path) == {"a": 1}
     assert opened
     assert all(address.endswith("?mode=ro") for address in opened)
