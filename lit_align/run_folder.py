@@ -121,9 +121,9 @@ class RunFolder:
         return max(file.stat().st_mtime_ns for file in files)
 
 
-def journal_of(path: Path) -> Path:
-    """The journal of verdicts beside a file of rollouts."""
-    return path.with_suffix(".verdicts.jsonl")
+def verdicts_of(path: Path) -> Path:
+    """The store of verdicts beside a file of rollouts."""
+    return path.with_suffix(".verdicts.sqlite")
 
 
 def earlier_checkpoints(path: Path) -> list[Path]:

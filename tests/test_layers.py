@@ -100,7 +100,7 @@ def is_private(name: str) -> bool:
 def own_names(tree: ast.AST) -> set[str]:
     """What a source defines itself: functions, classes, and attributes of its objects."""
     nodes = list(ast.walk(tree))
-    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     fields = {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
     stored = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
     return defined | fields | {node.attr for node in stored if is_of_self(node)}
@@ -176,6 +176,8 @@ def test_every_private_use_is_seen():
         __import__, os._exit, x.__class__
         def f():
             self._own = 1
+        async def _later():
+            other._later()
     """
     found = list(borrowed(textwrap.dedent(source), "lit_align.data", {"_inherited", "_own"}))
     expected = ["lightning._x", "torch.utils._python_dispatch.Mode", "torch._dynamo", "trainer._y", "other._z"]

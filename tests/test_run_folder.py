@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import lit_align
 from lit_align import WholeFiles
-from lit_align.run_folder import RunFolder, is_whole, journal_of, recorded, trusted_checkpoint
+from lit_align.run_folder import RunFolder, is_whole, recorded, trusted_checkpoint, verdicts_of
 from lit_align.utils.files import replace_link
 from tests.checkpoint_files import STATE, same, written
 
@@ -34,7 +34,7 @@ NAMES = {
     "checkpoints/iteration-0003.ckpt": RUN.checkpoint(3),
     "rollouts/iteration-0003-rank0.parquet": RUN.rollouts(3),
     "rollouts/iteration-0012-rank1-of-2.parquet": RUN.rollouts(12, 1, 2),
-    "rollouts/iteration-0003-rank0.verdicts.jsonl": journal_of(RUN.rollouts(3)),
+    "rollouts/iteration-0003-rank0.verdicts.sqlite": verdicts_of(RUN.rollouts(3)),
     "evaluation/heldout-0002-rank0.parquet": RUN.evaluation(2),
     "evaluation/heldout-0002-rank1-of-2.parquet": RUN.evaluation(2, 1, 2),
     "evaluation/test-0002-rank0.parquet": RUN.evaluation(2, test=True),
@@ -72,7 +72,7 @@ def test_a_run_of_any_version_is_found_under_these_names(name):
         'glob("rollouts/*.parquet")',
         'f"heldout-{iteration:04d}"',
         'f"{name}-rank{rank}.parquet"',
-        'with_suffix(".verdicts.jsonl")',
+        'with_suffix(".verdicts.sqlite")',
     ],
 )
 def test_a_name_of_the_run_folder_is_seen_in_a_source(source):

@@ -15,9 +15,9 @@ from lit_align.iteration.origins import found_rollouts, origin_of
 from lit_align.iteration.stages import Stages
 from lit_align.judges.ahead import Ahead
 from lit_align.judges.base import Judge, check_compared
-from lit_align.judges.journal import Journalled
+from lit_align.judges.store import Store, StoredJudge
 from lit_align.models.policy import Policy
-from lit_align.run_folder import journal_of
+from lit_align.run_folder import verdicts_of
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.sampler import Sampler, sampling_in_halves
 from lit_align.types import Prompts, Responses, Rollouts
@@ -124,7 +124,7 @@ class Collector:
             rollouts = self._judged(responses, path, ahead) if given is None else replace(given, responses=responses)
             self._save(path, rollouts, responses, origin)
             if path is not None:
-                journal_of(path).unlink(missing_ok=True)  # the file has it all
+                Store(verdicts_of(path)).remove()  # the file has it all
         missing = {policy: score for policy, score in scores.items() if policy not in rollouts.token_logps}
         if missing:
             scored = {policy: self._scored(policy, score, responses) for policy, score in missing.items()}
@@ -155,7 +155,7 @@ class Collector:
         if self.judge is None:
             alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
             return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
-        judge = self.judge if path is None else Journalled(self.judge, journal_of(path))
+        judge = self.judge if path is None else StoredJudge(self.judge, verdicts_of(path))
         with self.stages.stage("judge", len(responses)) as advance:
             ahead.wait()
             verdict = judge.verdict(responses.prompts, self.policy.text(responses), advance)

@@ -12,9 +12,9 @@ from lit_align.iteration.collector import Collector, Score
 from lit_align.iteration.origins import found_rollouts
 from lit_align.iteration.stages import Relay, Stages
 from lit_align.judges.base import Judge
-from lit_align.judges.journal import Journalled
+from lit_align.judges.store import StoredJudge
 from lit_align.models.policy import Policy
-from lit_align.run_folder import journal_of
+from lit_align.run_folder import verdicts_of
 from lit_align.types import Prompts, Rollouts
 
 ONE = ("policy",)
@@ -95,25 +95,25 @@ class HeldOutEvaluator(Evaluator):
                 initial = silent.rollouts_of(
                     prompts, path_of(INITIAL), {}, seed=seed, iteration=INITIAL, sources=("reference",)
                 )
-            journal = journal_of(path_of(iteration))
-            self._compare("", collector, own, initial, journal)
+            verdicts = verdicts_of(path_of(iteration))
+            self._compare("", collector, own, initial, verdicts)
             previous = found_rollouts(path_of(iteration - 1), {}) if iteration > 1 else None
             if isinstance(previous, Rollouts) and collector.judge is not None:
                 both = _with_text(policy, own), _with_text(policy, previous)
-                self.measures.update_against("_previous", Journalled(collector.judge, journal), *both)
+                self.measures.update_against("_previous", StoredJudge(collector.judge, verdicts), *both)
 
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
         return self.measures.result()
 
-    def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts, journal: Path) -> None:
+    def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts, verdicts: Path) -> None:
         policy = collector.policy
         if collector.judge is not None:
             both = _with_text(policy, own), _with_text(policy, other)
-            self.measures.update_against(suffix, Journalled(collector.judge, journal), *both)
+            self.measures.update_against(suffix, StoredJudge(collector.judge, verdicts), *both)
         for name, judge in self.judges.items():
             blind = _with_text(policy, without_rewards(own)), _with_text(policy, without_rewards(other))
-            self.measures.update_against(f"{suffix}_{name}", Journalled(judge, journal), *blind)
+            self.measures.update_against(f"{suffix}_{name}", StoredJudge(judge, verdicts), *blind)
 
 
 def _with_text(policy: Policy, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:

@@ -16,8 +16,8 @@ _Question = tuple[Prompts, list[list[str]]]
 class Ahead:
     """Asks a judge that remembers its answers about responses as they come, in a thread of its own.
 
-    Nothing is decided here: the answers are found again when the iteration is judged, and a question that failed is
-    asked once more then, with all that belongs to it.
+    Nothing is decided here: the answers are found when the iteration is judged, and a question that failed is retried
+    then, with all that belongs to it.
 
     Args:
         judge: Any; one that does not remember is not asked.
@@ -46,7 +46,7 @@ class Ahead:
             self._questions.put(None)
             self._thread.join()
             self._thread = None
-            self.judge.faults.take()  # what failed is asked again, and told of then
+            self.judge.faults.take()  # what failed is retried, and told of then
 
     def _ask_all(self, judge: Judge) -> None:
         while (question := self._questions.get()) is not None:

@@ -39,8 +39,8 @@ class Verdict:
 class Judge(ABC):
     """Compares responses. Subclasses give :meth:`compare`, or rewards (``RewardJudge``).
 
-    A judge that raises is asked again; what it still fails on is a missing comparison, never a tie. An error that its
-    own code makes, such as a ``TypeError``, stops the run at once with the sample.
+    A judge that raises is retried; what it still fails on is a missing comparison, never a tie. An error that its own
+    code makes, such as a ``TypeError``, stops the run at once with the sample.
     """
 
     has_rewards = False

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lit_align.judges.patience import Faults, JudgeError, Patience, ask_patiently
+from lit_align.judges.patience import Faults, JudgeError, Patience, retry_in_parts
 from lit_align.utils.out_of_memory import OutOfMemory
 
 
@@ -45,7 +45,7 @@ def call_judge(
         return _checked(name, once.call(function, some), some, low, high, missing)
 
     try:
-        values = ask(columns) if patience is None else ask_patiently(ask, columns, patience, faults)
+        values = ask(columns) if patience is None else retry_in_parts(ask, columns, patience, faults)
     except (JudgeError, OutOfMemory):
         raise
     except Exception as error:

@@ -1,40 +1,35 @@
-"""One question to an OpenAI-compatible chat endpoint, asked again until it is answered or there is no hope.
+"""Questions to an OpenAI-compatible chat endpoint: many at once, each retried until it is answered or there is no hope.
 
-The key is read from the environment for each request and held nowhere: no attribute, message or file has it.
+The key is read from the environment for each batch of questions and kept nowhere: no attribute, message or file has it.
 """
 
-import json
+import asyncio
 import os
 import re
-import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
-from typing import Any
-from urllib.error import HTTPError
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from lit_align.judges.patience import JudgeError, Patience
+from lit_align.judges.patience import JudgeError, MayPass, Patience, in_thread
 
-_AGAIN = {408, 425, 429}  # and every 5xx: the same request may succeed later
+_BUSY = {408, 425, 429}  # and every 5xx: the same request may succeed later
 _HOPELESS = {401, 403, 404, 405}  # the key, the address or the model is wrong: so will be all other questions
-_LONGEST_WAIT = 60.0
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_HEADERS = {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
+
+T = TypeVar("T")
+Payload = dict[str, Any]
+"""A question, as the chat completions protocol has it."""
 
 
 class Unanswered(Exception):
     """A question that got no answer, and why."""
 
 
-class Unreachable(Unanswered):
-    """The server failed to the last retry: it is no matter of this question."""
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """A redirect would carry the key to an address that nobody has named."""
-
-    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str) -> None:
-        """Follow none."""
+class Unreachable(Unanswered, MayPass):
+    """The server failed: it is no matter of this question."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +39,15 @@ class ChatEndpoint:
     Attributes:
         base_url: Up to and without ``/chat/completions``.
         api_key_env: Environment variable, in capitals, that holds the key; None sends none.
-        max_retries: Times a question is asked again after an overloaded or failing server, >= 0.
-        timeout: Seconds without a byte after which a request has failed, > 0.
-        backoff: Seconds before the first retry, doubled before each further one; a server's ``Retry-After`` is kept.
+        patience: With an overloaded or failing server; its timeout is the seconds without a byte. A server's
+            ``Retry-After`` is kept.
+        concurrency: Questions under way at once, >= 1.
     """
 
     base_url: str
     api_key_env: str | None
-    max_retries: int = 5
-    timeout: float = 60.0
-    backoff: float = 1.0
+    patience: Patience
+    concurrency: int = 8
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
@@ -70,87 +64,165 @@ class ChatEndpoint:
                 "judge.api_key_env must be the name of an environment variable in capitals, such as OPENAI_API_KEY, "
                 "and not the key itself"
             )
-        Patience(self.max_retries, self.backoff, self.timeout)
+        if self.concurrency < 1:
+            raise ValueError(f"judge.concurrency must be >= 1, got {self.concurrency}")
 
     @property
     def url(self) -> str:
         """Where a question is posted."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
+    @property
+    def key(self) -> str:
+        """What the environment has; empty where no key is sent."""
+        return os.environ.get(self.api_key_env or "", "").strip()
+
     def check(self) -> None:
         """Refuse an environment without the key."""
-        if self.api_key_env is not None and not os.environ.get(self.api_key_env, "").strip():
+        if self.api_key_env is not None and not self.key:
             raise ValueError(
                 f"judge.api_key_env: the environment has no {self.api_key_env}; export it, or set judge.api_key_env to "
                 "null for a server that asks for no key"
             )
 
-    def ask(self, payload: dict[str, Any]) -> str:
-        """The reply's text; empty where the server's answer has none.
+    def ask(self, payloads: Sequence[Payload], answered: Callable[[int, str], None]) -> list[str | Unanswered]:
+        """Each question's reply, empty where the server's answer has no text; or why there is none.
+
+        Once many in a row have failed to the last retry, the rest is not asked.
 
         Args:
-            payload: As the chat completions protocol has it.
+            payloads: The questions.
+            answered: Told the number of a question and its reply as soon as it is there, in another thread.
 
         Raises:
-            Unanswered: The server refused this question.
-            Unreachable: It failed to the last retry.
             JudgeError: The key, the address or the model is refused.
         """
+        if not payloads:
+            return []
         self.check()
-        opener = build_opener(_NoRedirect)
-        data = json.dumps(payload).encode()
-        reason = ""
-        for attempt in range(self.max_retries + 1):
-            wait = min(self.backoff * 2**attempt, _LONGEST_WAIT)
-            try:
-                with opener.open(self._request(data), timeout=self.timeout) as answer:
-                    return _content(answer.read())
-            except HTTPError as error:
-                reason = self._reason(error)
-                if error.code in _HOPELESS or 300 <= error.code < 400:
-                    raise JudgeError(f"judge: {self.url} refuses: {reason}") from None
-                if error.code not in _AGAIN and error.code < 500:
-                    raise Unanswered(reason) from None
-                wait = _retry_after(error) or wait
-            except (OSError, HTTPException) as error:  # no connection, a dropped one, a timeout
-                reason = self._without_key(f"{type(error).__name__}: {error}")
-            if attempt < self.max_retries:
-                time.sleep(wait)
-        raise Unreachable(reason)
+        return in_own_loop(self._ask_all(payloads, answered))
 
-    def _request(self, data: bytes) -> Request:
-        request = Request(self.url, data, {"Content-Type": "application/json"})
-        if self.api_key_env is not None:
-            request.add_unredirected_header("Authorization", f"Bearer {os.environ[self.api_key_env].strip()}")
-        return request
+    async def _ask_all(
+        self, payloads: Sequence[Payload], answered: Callable[[int, str], None]
+    ) -> list[str | Unanswered]:
+        places, failed_in_a_row = asyncio.Semaphore(self.concurrency), 0
 
-    def _reason(self, error: HTTPError) -> str:
-        """Status and the server's words, except where it is the key that they are about: servers quote it."""
-        reason = f"status {error.code}"
-        if error.code in (401, 403):
-            return f"{reason} (the key in {self.api_key_env})"
+        async def ask(number: int) -> str | Unanswered:
+            nonlocal failed_in_a_row
+            async with places:
+                if failed_in_a_row >= 2 * self.concurrency:
+                    return Unanswered("not asked, after as many questions in a row had failed to the last retry")
+                try:
+                    reply: str = await reply_of(client, payloads[number])
+                except Unreachable as error:
+                    failed_in_a_row += 1
+                    return error
+                except Unanswered as error:
+                    return error
+                failed_in_a_row = 0
+                answered(number, reply)
+                return reply
+
+        reply_of = self.patience.retrying(self._reply, lambda error: isinstance(error, Unreachable))
+        async with self._client() as client:
+            return await asyncio.gather(*map(ask, range(len(payloads))))
+
+    def _client(self) -> Any:
+        """The official client, which reaches this endpoint alone and sends nothing that is not ours.
+
+        Its own retries are off: their waits cannot be set, and there would be two laws of retrying.
+        """
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # it takes a second to import
+
+        key = self.key
+
+        async def send_ours_alone(request: Any) -> None:
+            # The client adds headers from OPENAI_* variables, which may be secrets of another host, and of the machine.
+            for name in set(request.headers) - _HEADERS:
+                del request.headers[name]
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+
+        http = DefaultAsyncHttpxClient(
+            follow_redirects=False,  # the key would go to an address that nobody has named
+            trust_env=self.base_url.startswith("https://"),  # a proxy tunnels https unread, and would read http
+            event_hooks={"request": [send_ours_alone]},
+        )
+        return AsyncOpenAI(
+            api_key=key or "none",  # it insists on one
+            base_url=self.base_url,
+            organization="",
+            project="",
+            max_retries=0,
+            timeout=self.patience.timeout,
+            http_client=http,
+        )
+
+    async def _reply(self, client: Any, payload: Payload) -> str:
+        from openai import APIConnectionError, APIStatusError
+
         try:
-            words = " ".join(error.read(4096).decode(errors="replace").split())
-        except (OSError, HTTPException):
-            words = ""
+            completion = await client.chat.completions.create(**payload)
+        except APIStatusError as error:
+            raise self._failure(error.response) from None
+        except APIConnectionError as error:  # no connection, a dropped one, a timeout
+            reason = f"{type(error).__name__}: {str(error.__cause__ or '') or error}"
+            raise Unreachable(self._without_key(reason)) from None
+        return _content(completion)
+
+    def _failure(self, response: Any) -> Exception:
+        status, reason = response.status_code, self._reason(response)
+        if status in _HOPELESS or 300 <= status < 400:
+            return JudgeError(f"judge: {self.url} refuses: {reason}")
+        if status not in _BUSY and status < 500:
+            return Unanswered(reason)
+        return Unreachable(reason, retry_after=_seconds(response.headers.get("Retry-After", "")))
+
+    def _reason(self, response: Any) -> str:
+        """Status and the server's words, except where it is the key that they are about: servers quote it."""
+        reason = f"status {response.status_code}"
+        if response.status_code in (401, 403):
+            return f"{reason} (the key in {self.api_key_env})"
+        words = " ".join(response.text.split())
         return self._without_key(f"{reason}: {words}")[:200] if words else reason
 
     def _without_key(self, text: str) -> str:
-        key = os.environ.get(self.api_key_env or "", "").strip()
-        return text.replace(key, "***") if key else text
+        return text.replace(self.key, "***") if self.key else text
 
 
-def _content(body: bytes) -> str:
+def in_own_loop(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, run in an event loop and a thread of its own: a notebook's thread has a loop already.
+
+    Whatever stops the wait, such as Ctrl-C, cancels the work.
+    """
+    loop = asyncio.new_event_loop()
+
+    def run() -> T:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(work)
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        return in_thread(run)
+    except BaseException:
+        with suppress(RuntimeError):  # the loop is closed: the work has ended by itself
+            loop.call_soon_threadsafe(cancel)
+        raise
+
+
+def _content(completion: Any) -> str:
+    try:
+        content = completion.choices[0].message.content
+    except (AttributeError, IndexError, TypeError):
         return ""
     return content if isinstance(content, str) else ""
 
 
-def _retry_after(error: HTTPError) -> float | None:
+def _seconds(text: str) -> float | None:
     try:
-        seconds = float(error.headers.get("Retry-After", ""))
+        return max(float(text), 0.0)
     except ValueError:
         return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT)

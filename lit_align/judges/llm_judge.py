@@ -8,14 +8,15 @@ import hashlib
 import json
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
-from lit_align.judges.answer_cache import AnswerCache
+import torch
+
 from lit_align.judges.base import Judge
-from lit_align.judges.chat import ChatEndpoint, Unanswered, Unreachable
+from lit_align.judges.chat import ChatEndpoint, Payload, Unanswered
 from lit_align.judges.pairwise import in_both_orders
-from lit_align.judges.patience import JudgeError
+from lit_align.judges.patience import JudgeError, Patience
+from lit_align.judges.store import Store
 from lit_align.types import Record
 
 TEMPLATE = """\
@@ -57,13 +58,15 @@ class LLMJudge(Judge):
             as well, if the last line is to be the verdict.
         temperature: Of the endpoint, >= 0; null leaves it out, for models that refuse it.
         both_orders: Ask in both orders and average, against a taste for the first place [1]; costs twice as much.
-        max_retries: Times a question is asked again after status 408, 425, 429 or 5xx, a lost connection or a timeout,
+        max_retries: Times a question is retried after status 408, 425, 429 or 5xx, a lost connection or a timeout,
             >= 0. Once many in a row have failed to the last, the rest of a batch is not asked.
         timeout: Seconds without a byte after which a request has failed, > 0.
         backoff: Seconds before the first retry, doubled before each further one.
         concurrency: Questions under way at once, >= 1.
-        cache: File of JSON lines that keeps every answer (by a hash of endpoint, model, temperature and question), so
-            that none is paid for twice; failures are not kept. Null remembers for the life of the process.
+        cache: SQLite file that keeps every answer (by a hash of endpoint, model, temperature and question), so that
+            none is paid for twice; failures are not kept. Every device writes one of its own. The JSON lines of an
+            earlier version, ``answers.jsonl``, are imported by ``answers.sqlite``, and may be named instead of it. Null
+            remembers for the life of the process.
 
     Raises:
         ValueError: An argument is out of its range, or the template lacks a field.
@@ -86,22 +89,19 @@ class LLMJudge(Judge):
         concurrency: int = 8,
         cache: str | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"judge.concurrency must be >= 1, got {concurrency}")
         if temperature is not None and temperature < 0:
             raise ValueError(f"judge.temperature must be >= 0, got {temperature}")
         missing = {"prompt", "first", "second"} - set(_FIELD.findall(template))
         if missing:
             raise ValueError(f"judge.template has no {{{min(missing)}}}: it needs {{prompt}}, {{first}} and {{second}}")
         self.model = model
-        self.endpoint = ChatEndpoint(base_url, api_key_env, max_retries, timeout, backoff)
+        self.endpoint = ChatEndpoint(base_url, api_key_env, Patience(max_retries, backoff, timeout), concurrency)
         self.template = template
         self.temperature = temperature
         self.both_orders = both_orders
-        self.concurrency = concurrency
-        self.patience = None  # each question has its own
-        self._unreachable = 0  # questions in a row
-        self.cache = AnswerCache(cache)
+        self.cache = cache
+        self.patience = None  # the endpoint's goes for each question
+        self._remembered: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -109,8 +109,10 @@ class LLMJudge(Judge):
         return self.model
 
     def check(self) -> None:
-        """Refuse an environment without the key, before any weights load."""
+        """Refuse an environment without the key and a cache that is something else, before any weights load."""
         self.endpoint.check()
+        if self._store is not None:
+            self._store.check()
 
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second); nan where the comparison is missing."""
@@ -131,56 +133,60 @@ class LLMJudge(Judge):
 
     def _answers(self, questions: list[str]) -> dict[str, float]:
         """Question -> win of the first, for those that were answered."""
-        found = {question: self.cache.get(self._key(question)) for question in questions}  # each asked once
-        new = [question for question, answer in found.items() if answer is None]
-        self._unreachable = 0
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            replies = list(pool.map(self._ask, new))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # a run that is stopped does not wait for what is under way
-        failures = [reason for answer, reason in replies if answer is None]
-        found |= {question: answer for question, (answer, _) in zip(new, replies, strict=True)}
-        answers = {question: _WINS[answer] for question, answer in found.items() if answer is not None}
-        if answers:
+        keys = {question: self._key(question) for question in questions}  # each asked once
+        known = self._known(list(keys.values()))
+        new = [question for question, key in keys.items() if key not in known]
+
+        def keep(number: int, reply: str) -> None:
+            answer = _parsed(reply)
+            if answer is not None:
+                known[keys[new[number]]] = answer
+                self._put(keys[new[number]], answer)
+
+        replies = self.endpoint.ask([self._payload(question) for question in new], keep)
+        failures = [_why(reply) for question, reply in zip(new, replies, strict=True) if keys[question] not in known]
+        if known:
             self.faults.succeeded()
         elif len(failures) > 2 and not self.faults.answered:  # more than the two orders of one comparison
             raise JudgeError(f"judge {self.name} answered none of {len(new)} questions; the first: {failures[0]}")
         if failures:
             self.faults.note(failures[0])
-        return answers
+        return {question: _WINS[known[key]] for question, key in keys.items() if key in known}
 
-    def _ask(self, question: str) -> tuple[str | None, str]:
-        """The answer, or None and why there is none."""
-        if self._unreachable >= 2 * self.concurrency:
-            return None, "not asked, after as many questions in a row had failed to the last retry"
-        try:
-            reply = self.endpoint.ask(self._payload(question))
-        except Unreachable as error:
-            self._unreachable += 1  # threads may lose a count, which asks one more
-            return None, str(error)
-        except Unanswered as error:
-            return None, str(error)
-        self._unreachable = 0
-        answer = _parsed(reply)
-        if answer is None:
-            return None, f"a reply that does not end in A, B or tie: {reply[-60:]!r}"
-        self.cache.put(self._key(question), answer)
-        return answer, ""
-
-    def _payload(self, question: str) -> dict[str, Any]:
-        payload: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": question}]}
+    def _payload(self, question: str) -> Payload:
+        payload: Payload = {"model": self.model, "messages": [{"role": "user", "content": question}]}
         return payload if self.temperature is None else payload | {"temperature": self.temperature}
 
     def _key(self, question: str) -> str:
         content = json.dumps([self.endpoint.url, self._payload(question)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def _known(self, keys: list[str]) -> dict[str, str]:
+        kept = {} if self._store is None else self._store.known(keys)
+        return kept | {key: self._remembered[key] for key in keys if key in self._remembered}
+
+    def _put(self, key: str, answer: str) -> None:
+        self._remembered[key] = answer
+        if self._store is not None:
+            self._store.put(key, answer)
+
+    @property
+    def _store(self) -> Store | None:
+        """Of this process: it knows its rank when the devices have found each other."""
+        if self.cache is None:
+            return None
+        return Store(Path(self.cache), torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)
+
 
 def _parsed(reply: str) -> str | None:
     lines = reply.strip().splitlines()
     match = _ANSWER.fullmatch(lines[-1]) if lines else None
     return match[1].upper() if match else None
+
+
+def _why(reply: str | Unanswered) -> str:
+    """Why there is no answer."""
+    return f"a reply that does not end in A, B or tie: {reply[-60:]!r}" if isinstance(reply, str) else str(reply)
 
 
 def _conversation(prompt: str, record: Record) -> str:

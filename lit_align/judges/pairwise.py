@@ -21,8 +21,8 @@ class PairwiseFunction(Judge):
 
     Args:
         function: Dotted path; modules of the working directory can be imported.
-        max_retries: Times it is called again after an error that may pass, such as a timeout, >= 0; what fails to the
-            last is missing. A ``TypeError`` and the like stop the run at once.
+        max_retries: Times it is retried after an error that may pass, such as a timeout, >= 0; what fails to the last
+            is missing. A ``TypeError`` and the like stop the run at once.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
 

@@ -1,29 +1,44 @@
-"""What is done when a judge fails: it is asked again, then about fewer at a time; what it still fails on is missing.
+"""What is done when a judge fails: it is retried, then in parts; what it still fails on is missing.
 
 The error decides. One that the judge's own code makes (`CODE_ERRORS`: a wrong type, a key that is not there, a module
-that cannot be imported) would be made again, and is told at once with the sample. Any other (a timeout, a lost
+that cannot be imported) would be made by a retry too, and is told at once with the sample. Any other (a timeout, a lost
 connection, whatever a client library raises) may pass.
 """
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
+import tenacity
 import torch
 
 from lit_align.utils.out_of_memory import OutOfMemory
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class JudgeError(RuntimeError):
     """A judge raised, or returned something that is no judgement."""
+
+
+class MayPass(Exception):
+    """An error of a server that says when to retry.
+
+    Args:
+        reason: What has failed.
+        retry_after: Seconds that it asks to be left alone; None where it asks for nothing.
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 CODE_ERRORS = (
@@ -42,7 +57,7 @@ CODE_ERRORS = (
     FileNotFoundError,
     PermissionError,
 )
-"""Errors that asking again does not mend."""
+"""Errors that a retry does not mend."""
 
 _LONGEST_WAIT = 60.0
 _HOPELESS = 8  # samples in a row that fail alone, to the last retry: the judge is down, not the samples odd
@@ -52,12 +67,17 @@ Ask = Callable[[Sequence[list[Any]]], list[float]]
 """One number a row of the columns."""
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether a retry may succeed: not after an error of the judge's code, nor after Ctrl-C."""
+    return isinstance(error, Exception) and not isinstance(error, CODE_ERRORS)
+
+
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long a judge is waited for.
+    """The one law of retrying: how often, after what wait, and how long a call may take.
 
     Attributes:
-        max_retries: Times a call is made again after an error that may pass, >= 0.
+        max_retries: Times a call is retried after an error that may pass, >= 0.
         backoff: Seconds before the first retry, doubled before each further one up to a minute, > 0.
         timeout: Seconds after which a call has failed, > 0; None waits for ever. A call that is over its time cannot be
             stopped: its thread is abandoned and what it may still return is dropped.
@@ -78,27 +98,40 @@ class Patience:
             if value is not None and value <= 0:
                 raise ValueError(f"judge.{name} must be > 0, got {value}")
 
+    def retrying(
+        self, function: Callable[..., Any], may_pass: Callable[[BaseException], bool] = may_pass
+    ) -> Callable[..., Any]:
+        """A function, or a coroutine function, that is retried after errors that may pass; the last is raised."""
+        retried: Callable[..., Any] = tenacity.retry(
+            stop=tenacity.stop_after_attempt(self.max_retries + 1),
+            wait=self._wait,
+            retry=tenacity.retry_if_exception(may_pass),
+            before_sleep=_tell,
+            reraise=True,
+        )(function)
+        return retried
+
     def call(self, function: Callable[..., Any], columns: Sequence[list[Any]]) -> list[Any]:
         """What a function returns in time, as a list."""
-        return list(function(*columns)) if self.timeout is None else in_time(function, columns, self.timeout)
-
-    def insist(self, ask: Ask, columns: Sequence[list[Any]]) -> list[float]:
-        """Ask; after an error that may pass, wait and ask again."""
-        for attempt in range(self.max_retries):
-            try:
-                return ask(columns)
-            except CODE_ERRORS:
-                raise
-            except Exception as error:
-                wait = min(self.backoff * 2**attempt, _LONGEST_WAIT)
-                log.info("a judge failed (%s: %s); again in %g s", type(error).__name__, error, wait)
-            time.sleep(wait)
-        return ask(columns)
+        if self.timeout is None:
+            return list(function(*columns))
+        return in_thread(lambda: list(function(*columns)), self.timeout)
 
     @property
-    def once(self) -> "Patience":
-        """The same without a second try."""
+    def without_retries(self) -> "Patience":
+        """The same that fails at once."""
         return replace(self, max_retries=0)
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, MayPass) and error.retry_after is not None:
+            return min(error.retry_after, _LONGEST_WAIT)
+        return tenacity.wait_exponential(self.backoff, max=_LONGEST_WAIT)(state)
+
+
+def _tell(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.info("a judge failed (%s: %s); retried in %g s", type(error).__name__, error, state.upcoming_sleep)
 
 
 @dataclass
@@ -129,12 +162,12 @@ class Faults:
         return reason
 
 
-def ask_patiently(ask: Ask, columns: Sequence[list[Any]], patience: Patience, faults: Faults) -> list[float]:
+def retry_in_parts(ask: Ask, columns: Sequence[list[Any]], patience: Patience, faults: Faults) -> list[float]:
     """Answers to all rows; nan where there is none to be had.
 
-    All rows are asked about at once, and again after a wait. Then fewer: half as many after each failure, twice as many
-    after each success, so that a few rows that always fail cost a few calls. A row that fails alone, to the last retry,
-    is missing; after too many such rows in a row the rest is missing too.
+    All rows are asked about at once, with retries. Then fewer, without: half as many after each failure, twice as many
+    after each success, so that a few rows that always fail cost a few calls. A row alone is retried too; if it fails to
+    the last, it is missing, and after too many such rows in a row the rest is missing too.
 
     Args:
         ask: Raises what the judge raises.
@@ -150,9 +183,9 @@ def ask_patiently(ask: Ask, columns: Sequence[list[Any]], patience: Patience, fa
     size, lost = rows, 0
     while left:
         some = sorted(left[:size])
-        tries = patience if size in (1, rows) else patience.once
+        law = patience if size in (1, rows) else patience.without_retries
         try:
-            answers = tries.insist(ask, [[column[row] for row in some] for column in columns])
+            answers: list[float] = law.retrying(ask)([[column[row] for row in some] for column in columns])
         except CODE_ERRORS:
             raise
         except Exception as error:
@@ -174,27 +207,31 @@ def ask_patiently(ask: Ask, columns: Sequence[list[Any]], patience: Patience, fa
     return values
 
 
-def in_time(function: Callable[..., Any], columns: Sequence[list[Any]], seconds: float) -> list[Any]:
-    """What a function returns, as a list, if it does so in time.
+def in_thread(function: Callable[[], T], timeout: float | None = None) -> T:
+    """What a function returns, if it does so in time.
 
     It runs in a thread of its own, without gradients, that does not keep the process alive.
 
+    Args:
+        function: Called once.
+        timeout: Seconds, > 0; None waits for ever.
+
     Raises:
-        TimeoutError: It did not.
+        TimeoutError: It took longer.
     """
-    answer: Future[list[Any]] = Future()
+    answer: Future[T] = Future()
 
     def run() -> None:
         try:
             with torch.no_grad():  # gradients are on in a new thread
-                answer.set_result(list(function(*columns)))
+                answer.set_result(function())
         except BaseException as error:
             answer.set_exception(error)
 
     Thread(target=copy_context().run, args=(run,), daemon=True).start()
     try:
-        return answer.result(timeout=seconds)
+        return answer.result(timeout=timeout)
     except TimeoutError:
         if answer.done():  # the function's own
             raise
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
+        raise TimeoutError(f"no answer within {timeout:g} s") from None

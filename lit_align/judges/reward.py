@@ -110,8 +110,8 @@ class RewardFunction(RewardJudge):
         function: Dotted path, such as ``my_rewards.brevity``; modules of the working directory can be imported.
         comparison: ``hard`` or ``bradley_terry``.
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
-        max_retries: Times it is called again after an error that may pass, such as a timeout, >= 0; what fails to the
-            last is missing. A ``TypeError`` and the like stop the run at once.
+        max_retries: Times it is retried after an error that may pass, such as a timeout, >= 0; what fails to the last
+            is missing. A ``TypeError`` and the like stop the run at once.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
 

@@ -62,7 +62,7 @@ def test_a_judge_that_refuses_stops_the_run_when_all_is_drawn(server, tiny_model
     assert list(run.folder.glob("rollouts/iteration-0000*.parquet"))
 
 
-def test_what_failed_ahead_is_asked_once_more_and_is_not_missing_then(server, tiny_model, pools, tmp_path):
+def test_what_failed_ahead_is_retried_and_is_not_missing_then(server, tiny_model, pools, tmp_path):
     failed = set()
 
     def reply(question):

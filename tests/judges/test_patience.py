@@ -1,4 +1,4 @@
-"""A judge that fails is asked again, then about fewer; what it still fails on is missing, and nothing else is."""
+"""A judge that fails is retried, then in parts; what it still fails on is missing, and nothing else is."""
 
 import math
 import threading
@@ -8,7 +8,6 @@ import torch
 
 from lit_align import Judge, JudgeError, PairwiseFunction, Patience, RewardFunction, RewardJudge
 from lit_align.data.templates import encode
-from lit_align.judges import patience as module
 from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Faults
 from tests.conftest import make_tokenizer, prompts_of
@@ -21,7 +20,7 @@ COLUMNS = [[f"prompt {row}" for row in range(ROWS)], list(range(ROWS))]
 def waits(monkeypatch) -> list[float]:
     """Seconds that would have been waited."""
     waited: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", waited.append)
+    monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
     return waited
 
 
@@ -77,7 +76,7 @@ def test_one_odd_row_costs_few_calls():
     assert len(function.calls) < 2 * ROWS.bit_length() + 4
 
 
-def test_a_row_alone_is_asked_again_too():
+def test_a_row_alone_is_retried_too():
     seen: dict[int, int] = {}
 
     def trouble(call, rows):

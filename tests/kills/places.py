@@ -4,8 +4,9 @@ import gc
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Place:
     Attributes:
         stage: The stage that is under way, and those inside it, such as ``evaluate/sample``; empty between stages.
         iteration: The module's counter: how many iterations are over. None where there is no module yet.
-        rollouts: Number of the newest, what its file holds, and how many verdicts its journal has.
+        rollouts: Number of the newest, what its file holds, and how many verdicts are beside it.
         evaluation: The same of held-out prompts.
         checkpoints: All that there are, and the one that ``last.ckpt`` points to.
     """
@@ -97,11 +98,12 @@ def _number(file: Path) -> int:
 
 
 def _held(path: Path) -> str:
-    """What a file of rollouts, or a journal of verdicts, holds."""
+    """What a file of rollouts, or a store of verdicts, holds."""
     if path.suffix == ".partial":
         return "unnamed"
     if path.suffix != ".parquet":
-        return f"verdicts: {sum(bool(line.strip()) for line in path.read_text().splitlines())}"
+        with closing(sqlite3.connect(path)) as file:
+            return f"verdicts: {file.execute('SELECT count(*) FROM kept').fetchone()[0]}"
     columns = pq.read_schema(path).names
     if "wins" not in columns:
         return "sampled"

@@ -15,7 +15,7 @@ from tests.kills.processes import asked, final_state, lit_align, on_two_devices,
 SAMPLE = "lit_align.models.generation.next_token:CausalLMNextToken.step"
 SCORE = "lit_align.models.language_model:LanguageModel.logps"
 ASK = "lit_align.judges.pairwise:PairwiseFunction.compare"
-JOURNAL = "lit_align.judges.journal:Journal.put"
+KEEP = "lit_align.judges.store:Store.put"
 STEP = "lit_align.iteration.module:AlignmentModule.training_step"
 EVALUATE = "lit_align.iteration.evaluator:HeldOutEvaluator.evaluate"
 END = "lit_align.iteration.module:AlignmentModule.on_train_epoch_end"
@@ -32,7 +32,7 @@ POINTS = {
     "writing what was sampled": HalfWritten("rollouts/*", place=Place("", 0, "0 unnamed")),
     "before the first verdict": Point(ASK, place=Place("judge", 0, "0 sampled")),
     "between verdicts": Point(ASK, 2, place=Place("judge", 0, "0 sampled, verdicts: 1")),
-    "after the last verdict": Point(JOURNAL, 2, after=True, place=Place("judge", 0, "0 sampled, verdicts: 2")),
+    "after the last verdict": Point(KEEP, 2, after=True, place=Place("judge", 0, "0 sampled, verdicts: 2")),
     "writing what was judged": HalfWritten("rollouts/*", 2, place=Place("", 0, "0 sampled, unnamed, verdicts: 2")),
     "while scoring": Point(SCORE, 2, place=Place("score", 0, "0 judged")),
     "before what was scored has its name": HalfWritten(

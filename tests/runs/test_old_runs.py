@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_align import Replay, Sampler
+from lit_align import Replay, RewardFunction, Sampler
 from lit_align.cli import main
 from lit_align.run_folder import RunFolder
 
@@ -68,8 +68,9 @@ def test_the_same_config_in_the_words_of_today_finds_it(monkeypatch):
     assert iterations == []
 
 
-def test_its_policy_is_measured_again_without_a_draw(monkeypatch):
+def test_its_policy_is_measured_again_without_a_draw_or_a_question_to_its_judges(monkeypatch):
     iterations = drawn(monkeypatch)
+    monkeypatch.setattr(RewardFunction, "rewards", lambda *arguments: pytest.fail("asked"))
     cli = main(["validate", "-c", "run", "--ckpt_path", str(RUN.last)])
     measured = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     expected = {name: value for name, value in rows_of(RUN.metrics)[-1].items() if name.startswith("val/")}
