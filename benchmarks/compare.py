@@ -1,6 +1,6 @@
 """Every method on the quickstart's model, judge and prompts: one row a method and seed, kept as soon as it is there.
 
-    python benchmarks/compare.py --set methods            # each method once, at the budget of configs/algorithms/
+    python benchmarks/compare.py --set methods            # each method once, at the budget of configs/overlays/toy.yaml
     python benchmarks/compare.py --set tuning --set samples --set clock --set momentum     # three seeds
 
 A run that is in the results already is not run again: stop it at any time and go on later. The table goes to
@@ -21,7 +21,8 @@ from pathlib import Path
 import yaml
 
 HERE = Path(__file__).parent
-CONFIGS = HERE.parent / "configs" / "algorithms"
+CONFIGS = HERE.parent / "configs"
+TOY = CONFIGS / "overlays" / "toy.yaml"
 STAGES = ("sample", "judge", "score", "train")
 Results = dict[str, dict[str, float]]
 
@@ -37,12 +38,18 @@ class Row:
 
     def arguments(self, seed: int) -> list[str]:
         pairs = [("seed_everything", str(seed)), *self.options.items()]
-        return ["fit", "-c", str(CONFIGS / f"{self.config}.yaml"), *(f"--{name}={value}" for name, value in pairs)]
+        files = [word for path in (CONFIGS, TOY, self.overlay) for word in ("-c", str(path))]
+        return ["fit", *files, *(f"--{name}={value}" for name, value in pairs)]
+
+    @property
+    def overlay(self) -> Path:
+        """The method's own file, which may ask for iterations of one step and more of them."""
+        return CONFIGS / "algorithms" / f"{self.config}.yaml"
 
     @property
     def iterations(self) -> str:
-        config = yaml.safe_load((CONFIGS / f"{self.config}.yaml").read_text())
-        return self.options.get("trainer.max_epochs") or str(config["trainer"]["max_epochs"])
+        budget, method = (yaml.safe_load(path.read_text()).get("trainer", {}) for path in (TOY, self.overlay))
+        return self.options.get("trainer.max_epochs") or str((budget | method)["max_epochs"])
 
     def key(self, seed: int) -> str:
         options = " ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
@@ -55,7 +62,7 @@ NEEDS_DATA = {"dpo_offline", "dpo_replay"}
 
 
 def methods() -> list[Row]:
-    names = [path.stem for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in NEEDS_DATA]
+    names = [path.stem for path in sorted((CONFIGS / "algorithms").glob("*.yaml")) if path.stem not in NEEDS_DATA]
     return [Row(name, name, {"trainer.max_epochs": SHORTER[name]} if name in SHORTER else {}) for name in names]
 
 

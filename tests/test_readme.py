@@ -90,4 +90,4 @@ def test_every_command_parses(arguments, monkeypatch, tmp_path):
 
 
 def test_the_commands_are_all_found():
-    assert len(commands()) == 15
+    assert len(commands()) == 17
