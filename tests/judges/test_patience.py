@@ -9,7 +9,7 @@ import torch
 from lit_align import Judge, JudgeError, PairwiseFunction, Patience, RewardFunction, RewardJudge
 from lit_align.data.templates import encode
 from lit_align.judges.calls import call_judge
-from lit_align.judges.patience import Faults
+from lit_align.judges.patience import Faults, MayPass
 from tests.conftest import make_tokenizer, prompts_of
 
 ROWS = 64
@@ -59,6 +59,12 @@ def test_an_error_that_passes_leaves_no_trace(waits, error):
 def test_the_wait_doubles_up_to_a_minute(waits):
     judged(Flaky(lambda call, rows: call <= 9), Patience(max_retries=9, backoff=0.5))
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
+@pytest.mark.parametrize(("asked_for", "waited"), [(None, 2.0), (0.0, 0.0), (7.0, 7.0), (3600.0, 60.0)])
+def test_a_server_that_says_when_is_waited_for_so_long_but_no_more_than_a_minute(waits, asked_for, waited):
+    judged(Flaky(lambda call, rows: call == 1, MayPass("busy", asked_for)), Patience(backoff=2.0))
+    assert waits == [waited]
 
 
 @pytest.mark.parametrize("odd", [{0}, {63}, {7, 8, 40}, set(range(16, 32))], ids=len)
