@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
+from lit_align.judges.identity import tell_matched_by_name
 from lit_align.judges.patience import Faults
 from lit_align.judges.reward import RewardJudge
 from lit_align.types import Prompts, Record
@@ -79,6 +80,11 @@ class Journalled(Judge):
         return self.judge.name
 
     @property
+    def identity(self) -> str:
+        """The judge's."""
+        return self.judge.identity
+
+    @property
     def faults(self) -> Faults:
         """The judge's."""
         return self.judge.faults
@@ -92,8 +98,7 @@ class Journalled(Judge):
         parts = []
         for rows in self._blocks(len(texts)):
             block, some = prompts.select(rows), [list(texts[row]) for row in rows]
-            key = self._key("verdict", block, some)
-            known = self.journal.get(key)
+            key, known = self._known("verdict", block, some)
             if known is not None:
                 parts.append(Verdict(**{name: _tensor(value) for name, value in known.items()}))
                 if report is not None:
@@ -120,8 +125,7 @@ class Journalled(Judge):
         parts = []
         for rows in self._blocks(len(first)):
             block, pair = prompts.select(rows), [[texts[row] for row in rows] for texts in (first, second)]
-            key = self._key("beats", block, pair)
-            known = self.journal.get(key)
+            key, known = self._known("beats", block, pair)
             parts.append(self.judge.beats(block, pair[0], pair[1]) if known is None else _tensor(known))
             if known is None and not parts[-1].isnan().all():
                 self.journal.put(key, _plain(parts[-1]))
@@ -131,9 +135,17 @@ class Journalled(Judge):
         size = self.judge.prompts_at_once
         return [range(start, min(start + size, prompts)) for start in range(0, prompts, size)]
 
-    def _key(self, question: str, prompts: Prompts, texts: Sequence[Sequence[str]]) -> str:
+    def _known(self, question: str, prompts: Prompts, texts: Sequence[Sequence[str]]) -> tuple[str, Any | None]:
+        """The key of a question to this judge, and the answer if it is there."""
         asked = repr((prompts.record_id.tolist(), texts))
-        return text_digest(question, type(self.judge).__name__, self.judge.name, asked)
+        key = text_digest(question, self.judge.identity, asked)
+        known = self.journal.get(key)
+        if known is None:  # version 0.1 had keys by name
+            name = type(self.judge).__name__, self.judge.name
+            known = self.journal.get(text_digest(question, *name, asked))
+            if known is not None:
+                tell_matched_by_name(" ".join(name), self.journal.path.parent.parent)
+        return key, known
 
 
 def _answers(verdict: Verdict) -> bool:

@@ -17,6 +17,7 @@ class Remembers(Judge):
     """Has irrational probabilities, misses one in five, and fails when told to."""
 
     prompts_at_once = 3
+    indifferent = Judge.indifferent | {"fails_at"}
 
     def __init__(self, fails_at: int = -1) -> None:
         self.asked, self.fails_at = [], fails_at
