@@ -109,11 +109,6 @@ class Description:
             return f"[{', '.join(map(self.of, value))}]"
         if isinstance(value, Tensor):
             return f"tensor {weights_digest([('', value)])}"
-        if isinstance(value, Identified):
-            return f"{self._class(type(value))} {self.of(value.identity)}"
-        if isinstance(value, nn.Module):
-            named = [*value.named_parameters(), *value.named_buffers()]
-            return f"{self._class(type(value))} {weights_digest(named)}"
         return self._of_code(value) or self._of_object(value)
 
     def _of_code(self, value: Any) -> str | None:
@@ -132,8 +127,12 @@ class Description:
         return f"function {value.__module__}.{value.__qualname__}" if inspect.isbuiltin(value) else None
 
     def _of_object(self, value: Any) -> str:
-        """What pickle would keep of it."""
+        """What it says itself, else its weights, else what pickle would keep of it."""
         kind = type(value)
+        if isinstance(value, Identified):
+            return f"{self._class(kind)} {self.of(value.identity)}"
+        if isinstance(value, nn.Module):
+            return f"{self._class(kind)} {weights_digest([*value.named_parameters(), *value.named_buffers()])}"
         try:
             reduced = dispatch_table[kind](value) if kind in dispatch_table else value.__reduce_ex__(4)
         except Exception:  # a lock, a connection: what has a life of its own fails in any way there is

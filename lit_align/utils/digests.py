@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 """Patterns of the files in a model's folder that its weights are in, and its configuration."""
@@ -28,7 +29,7 @@ def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) 
     """
     digest = hashlib.sha256()
     for name, weight in weights:
-        own = weight.to_local() if isinstance(weight, torch.distributed.tensor.DTensor) else weight
+        own = weight.to_local() if isinstance(weight, DTensor) else weight
         total = _total(own, at_once)
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total};".encode())
     return digest.hexdigest()[:16]
