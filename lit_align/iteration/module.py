@@ -148,6 +148,8 @@ class AlignmentModule(L.LightningModule):
             self.meet(self.data, fits=fits)
         for judge in self.judges.values():
             judge.check()
+        if fits and self.trainer.is_global_zero:
+            tell_given_by(self.data.given_by, self.judge)
 
     def meet(self, data: IterationData, *, fits: bool) -> None:
         """Refuse data that this algorithm, policy or context cannot take, and let them be encoded for the policy.
@@ -167,7 +169,6 @@ class AlignmentModule(L.LightningModule):
         data.connect(self.encode, self.policy, self.minibatches)
         if fits:
             data.check_fits()
-            tell_given_by(data.given_by, self.judge)
 
     @property
     def data(self) -> IterationData:
