@@ -8,6 +8,7 @@ import torch
 from lit_align import Judge, JudgeError
 from lit_align.judges.journal import Journal, Journalled
 from lit_align.judges.reward import RewardJudge
+from lit_align.utils.digests import text_digest
 from tests.conftest import prompts_of
 
 PROMPTS = 7
@@ -37,8 +38,8 @@ class Lengths(RewardJudge):
 
     prompts_at_once = 2
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, comparison="hard", temperature=1.0) -> None:
+        super().__init__(comparison, temperature)
         self.asked = []
 
     def rewards(self, prompts, responses, records):
@@ -103,14 +104,40 @@ def test_rewards_that_are_known_are_neither_asked_for_nor_written(prompts, tmp_p
     assert not (tmp_path / "j").exists()
 
 
-def test_judges_of_other_names_have_verdicts_of_their_own(prompts, tmp_path):
-    class Another(Remembers):
-        """With another name."""
+class Another(Remembers):
+    """Another class."""
 
-    Journalled(Remembers(), tmp_path / "j").verdict(prompts, TEXTS)
-    judge = Another()
+
+@pytest.mark.parametrize("other", [Another, lambda: Lengths("bradley_terry"), lambda: Lengths(temperature=2.0)])
+def test_another_judge_has_verdicts_of_its_own_though_it_has_the_name(prompts, tmp_path, other):
+    first, judge = (Remembers() if other is Another else Lengths()), other()
+    assert (first.name == judge.name) == (other is not Another)
+    Journalled(first, tmp_path / "j").verdict(prompts, TEXTS)
     Journalled(judge, tmp_path / "j").verdict(prompts, TEXTS)
-    assert judge.asked
+    assert len(judge.asked) == len(first.asked) > 0
+
+
+def test_verdicts_that_were_kept_by_name_are_found_and_that_is_said_once(prompts, tmp_path, caplog):
+    path, judge = tmp_path / "run" / "rollouts" / "j", Remembers()
+    expected = Journalled(judge, path).verdict(prompts, TEXTS)
+    rows = [prompts.record_id[start : start + 3].tolist() for start in range(0, PROMPTS, 3)]
+    asked = [repr((ids, TEXTS[start : start + 3])) for ids, start in zip(rows, range(0, PROMPTS, 3), strict=True)]
+    old = Journal(path.with_name("old"))
+    for text in asked:  # as version 0.1 wrote them
+        old.put(text_digest("verdict", "Remembers", "Remembers", text), kept(path, judge, text))
+    again = Remembers()
+    for _ in range(2):
+        assert torch.equal(Journalled(again, old.path).verdict(prompts, TEXTS).wins, expected.wins)
+    assert not again.asked
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"{tmp_path / 'run'}: verdicts of an earlier version name their judge alone (Remembers Remembers)"
+    )
+
+
+def kept(path, judge, text):
+    """What a journal has of a question."""
+    return Journal(path).get(text_digest("verdict", judge.identity, text))
 
 
 def test_a_line_that_was_cut_short_or_damaged_is_not_there_and_harms_no_other(tmp_path, caplog):
