@@ -206,10 +206,11 @@ def test_measuring_with_another_sampler_or_other_prompts_writes_files_of_its_own
 
 def test_a_fit_with_another_sampler_compares_its_first_iterate_with_no_previous_one(user, folder):
     run = RunFolder(folder)
-    options = {"law": {"max_new_tokens": 5}, "max_epochs": 4}
+    options, before = {"law": {"max_new_tokens": 5}, "max_epochs": 4}, contents(folder)
     rows = user.run(HAPPY, folder, **options).fit(ckpt_path=run.last).module.history
     assert ["val/win_rate_previous" in row for row in rows] == [False, False, True, False, True]
     assert rows[4]["val/win_rate_previous"] == pytest.approx(true_rate(folder, HAPPY, 4, against=3))
+    assert set(before.values()) <= set(contents(folder).values())
 
 
 def test_a_replay_trains_on_what_is_recorded_and_evaluates_with_the_judge_of_now(user, folder, tmp_path, caplog):

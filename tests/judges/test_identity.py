@@ -287,7 +287,9 @@ def test_an_argument_with_a_life_of_its_own_asks_for_a_version(caplog):
     assert Configured(threading.Lock()).identity == Configured(threading.Lock()).identity
     assert "there is no telling a _thread.lock from another" in caplog.text
     caplog.clear()
-    assert Versioned(threading.Lock()).identity
+    first = Versioned(threading.Lock()).identity
+    Versioned.version = "4"
+    assert Versioned(threading.Lock()).identity != first
     assert not caplog.records
 
 
