@@ -122,7 +122,7 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
     return AlignmentCLI(
         AlignmentModule,
         L.LightningDataModule,
-        save_config_callback=SaveConfig,  # type: ignore[arg-type]
+        save_config_callback=SaveConfig,
         trainer_class=Trainer,
         parser_class=OneLineParser,
         seed_everything_default=0,

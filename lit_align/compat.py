@@ -48,9 +48,9 @@ class SubcommandCLI(LightningCLI):
     Only the subcommand that comes first on the command line gets its options: those of all take long to gather.
     """
 
-    def __init__(self, *given: Any, args: Any = None, **options: Any) -> None:
-        self.command = args[0] if args else None
-        super().__init__(*given, args=args, **options)
+    def __init__(self, *classes: Any, **options: Any) -> None:
+        self.command = next(iter(options.get("args") or []), None)
+        super().__init__(*classes, **options)
 
     def add_further_subcommands(self, parser: Any) -> None:
         """Add subcommands that are not methods of the trainer.

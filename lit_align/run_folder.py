@@ -69,6 +69,10 @@ class RunFolder:
         """One row an iteration, the same in every run of the same seed."""
         return self.path / "metrics.csv"
 
+    def older_metrics(self) -> Path:
+        """Where a table goes that makes room for one of other judges: ``metrics-1.csv``, ``metrics-2.csv``, ..."""
+        return self.path / f"metrics-{1 + len(list(self.path.glob('metrics-*.csv')))}.csv"
+
     @property
     def timings(self) -> Path:
         """Seconds and tokens per second of each iteration."""
@@ -107,9 +111,20 @@ class RunFolder:
         """A rank's share of what an iteration, from 0, trains on."""
         return self.path / "rollouts" / _share(f"iteration-{iteration:04d}", rank, world_size)
 
-    def evaluation(self, iteration: int, rank: int = 0, world_size: int = 1, *, test: bool = False) -> Path:
-        """A rank's share of the responses to held-out prompts, or to those of a test, after so many iterations."""
-        return self.path / "evaluation" / _share(f"{'test' if test else 'heldout'}-{iteration:04d}", rank, world_size)
+    def evaluation(
+        self, iteration: int, rank: int = 0, world_size: int = 1, *, test: bool = False, of: str = ""
+    ) -> Path:
+        """A rank's share of the responses to held-out prompts, or to those of a test, after so many iterations.
+
+        Args:
+            iteration: Iterations completed.
+            rank: Whose share.
+            world_size: Number of ranks.
+            test: Of a test.
+            of: A short name of the judge, sampler and prompts, where they are not those of the run.
+        """
+        stem = f"{'test' if test else 'heldout'}-{iteration:04d}"
+        return self.path / "evaluation" / _share(f"{stem}-{of}" if of else stem, rank, world_size)
 
     def fault(self, step: int, minibatch: int, rank: int) -> Path:
         """A rank's minibatch of a step that was not finite."""

@@ -38,6 +38,8 @@ NAMES = {
     "evaluation/heldout-0002-rank0.parquet": RUN.evaluation(2),
     "evaluation/heldout-0002-rank1-of-2.parquet": RUN.evaluation(2, 1, 2),
     "evaluation/test-0002-rank0.parquet": RUN.evaluation(2, test=True),
+    "evaluation/heldout-0002-0a1b-rank0.parquet": RUN.evaluation(2, of="0a1b"),
+    "metrics-1.csv": RUN.older_metrics(),
     "faults/step-000007-minibatch-0001-rank0.parquet": RUN.fault(7, 1, 0),
 }
 _FILE = re.compile(r"config\.yaml|config-|identity\.json|versions\.json|metrics\.csv|timings\.csv|predictions\.jsonl")

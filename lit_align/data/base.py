@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_align.data.rollout_store import Origin
 from lit_align.data.sources import Source, check_distinct, checked, read
 from lit_align.data.templates import content_id
 from lit_align.sampling.uniforms import run_seed
@@ -123,6 +124,11 @@ class IterationData(L.LightningDataModule, ABC):
     def gives(self) -> tuple[Given, ...]:
         """What the given responses are, for an algorithm to refuse; nothing where responses are to be drawn."""
         return ()
+
+    @property
+    def given_by(self) -> Origin:
+        """Who has compared the given responses, as far as that is known."""
+        return {}
 
     @property
     def steps_per_phase(self) -> int:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from lit_align.data.base import Given, IterationData, Reader
 from lit_align.data.ranks import interleaved
-from lit_align.data.rollout_store import load_rollouts
+from lit_align.data.rollout_store import JUDGE, Origin, load_origin, load_rollouts, same_judge
 from lit_align.data.sources import Source, check_not_heldout
 from lit_align.run_folder import recorded
 from lit_align.types import Prompts, Rollouts
@@ -22,7 +22,8 @@ class Replay(IterationData):
     run: they are computed, except where a recorded one is found to be the same to the last bit on a first micro-batch
     (so the reference, and all of iteration 0, are scored once in a life, and a replay of the same config ends with the
     same weights). With another algorithm the policy soon is not the one that drew: responses are then off-policy, and
-    ``train/sampling_gap`` says how far. Whatever log-probs the file has are never taken on trust.
+    ``train/sampling_gap`` says how far. Whatever log-probs the file has are never taken on trust. Verdicts are the
+    recorded ones, of one judge: this run's own evaluates alone, and is told where it is another one.
 
     Args:
         path: A run folder, a glob of its ``rollouts/*.parquet``, or one file. Files of several ranks are put back into
@@ -90,6 +91,13 @@ class Replay(IterationData):
             for path, schema in schemas
         )
 
+    @cached_property
+    def given_by(self) -> Origin:
+        """The judge of the recorded verdicts, as the file says it that says most."""
+        origins = [load_origin(path) for files in self.files for path in files]
+        judges = [{name: origin[name] for name in JUDGE if name in origin} for origin in origins]
+        return max(judges, key=len)
+
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
         """The prompts of an iteration whose responses this rank scores."""
         return self.rollouts(iteration, rank, world_size).responses.prompts
@@ -103,8 +111,8 @@ class Replay(IterationData):
         """Look at what is recorded.
 
         Raises:
-            ValueError: An iteration was never judged, or is of another size than the first; a recorded prompt is held
-                out.
+            ValueError: An iteration was never judged, by another judge than the first, or is of another size; a
+                recorded prompt is held out.
         """
         for files in self.files:
             if "wins" not in pq.read_schema(files[0]).names:
@@ -114,11 +122,20 @@ class Replay(IterationData):
                     f"data.path: iterations are of {self.prompts_per_iteration} and of {_rows(files)} prompts "
                     f"({files[0]}); give those of one size, as a glob"
                 )
+        self._check_one_judge()
         self.asked = self._iteration(0).responses.prompts.record_id.tolist()
         heldout = set(self.heldout_ids)
         for path in (path for files in self.files for path in files if heldout):
             for row, record in enumerate(pq.read_table(path, columns=["record"])["record"].to_pylist()):
                 check_not_heldout(json.loads(record), f"{path} too (row {row})", heldout)
+
+    def _check_one_judge(self) -> None:
+        for path in (path for files in self.files for path in files):
+            if not same_judge(self.given_by, load_origin(path)):
+                raise ValueError(
+                    f"data.path: another judge than in other iterations has judged {path}, in its name, settings or "
+                    "code: give iterations of one judge, as a glob"
+                )
 
     def check_read(self) -> None:
         """Refuse rollouts that another tokenizer or template has made."""

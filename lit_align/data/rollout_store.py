@@ -20,7 +20,16 @@ from lit_align.utils.files import write_whole
 Origin = dict[str, str]
 """Where responses and verdicts come from: what is drawn or judged anew if it changes."""
 
+JUDGE = ("judge", "judge_identity")
+"""What an origin says of a judge: its name, for messages, and its identity, which decides."""
+
 _TOKEN_LOGPS = tuple(token_logps_column(policy) for policy in POLICIES)
+
+
+def same_judge(was: Origin, now: Origin) -> bool:
+    """Whether one judge has said both, as far as they tell; files of version 0.1 tell a judge by its name alone."""
+    names = [name for name in reversed(JUDGE) if name in was and name in now]
+    return not names or was[names[0]] == now[names[0]]
 
 
 def save_rollouts(
@@ -62,6 +71,19 @@ def load_origin(path: Path) -> Origin:
     """Where the responses in a readable file come from."""
     origin: Origin = json.loads(pq.read_schema(path).metadata[b"lit_align"]).get("origin", {})
     return origin
+
+
+def load_ids(path: Path) -> list[int]:
+    """The ids of the prompts that a file holds answers to.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        ids: list[int] = pq.read_table(path, columns=["record_id"])["record_id"].to_pylist()
+    except Exception as error:  # a damaged file fails in any way there is
+        raise ValueError(f"{path} is damaged or no rollout file ({error})") from error
+    return ids
 
 
 def load_rollouts(path: Path) -> Responses | Rollouts:

@@ -65,7 +65,7 @@ class HeldOut(nn.Module):
         means = {"reward": self.reward, "kl": self.kl, "length": self.length, "truncated": self.truncated}
         values = {name: float(mean.compute()) for name, mean in means.items() if mean.update_count}
         values["distinct_2"] = float(self.distinct_2.compute())
-        for name in self.win_rates:
+        for name in (name for name in self.win_rates if self._win_rate(name).update_count):
             rate, low, high = self._win_rate(name).compute().tolist()
             values |= {name: rate, f"{name}_low": low, f"{name}_high": high}
         for metric in (*means.values(), self.distinct_2, *(self._win_rate(name) for name in self.win_rates)):

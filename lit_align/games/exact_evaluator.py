@@ -10,7 +10,8 @@ from lit_align.games.game import Game
 from lit_align.games.measures import exploitability, kl, sub_optimality, win_rate
 from lit_align.games.policies import EnumerablePolicy
 from lit_align.iteration.collector import Collector
-from lit_align.iteration.evaluator import Evaluator, PathOf
+from lit_align.iteration.evaluator import Evaluator
+from lit_align.iteration.heldout_files import HeldOutFiles
 from lit_align.types import Prompts
 
 
@@ -37,9 +38,11 @@ class ExactEvaluator(Evaluator):
             self.add_module(name, MeanMetric().set_dtype(torch.float64))
         self._equilibrium: tuple[Game, Tensor] | None = None
 
-    def evaluate(self, collector: Collector, prompts: Prompts, path_of: PathOf, *, iteration: int, seed: int) -> None:
+    def evaluate(
+        self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
+    ) -> None:
         """Measure the contexts of these prompts."""
-        del path_of, iteration, seed
+        del files, iteration, seed
         policy = collector.policy
         if not isinstance(policy, EnumerablePolicy):
             raise ValueError(f"ExactEvaluator measures policies that can be enumerated, not {type(policy).__name__}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_align.anchors.base import Anchor
 from lit_align.data.rollout_store import Origin, save_rollouts
-from lit_align.iteration.origins import found_rollouts, origin_of
+from lit_align.iteration.origins import found_rollouts, origin_of, who_gave, who_judges
 from lit_align.iteration.stages import Stages
 from lit_align.judges.ahead import Ahead
 from lit_align.judges.base import Judge, check_compared
@@ -22,6 +22,9 @@ from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.sampler import Sampler, sampling_in_halves
 from lit_align.types import Prompts, Responses, Rollouts
 from lit_align.utils.out_of_memory import Halving
+
+Chosen = Callable[[Origin, Prompts], Path]
+"""Which file is of rollouts of this origin, to these prompts."""
 
 Score = Callable[[Responses], Float[Tensor, "batch group length"]]
 """Token log-probs of responses under some policy."""
@@ -92,6 +95,8 @@ class Collector:
         iteration: int,
         sources: Sequence[str] | None = None,
         given: Rollouts | None = None,
+        given_by: Origin | None = None,
+        chosen: Chosen | None = None,
     ) -> Rollouts:
         """Rollouts of these prompts, sampled, judged and scored; read from ``path`` as far as they are there.
 
@@ -103,13 +108,20 @@ class Collector:
             iteration: Key of the random numbers.
             sources: Who draws each slot of a group, instead of the sampler's own.
             given: Responses that are there and compared, so that nothing is sampled or judged.
+            given_by: Who has compared them, as far as that is known.
+            chosen: Where there is more than the one file of this name: which it is.
 
         Raises:
             ValueError: The file holds rollouts of other prompts.
         """
         slots = tuple(sources or self.sampler.slots) if given is None else given.responses.source
-        who = self.policy, self.anchor, self.sampler, self.judge, slots
-        origin = {} if path is None else origin_of(*who, trains=sources is None)
+        verdicts = None if path is None else verdicts_of(path)
+        origin: Origin = {}
+        if path is not None:
+            judged = who_judges(self.judge) if given is None else who_gave(given, given_by or {})
+            who = self.policy, self.anchor, self.sampler, judged, slots
+            origin = origin_of(*who, trains=sources is None)
+            path = path if chosen is None else chosen(origin, prompts)
         found = None if path is None else found_rollouts(path, origin)
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
@@ -121,10 +133,12 @@ class Collector:
             self._save(path, responses, responses, origin)
         rollouts = found if isinstance(found, Rollouts) else None
         if rollouts is None:
-            rollouts = self._judged(responses, path, ahead) if given is None else replace(given, responses=responses)
+            rollouts = (
+                self._judged(responses, verdicts, ahead) if given is None else replace(given, responses=responses)
+            )
             self._save(path, rollouts, responses, origin)
-            if path is not None:
-                Store(verdicts_of(path)).remove()  # the file has it all
+            if verdicts is not None and chosen is None:
+                Store(verdicts).remove()  # the file has it all
         missing = {policy: score for policy, score in scores.items() if policy not in rollouts.token_logps}
         if missing:
             scored = {policy: self._scored(policy, score, responses) for policy, score in missing.items()}
@@ -151,11 +165,11 @@ class Collector:
                 drawn=ahead,
             )
 
-    def _judged(self, responses: Responses, path: Path | None, ahead: Ahead) -> Rollouts:
+    def _judged(self, responses: Responses, verdicts: Path | None, ahead: Ahead) -> Rollouts:
         if self.judge is None:
             alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
             return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
-        judge = self.judge if path is None else StoredJudge(self.judge, verdicts_of(path))
+        judge = self.judge if verdicts is None else StoredJudge(self.judge, verdicts)
         with self.stages.stage("judge", len(responses)) as advance:
             ahead.wait()
             verdict = judge.verdict(responses.prompts, self.policy.text(responses), advance)

@@ -1,15 +1,17 @@
 """Evaluation of an iterate on held-out prompts, against the initial policy and the iterate before."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from lit_align.evaluation.heldout import HeldOut, without_rewards
 from lit_align.iteration.collector import Collector, Score
-from lit_align.iteration.origins import found_rollouts
+from lit_align.iteration.heldout_files import HeldOutFiles
+from lit_align.iteration.origins import who_judges, whose_law
 from lit_align.iteration.stages import Relay, Stages
 from lit_align.judges.base import Judge
 from lit_align.judges.store import StoredJudge
@@ -19,9 +21,6 @@ from lit_align.types import Prompts, Rollouts
 
 ONE = ("policy",)
 INITIAL = 0  # the iteration whose policy is the reference, which everything is compared with
-
-PathOf = Callable[[int], Path]
-"""The file that holds the held-out rollouts of an iteration."""
 
 
 class Evaluator(nn.Module, ABC):
@@ -36,13 +35,15 @@ class Evaluator(nn.Module, ABC):
         self.judges = judges or {}
 
     @abstractmethod
-    def evaluate(self, collector: Collector, prompts: Prompts, path_of: PathOf, *, iteration: int, seed: int) -> None:
+    def evaluate(
+        self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
+    ) -> None:
         """Measure the policy that has completed ``iteration`` iterations.
 
         Args:
             collector: Samples, judges and scores; its judge is the training judge.
             prompts: What is answered.
-            path_of: Where each iteration's rollouts are, or will be.
+            files: Where each iteration's rollouts are, or will be.
             iteration: Iterations completed; 0 is the initial policy.
             seed: Of the responses; not the training one.
         """
@@ -51,19 +52,34 @@ class Evaluator(nn.Module, ABC):
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
 
+    def judged(self, judge: Judge | None) -> dict[str, Judge]:
+        """Which measures are a judge's opinion, and whose; by default none is.
+
+        Args:
+            judge: The training judge.
+        """
+        del judge
+        return {}
+
 
 class HeldOutEvaluator(Evaluator):
     """Draws one response to each held-out prompt and compares it with earlier ones.
 
     Args:
         judges: Judges that only evaluate, by name.
+
+    Raises:
+        ValueError: A name would give a column two judges.
     """
 
     def __init__(self, judges: dict[str, Judge] | None = None) -> None:
         super().__init__(judges)
+        _check_names(self.judges)
         self.measures = HeldOut()
 
-    def evaluate(self, collector: Collector, prompts: Prompts, path_of: PathOf, *, iteration: int, seed: int) -> None:
+    def evaluate(
+        self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
+    ) -> None:
         """Measure the policy that has completed ``iteration`` iterations.
 
         Random numbers are keyed by the iteration: two iterates answer independently, as the win rate asks.
@@ -71,7 +87,7 @@ class HeldOutEvaluator(Evaluator):
         Args:
             collector: Samples, judges and scores; its judge is the training judge.
             prompts: Held-out prompts.
-            path_of: Where each iteration's held-out rollouts are, or will be.
+            files: Where each iteration's held-out rollouts are, or will be.
             iteration: Iterations completed; 0 is the initial policy.
             seed: Of the responses; not the training one.
         """
@@ -84,7 +100,15 @@ class HeldOutEvaluator(Evaluator):
             }
             if iteration == INITIAL:
                 scores = {}  # the policy is the reference still: its KL is 0, not an estimate of 0
-            own = quiet.rollouts_of(prompts, path_of(iteration), scores, seed=seed, iteration=iteration, sources=ONE)
+            own = quiet.rollouts_of(
+                prompts,
+                files.plain(iteration),
+                scores,
+                seed=seed,
+                iteration=iteration,
+                sources=ONE,
+                chosen=partial(files.chosen, iteration),
+            )
             if iteration == INITIAL:
                 same = own.responses.sample_logps
                 own = replace(own, anchor_token_logps=same, reference_token_logps=same)
@@ -93,18 +117,30 @@ class HeldOutEvaluator(Evaluator):
             if iteration != INITIAL:
                 silent = replace(collector, stages=Stages(visible=False))
                 initial = silent.rollouts_of(
-                    prompts, path_of(INITIAL), {}, seed=seed, iteration=INITIAL, sources=("reference",)
+                    prompts,
+                    files.plain(INITIAL),
+                    {},
+                    seed=seed,
+                    iteration=INITIAL,
+                    sources=("reference",),
+                    chosen=partial(files.chosen, INITIAL),
                 )
-            verdicts = verdicts_of(path_of(iteration))
+            verdicts = verdicts_of(files.plain(iteration))
             self._compare("", collector, own, initial, verdicts)
-            previous = found_rollouts(path_of(iteration - 1), {}) if iteration > 1 else None
-            if isinstance(previous, Rollouts) and collector.judge is not None:
+            law = who_judges(collector.judge) | whose_law(collector.sampler)
+            previous = files.found(iteration - 1, law, prompts) if iteration > 1 else None
+            if previous is not None and collector.judge is not None:
                 both = _with_text(policy, own), _with_text(policy, previous)
                 self.measures.update_against("_previous", StoredJudge(collector.judge, verdicts), *both)
 
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
         return self.measures.result()
+
+    def judged(self, judge: Judge | None) -> dict[str, Judge]:
+        """Rewards and win rates, with the ends of their intervals."""
+        own = {} if judge is None else {"reward": judge} | dict.fromkeys((*_rates(""), *_rates("_previous")), judge)
+        return own | {rate: other for name, other in self.judges.items() for rate in _rates(f"_{name}")}
 
     def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts, verdicts: Path) -> None:
         policy = collector.policy
@@ -114,6 +150,25 @@ class HeldOutEvaluator(Evaluator):
         for name, judge in self.judges.items():
             blind = _with_text(policy, without_rewards(own)), _with_text(policy, without_rewards(other))
             self.measures.update_against(f"{suffix}_{name}", StoredJudge(judge, verdicts), *blind)
+
+
+def _rates(suffix: str) -> list[str]:
+    """A win rate and the ends of its interval."""
+    return [f"win_rate{suffix}{end}" for end in ("", "_low", "_high")]
+
+
+def _check_names(names: Collection[str]) -> None:
+    """Refuse a judge whose win rate would be in a column of another.
+
+    Raises:
+        ValueError: There is one.
+    """
+    taken = {*_rates(""), *_rates("_previous")}
+    for name in names:
+        rates = _rates(f"_{name}")
+        if not taken.isdisjoint(rates):
+            raise ValueError(f"eval_judges: the name {name!r} is taken: its win rate would be in the column of another")
+        taken |= set(rates)
 
 
 def _with_text(policy: Policy, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:

@@ -26,9 +26,12 @@ from lit_align.data.base import IterationData
 from lit_align.data.ranks import gathered
 from lit_align.iteration.collector import Collector, collected_metrics
 from lit_align.iteration.evaluator import Evaluator, HeldOutEvaluator
+from lit_align.iteration.heldout_files import HeldOutFiles
+from lit_align.iteration.judged_columns import ColumnJudges, columns_of_others, judge_by_name, without
 from lit_align.iteration.minibatches import Minibatches
 from lit_align.iteration.optimizers import Schedule, named, scheduled
-from lit_align.iteration.requirements import check_data, check_judge, check_optimizer, check_sampler
+from lit_align.iteration.origins import who_judges
+from lit_align.iteration.requirements import check_data, check_judge, check_optimizer, check_sampler, tell_given_by
 from lit_align.iteration.scores import check_same, full_precision, has_dropout, remembered, scores_of
 from lit_align.iteration.stages import Stages
 from lit_align.iteration.step_guard import StepGuard, gradient_norm
@@ -117,6 +120,7 @@ class AlignmentModule(L.LightningModule):
         self.keep_rollouts = keep_rollouts
         self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
         self.history: list[dict[str, float]] = []
+        self.column_judges: ColumnJudges | None = {}  # of the rows of `history`; None where a checkpoint does not say
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self._rollouts: tuple[int, Rollouts] | None = None
@@ -144,6 +148,8 @@ class AlignmentModule(L.LightningModule):
             self.meet(self.data, fits=fits)
         for judge in self.judges.values():
             judge.check()
+        if fits and self.trainer.is_global_zero:
+            tell_given_by(self.data.given_by, self.judge)
 
     def meet(self, data: IterationData, *, fits: bool) -> None:
         """Refuse data that this algorithm, policy or context cannot take, and let them be encoded for the policy.
@@ -250,6 +256,7 @@ class AlignmentModule(L.LightningModule):
                     seed=mixed_seed(run_seed(), TRAINING),
                     iteration=iteration,
                     given=given,
+                    given_by=self.data.given_by,
                 )
             rollouts = gathered(share, self.trainer.world_size)
             if iteration == 0:
@@ -307,7 +314,8 @@ class AlignmentModule(L.LightningModule):
         self.guard.check(self.trainer, norm, int(self.iteration), keep=self.keep_rollouts)
 
     def on_train_start(self) -> None:
-        """Evaluate iteration 0: what the run starts from."""
+        """Leave no column of the table to two judges, and evaluate iteration 0: what the run starts from."""
+        self._empty_columns_of_others()
         if self.trainer.is_global_zero:
             self.sampler.warn_if_not_policy()
         if int(self.iteration) or self.history or not self.trainer.limit_val_batches:
@@ -429,12 +437,13 @@ class AlignmentModule(L.LightningModule):
 
     def evaluate(self, prompts: Prompts, completed: int) -> None:
         """Let the evaluator measure the policy that has completed so many iterations on these prompts."""
-        place, test = (self.global_rank, self.trainer.world_size), self.trainer.testing
+        place, fits = (self.global_rank, self.trainer.world_size), self.trainer.state.fn == "fit"
+        files = HeldOutFiles(self.run_folder, *place, test=self.trainer.testing, fits=fits)
         with self.inference():
             self.evaluator.evaluate(
                 self.collector,
                 prompts.to("cpu"),
-                lambda iteration: self.run_folder.evaluation(iteration, *place, test=test),
+                files,
                 iteration=completed,
                 seed=mixed_seed(run_seed(), EVALUATION),
             )
@@ -456,6 +465,7 @@ class AlignmentModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the rows of the table and the anchor with the weights."""
         checkpoint["history"] = self.history
+        checkpoint["judges"] = self.column_judges
         checkpoint["anchor"] = self.anchor.state_dict()
         checkpoint["folded"] = self.policy.frozen_update()
         checkpoint["trained"] = [name for name, _ in trainable(self)]
@@ -470,8 +480,22 @@ class AlignmentModule(L.LightningModule):
         if missing:
             raise ValueError(f"the checkpoint is of another model: it has no {sorted(missing)[0]}")
         self.history = checkpoint["history"]
+        self.column_judges = checkpoint.get("judges")  # version 0.1 did not say
         self.anchor.load_state_dict(checkpoint["anchor"])
         self.policy.set_frozen_update(checkpoint["folded"])
+
+    def _empty_columns_of_others(self) -> None:
+        """A run that goes on with another judge has a table of that judge alone."""
+        trained = self.data.given_by if self.data.gives else who_judges(self.judge)
+        judged = self.evaluator.judged(self.judge)
+        now = {f"val/{name}": who_judges(judge) for name, judge in judged.items()} | {"train/reward": trained}
+        was = self.column_judges
+        if was is None:
+            by_name = judge_by_name(self.history, self.run_folder, self.trainer.world_size)
+            was = {column: by_name for column in now if now[column] == who_judges(self.judge)}
+        others = columns_of_others(was, now)
+        self.history = without(self.history, others, self.run_folder, tells=self.trainer.is_global_zero)
+        self.column_judges = was | {column: judge for column, judge in now.items() if judge}
 
     def _log_collected(self, rollouts: Rollouts) -> None:
         is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy

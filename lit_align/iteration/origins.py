@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_align.anchors.base import Anchor
-from lit_align.data.rollout_store import Origin, load_origin, load_rollouts
+from lit_align.data.rollout_store import JUDGE, Origin, load_origin, load_rollouts, same_judge
 from lit_align.judges.base import Judge
+from lit_align.judges.identity import tell_matched_by_name
 from lit_align.models.policy import Policy
 from lit_align.models.sharding.gather import trainable
 from lit_align.sampling.sampler import Sampler
@@ -15,31 +16,48 @@ from lit_align.utils.digests import text_digest, weights_digest
 
 log = logging.getLogger(__name__)
 
+_NOT_DRAWN = (*JUDGE, "verdicts", "scored")
+
+
+def who_judges(judge: Judge | None) -> Origin:
+    """A judge, by its name for messages and by its identity, which decides."""
+    if judge is None:
+        return {}
+    return dict(zip(JUDGE, (f"{type(judge).__name__} {judge.name}", judge.identity), strict=True))
+
+
+def who_gave(given: Rollouts, judged: Origin) -> Origin:
+    """Verdicts that were there already, and who has said them as far as that is known."""
+    columns = {"wins": given.wins, "compared": given.compared, "rewards": given.rewards}
+    return judged | {"verdicts": weights_digest((name, value) for name, value in columns.items() if value is not None)}
+
+
+def whose_law(sampler: Sampler) -> Origin:
+    """The law that responses are drawn from."""
+    return {"sampler": f"{type(sampler).__name__} {sampler.decoding}"}
+
 
 def origin_of(
-    policy: Policy, anchor: Anchor, sampler: Sampler, judge: Judge | None, slots: Sequence[str], *, trains: bool
+    policy: Policy, anchor: Anchor, sampler: Sampler, judged: Origin, slots: Sequence[str], *, trains: bool
 ) -> Origin:
     """What the responses of a group depend on, who judges them, and under what anchor they are scored.
-
-    A judge is its class and its name: one that is only more patient says the same.
 
     Args:
         policy: As it is when it draws.
         anchor: The same.
         sampler: Whose law it draws from.
-        judge: Who compares.
+        judged: Who compares.
         slots: Who draws each response of the group.
         trains: They are scored under the anchor, to train on.
     """
-    origin = dict(policy.identity)
-    origin |= {} if judge is None else {"judge": f"{type(judge).__name__} {judge.name}"}
+    origin = policy.identity | judged
     weights = "" if set(slots) == {"reference"} else _weights(policy)
     if trains:
         settings = {name: value for name, value in sorted(vars(anchor).items()) if not name.startswith("_")}
         origin["scored"] = text_digest(weights, type(anchor).__name__, repr(settings))
     if "data" in slots:
         return origin
-    origin["sampler"] = f"{type(sampler).__name__} {sampler.decoding}"
+    origin |= whose_law(sampler)
     if set(slots) == {"reference"}:
         return origin  # what the initial policy has drawn, whatever it was called then
     origin["slots"] = " ".join(slots)
@@ -49,6 +67,11 @@ def origin_of(
         with anchor.applied(policy):
             origin["anchor"] = _weights(policy)
     return origin
+
+
+def changes(was: Origin, now: Origin) -> list[str]:
+    """Names of what responses are drawn with that differs; what one of the two does not name is the same."""
+    return [name for name, value in now.items() if name not in _NOT_DRAWN and was.get(name, value) != value]
 
 
 def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
@@ -69,20 +92,30 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
     except ValueError as error:
         log.warning("%s; it is made again", error)
         return None
-    changed = [name for name, value in origin.items() if was.get(name, value) != value]
-    drawn = [name for name in changed if name not in ("judge", "scored")]
-    if drawn:
-        log.warning("%s was drawn before a change of %s: it is drawn again", path, " and ".join(drawn))
+    changed = changes(was, origin)
+    if changed:
+        log.warning("%s was drawn before a change of %s: it is drawn again", path, " and ".join(changed))
         return None
     if not isinstance(found, Rollouts):
         return found
-    if "judge" in changed:
-        log.warning("%s was judged by %s: it is judged again", path, was["judge"])
+    if not same_judge(was, origin):
+        log.warning("%s was judged by %s: it is judged again", path, former_judge(was, origin))
         return found.responses
-    if "scored" in changed:
+    if "judge" in was and "judge_identity" in origin.keys() - was.keys():
+        tell_matched_by_name(was["judge"], path.parent.parent)
+    if was.get("verdicts") != origin.get("verdicts", was.get("verdicts")):
+        log.warning("%s holds other verdicts than the data do by now: it takes theirs", path)
+        return found.responses
+    if was.get("scored", origin.get("scored")) != origin.get("scored", was.get("scored")):
         log.warning("%s was scored under another anchor: it is scored again", path)
         return found.with_token_logps({"anchor": None, "current": None})
     return found
+
+
+def former_judge(was: Origin, now: Origin) -> str:
+    """What messages call a judge that was another one."""
+    name = was.get("judge", "nobody")
+    return f"{name} as it was before its settings or its code changed" if name == now.get("judge") else name
 
 
 def _weights(policy: Policy) -> str:

@@ -1,13 +1,18 @@
 """What an algorithm asks of its sampler, its judge and its data; what does not fit is refused before weights load."""
 
+import logging
 from collections.abc import Set
 from typing import Protocol, runtime_checkable
 
 from torch.optim import LBFGS, Optimizer
 
 from lit_align.data.base import Given, IterationData
+from lit_align.data.rollout_store import Origin, same_judge
+from lit_align.iteration.origins import former_judge, who_judges
 from lit_align.judges.base import Judge
 from lit_align.sampling.sampler import Sampler, Slot
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -56,6 +61,20 @@ def check_judge(algorithm: Algorithm, judge: Judge | None) -> None:
     """Refuse a judge that only compares where the loss reads rewards."""
     if "rewards" in algorithm.needs and judge is not None and not judge.has_rewards:
         raise ValueError(f"{_name(algorithm)} needs rewards, and the judge {judge.name} only compares")
+
+
+def tell_given_by(given_by: Origin, judge: Judge | None) -> None:
+    """Say that what is trained on is the opinion of another judge than the one that evaluates.
+
+    Args:
+        given_by: Who has compared responses that are there already; empty where they are drawn, or nobody knows.
+        judge: That of the run.
+    """
+    if judge is not None and given_by and not same_judge(given_by, who_judges(judge)):
+        log.warning(
+            "the recorded verdicts are of %s: they are trained on as they are, and this run's judge evaluates alone",
+            former_judge(given_by, who_judges(judge)),
+        )
 
 
 def check_optimizer(optimizer: Optimizer, devices: int) -> None:

@@ -7,14 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lit_align.judges.calls import call_judge
+from lit_align.judges.identity import Description, built_with, noting
 from lit_align.judges.patience import Faults, JudgeError, Patience
 from lit_align.types import Prompts, Record
+from lit_align.utils.digests import text_digest
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[int], None]
 """Called with the number of prompts judged since the last call: what progress bars listen to."""
@@ -41,7 +46,22 @@ class Judge(ABC):
 
     A judge that raises is retried; what it still fails on is a missing comparison, never a tie. An error that its own
     code makes, such as a ``TypeError``, stops the run at once with the sample.
+
+    Its verdicts are kept under its :attr:`identity`: its class, every argument it was built with but those that say how
+    it is asked (:attr:`indifferent`), and, for a class of your own, the file that it is written in. One that differs in
+    any of it is another judge.
     """
+
+    indifferent: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("max_retries", "timeout", "backoff", "concurrency", "api_key_env"),
+            *("cache", "device", "batch_size", "token_budget"),
+        }
+    )
+    """Arguments that its verdicts do not depend on. A subclass with more of them adds to these."""
+
+    version: str | None = None
+    """Yours to change with the code where no file has it, such as that of a notebook, or where it reads other files."""
 
     has_rewards = False
     prompts_at_once = 32  # groups in one call of `compare`
@@ -50,10 +70,44 @@ class Judge(ABC):
     patience: Patience | None = Patience()
     """With a judge that may fail for a while; None for one in which any error is one of its code."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass note its arguments, and what its code is as long as that is the code that runs."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = noting(cls.__init__)  # type: ignore[method-assign]
+        about = Description()
+        cls._code_of_class = about.code(cls), *about.unknown
+
+    _code_of_class: ClassVar[tuple[str, ...]] = ("",)  # its digest, empty for ours; the name of one without source
+
     @property
     def name(self) -> str:
         """What error messages and tables call it."""
         return type(self).__name__
+
+    def settings(self) -> dict[str, Any]:
+        """What its verdicts depend on, by name: the arguments it was built with but those that are indifferent.
+
+        A subclass adds what it reads that no argument holds, such as the digest of a file.
+        """
+        return {name: value for name, value in built_with(self).items() if name not in self.indifferent}
+
+    @cached_property
+    def identity(self) -> str:
+        """A short digest of all that its verdicts depend on, the same in every process; verdicts are kept under it."""
+        about = Description()
+        settings = about.of(self.settings())
+        kinds = [kind._code_of_class for kind in type(self).__mro__ if issubclass(kind, Judge)]
+        unknown = [*about.unknown, *(name for _, *names in kinds for name in names)]
+        if unknown and self.version is None:
+            log.warning(
+                "judge %s: there is no telling %s from another, for want of its source: give the judge a version, and "
+                "another one with every change",
+                self.name,
+                " and ".join(dict.fromkeys(unknown)),
+            )
+        codes = [code for code, *_ in kinds if code]
+        return text_digest(type(self).__qualname__, settings, str(self.version), *codes)
 
     @property
     def bytes(self) -> float | None:
@@ -134,9 +188,6 @@ class Judge(ABC):
         return call_judge(
             self.name, self.compare, columns, low=0.0, high=1.0, missing=True, patience=patience, faults=faults
         )
-
-
-log = logging.getLogger(__name__)
 
 
 def tell_missing(judge: Judge, missing: int, total: int, where: str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.model_size import model_bytes
 from lit_align.types import Prompts, Record
+from lit_align.utils.digests import model_digest
 from lit_align.utils.out_of_memory import Halving
 
 MARKERS = {"source_prefix_id": "<|source|>", "cand1_prefix_id": "<|candidate1|>", "cand2_prefix_id": "<|candidate2|>"}
@@ -92,6 +93,10 @@ class PairRM(Judge):
     def name(self) -> str:
         """The model's path."""
         return self.path
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments; the model by its files, wherever they lie."""
+        return super().settings() | {"model": model_digest(self.path, self.revision)}
 
     @property
     def bytes(self) -> float | None:

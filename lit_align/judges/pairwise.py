@@ -6,7 +6,7 @@ from typing import Any
 from lit_align.judges.base import Judge
 from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Patience
-from lit_align.judges.reward import import_function
+from lit_align.judges.reward import import_function, what_is_at
 from lit_align.types import Record
 
 Ask = Callable[[list[str], list[str], list[str], list[Record]], list[float]]
@@ -25,13 +25,23 @@ class PairwiseFunction(Judge):
             is missing. A ``TypeError`` and the like stop the run at once.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
+        version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
+            what it imports or reads, or of a function that is in no file, is not.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.
     """
 
-    def __init__(self, function: str, max_retries: int = 2, backoff: float = 1.0, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        function: str,
+        max_retries: int = 2,
+        backoff: float = 1.0,
+        timeout: float | None = None,
+        version: str | None = None,
+    ) -> None:
         self.path = function
+        self.version = version
         self.patience = Patience(max_retries, backoff, timeout)
         self._function = import_function(function)
 
@@ -39,6 +49,10 @@ class PairwiseFunction(Judge):
     def name(self) -> str:
         """The function's dotted path."""
         return self.path
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments, and the function with the module it is found in."""
+        return super().settings() | what_is_at(self.path, self._function)
 
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), averaged over the two orders."""

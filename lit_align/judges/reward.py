@@ -15,6 +15,7 @@ from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Patience
 from lit_align.types import Prompts, Record
+from lit_align.utils.code_digests import defining_module, module_digest
 
 Comparison = Literal["hard", "bradley_terry"]
 
@@ -114,6 +115,8 @@ class RewardFunction(RewardJudge):
             is missing. A ``TypeError`` and the like stop the run at once.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
+        version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
+            what it imports or reads, or of a function that is in no file, is not.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.
@@ -127,16 +130,22 @@ class RewardFunction(RewardJudge):
         max_retries: int = 2,
         backoff: float = 1.0,
         timeout: float | None = None,
+        version: str | None = None,
     ) -> None:
         super().__init__(comparison, temperature)
         self.patience = Patience(max_retries, backoff, timeout)
         self.path = function
+        self.version = version
         self._function = import_function(function)
 
     @property
     def name(self) -> str:
         """The function's dotted path."""
         return self.path
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments, and the function with the module it is found in."""
+        return super().settings() | what_is_at(self.path, self._function)
 
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
         """What the function returns."""
@@ -158,4 +167,16 @@ def import_function(path: str) -> Callable[..., Any]:
         raise ValueError(f"judge.function: cannot import {path!r} from {os.getcwd()} ({error})") from error
     if not callable(function):
         raise ValueError(f"judge.function: {path!r} is no function")
+    for module in (module_name, defining_module(function)):
+        module_digest(module)  # of the code that runs, whatever becomes of its file from here on
     return function  # type: ignore[no-any-return]
+
+
+def what_is_at(path: str, function: Callable[..., Any]) -> dict[str, Any]:
+    """What the verdicts of a function depend on.
+
+    Args:
+        path: Its dotted path.
+        function: What was imported from there.
+    """
+    return {"module": module_digest(path.rpartition(".")[0]), "does": function}

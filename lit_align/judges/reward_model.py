@@ -8,6 +8,7 @@ import torch
 from lit_align.judges.model_size import model_bytes
 from lit_align.judges.reward import Comparison, RewardJudge
 from lit_align.types import Record
+from lit_align.utils.digests import model_digest
 from lit_align.utils.out_of_memory import Halving
 
 
@@ -51,6 +52,10 @@ class RewardModel(RewardJudge):
     def name(self) -> str:
         """The model's path."""
         return self.path
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments; the model by its files, wherever they lie."""
+        return super().settings() | {"model": model_digest(self.path)}
 
     @property
     def bytes(self) -> float | None:

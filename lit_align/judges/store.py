@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
+from lit_align.judges.identity import tell_matched_by_name
 from lit_align.judges.patience import Faults
 from lit_align.judges.reward import RewardJudge
 from lit_align.types import Prompts, Record
@@ -127,6 +128,11 @@ class StoredJudge(Judge):
         return self.judge.name
 
     @property
+    def identity(self) -> str:
+        """The judge's."""
+        return self.judge.identity
+
+    @property
     def faults(self) -> Faults:
         """The judge's."""
         return self.judge.faults
@@ -181,20 +187,12 @@ class StoredJudge(Judge):
         """The key of a question, and what is known of it."""
         kind, name = type(self.judge).__name__, self.judge.name
         asked = repr((prompts.record_id.tolist(), texts))
-        key, former = verdict_key(question, f"{kind} {name}", asked), text_digest(question, kind, name, asked)
-        known = self.store.known([key, former])
-        return key, known.get(key, known.get(former))
-
-
-def verdict_key(question: str, judge: str, asked: str) -> str:
-    """Under what a verdict is kept.
-
-    Args:
-        question: ``verdict`` or ``beats``.
-        judge: All that makes a judge say what it says.
-        asked: What it was asked about.
-    """
-    return text_digest(question, judge, asked)
+        key = text_digest(question, self.judge.identity, asked)
+        by_name = text_digest(question, kind, name, asked)  # as version 0.1 kept it
+        known = self.store.known([key, by_name])
+        if by_name in known and key not in known:
+            tell_matched_by_name(f"{kind} {name}", self.store.path.parent.parent)
+        return key, known.get(key, known.get(by_name))
 
 
 def _answers(verdict: Verdict) -> bool:

@@ -18,7 +18,7 @@ from lit_align.models.exporting.reload_check import probes
 from lit_align.models.generation.merged_adapters import merged_adapters
 from lit_align.models.generation.next_token import CausalLMNextToken
 from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
-from lit_align.models.loading.fetch import check_name, hub_commit, local_model
+from lit_align.models.loading.fetch import check_name, local_model
 from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention
@@ -29,7 +29,7 @@ from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.generate import NextToken, generate
 from lit_align.sampling.mixture import Mixture
 from lit_align.types import Prompts, Record, Responses
-from lit_align.utils.digests import folder_digest, text_digest
+from lit_align.utils.digests import folder_digest, hub_commit, text_digest
 from lit_align.utils.out_of_memory import keep_large_apart
 
 

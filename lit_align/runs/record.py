@@ -151,7 +151,7 @@ def iterations_table(history: list[dict[str, float]], timings: list[dict[str, fl
     stages = [name for name, seconds in lasted.items() if max(seconds.values(), default=0) >= 0.5]
     for heading in (*columns, *(f"{name} s" for name in stages)):
         table.add_column(heading, justify="right")
-    measured = [row for row in history if "val/win_rate" in row] or history
+    measured = [row for row in history if any(name.startswith("val/") for name in row)] or history
     for row in _spread(measured, history[-1:]):
         cells = [_cell(row, heading) for heading in columns]
         seconds = [lasted[name].get(int(row["iteration"])) for name in stages]

@@ -9,6 +9,7 @@ import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import lit_align
+from lit_align.judges.base import Judge
 from lit_align.run_folder import RunFolder, trusted_checkpoint
 from lit_align.utils.files import write_text
 
@@ -43,7 +44,6 @@ _FREE = (
     "model.sampler.token_budget",
 )
 _JUDGES = ("model.judge", "model.eval_judges")
-_PATIENCE = ("api_key_env", "cache", "concurrency", "max_retries", "timeout", "backoff", "token_budget")
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -217,7 +217,7 @@ def _flat(config: Any, name: str = "") -> Config:
 
 
 def _is_free(name: str) -> bool:
-    return _under(name, _FREE) or (_under(name, _JUDGES) and name.rpartition(".")[2] in _PATIENCE)
+    return _under(name, _FREE) or (_under(name, _JUDGES) and name.rpartition(".")[2] in Judge.indifferent)
 
 
 def _under(name: str, keys: tuple[str, ...]) -> bool:

@@ -1,13 +1,18 @@
 """Short names of weights, files and texts: 16 hexadecimal digits, equal where what they name is the same."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+WEIGHTS = ("*.safetensors", "*.bin", "config.json")
+"""Patterns of the files in a model's folder that its weights are in, and its configuration."""
+
+_BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")  # tokenizer, templates, code of its own
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLES, _SAMPLE = 32, 4096  # bytes looked at in a file of weights, evenly spaced
 
@@ -24,7 +29,7 @@ def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) 
     """
     digest = hashlib.sha256()
     for name, weight in weights:
-        own = weight.to_local() if isinstance(weight, torch.distributed.tensor.DTensor) else weight
+        own = weight.to_local() if isinstance(weight, DTensor) else weight
         total = _total(own, at_once)
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total};".encode())
     return digest.hexdigest()[:16]
@@ -38,13 +43,22 @@ def text_digest(*texts: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def folder_digest(folder: Path) -> str:
+def bytes_digest(content: bytes) -> str:
+    """Of bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def folder_digest(folder: Path, patterns: Sequence[str] = WEIGHTS) -> str:
     """Of the weights and the configuration in a folder, without reading all of them.
 
     Size, beginning and evenly spaced samples of each file count: enough to tell fine-tuned weights from what they were.
+
+    Args:
+        folder: Of a model.
+        patterns: Of the files that count.
     """
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")]):
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         size = path.stat().st_size
         digest.update(f"{path.name} {size};".encode())
         with path.open("rb") as file:
@@ -52,6 +66,29 @@ def folder_digest(folder: Path) -> str:
                 file.seek(size * sample // _SAMPLES)
                 digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:16]
+
+
+def model_digest(name: str, revision: str | None = None) -> str:
+    """Of a model with its tokenizer and code, read once: of a folder its files, of a hub id its commit.
+
+    Args:
+        name: Local folder or hub id.
+        revision: Branch, tag or commit of a hub id; None is the default branch.
+    """
+    folder = Path(name)
+    return folder_digest(folder, (*WEIGHTS, *_BESIDE_WEIGHTS)) if folder.is_dir() else hub_commit(name, revision)
+
+
+def hub_commit(name: str, revision: str | None) -> str:
+    """The commit of the hub that a model is read from.
+
+    Args:
+        name: Hub id.
+        revision: Branch, tag or commit; None is the default branch.
+    """
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # .../snapshots/COMMIT/config.json
 
 
 def _total(weight: Tensor, at_once: int) -> int:

@@ -135,3 +135,12 @@ def test_hiding_rewards_hides_nothing_else():
     assert whole.rewards is not None
     torch.testing.assert_close(hidden.anchor_logps, whole.anchor_logps)
     assert hidden.responses is whole.responses
+
+
+def test_an_opponent_that_was_not_met_since_the_last_result_is_not_reported():
+    heldout, judge = HeldOut(), Length()
+    for opponents, expected in ((("", "_previous"), True), (("",), False)):
+        heldout.update(rollouts())
+        for suffix in opponents:
+            heldout.update_against(suffix, judge, (rollouts(), ["aa", "b", "c"]), (rollouts(), ["a", "bb", "c"]))
+        assert ("win_rate_previous" in heldout.result()) == expected

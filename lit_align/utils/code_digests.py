@@ -1,0 +1,64 @@
+"""Short names of code, as it was when it was imported: what tells a function or a class from an edited one."""
+
+import inspect
+import sys
+import sysconfig
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lit_align.utils.digests import bytes_digest, text_digest
+
+_INSTALLED = {sysconfig.get_paths()[place] for place in ("stdlib", "platstdlib", "purelib", "platlib")}
+_seen: dict[str, tuple[object, str]] = {}  # module -> the spec of its last import, and its digest
+
+
+def module_digest(name: str) -> str | None:
+    """Of the file that a module was imported from; None where it has none, as a notebook has none.
+
+    A file that is edited later has the digest of what runs until the module is imported again.
+
+    Args:
+        name: Of a module that has been imported.
+    """
+    module = sys.modules.get(name)
+    path = getattr(module, "__file__", None)
+    if path is None or not Path(path).is_file():
+        return None
+    spec = getattr(module, "__spec__", None)
+    if name not in _seen or _seen[name][0] is not spec:
+        _seen[name] = spec, bytes_digest(Path(path).read_bytes())
+    return _seen[name][1]
+
+
+def code_digest(thing: Any) -> str | None:
+    """Of the module that defines a function or a class, else of its own source; None where neither is to be found."""
+    return module_digest(defining_module(thing)) or _source_digest(thing)
+
+
+def defining_module(thing: Any) -> str:
+    """Name of the module that defines a function, a class, or the class of an object that is called like one."""
+    thing = inspect.unwrap(thing.func if isinstance(thing, partial) else thing)
+    return getattr(thing, "__module__", None) or type(thing).__module__
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module belongs to Python or an installed package, which a version names, rather than to the user."""
+    root = module.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return True
+    places = [getattr(sys.modules.get(root), "__file__", None), *getattr(sys.modules.get(root), "__path__", ())]
+    return any(path is not None and Path(path).is_relative_to(place) for path in places for place in _INSTALLED)
+
+
+def _source_digest(thing: Any) -> str | None:
+    try:
+        return text_digest(inspect.getsource(thing))
+    except (OSError, TypeError):
+        if not inspect.isclass(thing):
+            return None
+    try:  # a class of a notebook has no file to be looked up in, and its methods have their cell
+        methods = [inspect.getsource(value) for value in vars(thing).values() if inspect.isfunction(value)]
+    except (OSError, TypeError):
+        return None
+    return text_digest(*methods) if methods else None
