@@ -143,6 +143,6 @@ def _last(path: Any) -> str:
 def _whole_config_near(file: str) -> str:
     """The folder that an overlay lies in some folder of, as ``-c`` takes it."""
     for folder in Path(file).absolute().parents:
-        if (folder / "config.yaml").is_file():
+        if RunFolder(folder).config.is_file():
             return f"{folder if Path(file).is_absolute() else os.path.relpath(folder)}/"
     return "configs/"

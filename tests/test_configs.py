@@ -27,6 +27,7 @@ OVERLAYS = sorted((ROOT / "overlays").glob("*.yaml"))
 ALGORITHMS = sorted((ROOT / "algorithms").glob("*.yaml"))
 QUICKSTART, BASE, TOY = (ROOT / name for name in ("config.yaml", "base.yaml", "overlays/toy.yaml"))
 A_FEW = {"bond", "dpo_offline", "sppo"}  # another sampler, other data, neither
+OFTEN = A_FEW | {"accelerated_dpo", "dpo_replay", "jbond", "nash_md", "wind"}
 VARIANTS = {"accelerated_sppo", "bond_approximate", "bond_approximate_mixing", "bond_exact", "wind_kl", "wind_nce"}
 
 
@@ -52,7 +53,7 @@ def begun(monkeypatch, tmp_path):
 
 
 def test_there_are_configs():
-    assert {path.stem for path in ALGORITHMS} > A_FEW
+    assert {path.stem for path in ALGORITHMS} > OFTEN
     assert ROOT / "bandit" / "wind.yaml" in BANDITS
     assert TOY in OVERLAYS
     known = {*ALGORITHMS, *BANDITS, *PAPERS, *OVERLAYS, QUICKSTART, BASE}
@@ -159,7 +160,7 @@ def check_trained(cli, path):
     assert any(weight.abs().sum() > 0 for weight in adapters)
 
 
-@pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow(ALGORITHMS, lambda stem: stem not in OFTEN))
 def test_an_algorithms_file_trains_your_model_prompts_and_judge(path, trained):
     cli = trained(path.stem, BASE, policy={}, judge=FUNCTION)
     check_trained(cli, path)

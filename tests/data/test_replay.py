@@ -69,7 +69,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=() if name == "accumulation and passes" else pytest.mark.slow)
+        for name, options in OPTIONS.items()
+    ],
+)
 def test_a_replay_of_the_same_config_ends_with_the_same_weights_bit_for_bit(run, pools, options):
     first = run(**options()).fit()
     pool = {"batch_size": 4} | options().get("pool", {})

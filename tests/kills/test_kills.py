@@ -195,7 +195,8 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, model, who
     assert_same(whole, tmp_path)
 
 
-@pytest.mark.parametrize("point", often(OTHER_POINTS, OTHER_POINTS))
+@pytest.mark.slow
+@pytest.mark.parametrize("point", OTHER_POINTS)
 def test_so_does_one_with_an_anchor_that_draws_and_an_optimiser_that_forgets(tmp_path, model, other, point):
     config = write_config(tmp_path, model, **OTHER)
     assert lit_align(tmp_path, "fit", "-c", config, point=POINTS[point]) == -signal.SIGKILL
