@@ -47,7 +47,7 @@ SAMPLING = "lit_align.sampling.generate"
 PACKED = {f"{SCORING}.token_logps.has_ragged_attention": lambda _: False}
 BESIDE = {"lit_align.models.language_model.merged_adapters": nullcontext}
 REPEATED = {f"{GENERATION}.next_token.can_share_prompts": lambda *_: False}
-SEQUENCES = f"{SCORING}.token_logps.sequences_per_group"
+SEQUENCES = f"{SCORING}.layout.sequences_per_group"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def overlay(case: dict[str, Any]) -> dict[str, Any]:
     policy = case.get("policy", {}) | {"system": None}
     return {
         "trainer": {
-            "max_epochs": 2,
+            "max_epochs": 1,
             "limit_val_batches": 0,
             "enable_checkpointing": False,
             "check_memory": False,

@@ -1,5 +1,7 @@
 """A run that cannot fit is refused before its weights load."""
 
+import logging
+
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
@@ -8,9 +10,11 @@ from lit_align.models.language_model import LanguageModel
 from lit_align.plan.devices import devices_of
 from lit_align.plan.plan import plan_of
 
+log = logging.getLogger(__name__)
+
 
 class MemoryCheck(Callback):
-    """Prints in one line what memory the run will take, and refuses it where the device has less."""
+    """Prints in one line what memory the run will take; warns where the device has less, refuses where far less."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Plan, when the prompts have been read and the weights have not."""
@@ -30,4 +34,6 @@ class MemoryCheck(Callback):
             return
         if trainer.is_global_zero:
             print(plan)
-        plan.check()
+        doubt = plan.check()
+        if doubt and trainer.is_global_zero:
+            log.warning(doubt)

@@ -1,5 +1,6 @@
 """``python -m lit_align plan``: the table of a config, on devices that need not be here."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,22 +14,12 @@ from lit_align.plan.plan import Plan, plan_of
 from lit_align.types import Prompts
 
 
-class ConfiguredTrainer:
-    """What a plan, and a data module that is set up, ask of a trainer; it runs nothing and leaves no folder.
+class Planner(ABC):
+    """A trainer that can be asked what memory a run would need."""
 
-    Args:
-        options: A trainer's arguments.
-    """
-
-    global_rank = 0
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self.options = options
-        self.accumulate_grad_batches = int(options.get("accumulate_grad_batches") or 1)
-        self.max_epochs = int(options.get("max_epochs") or 1)
-        self.world_size = configured_devices(options).count
-        self.lightning_module: Any = None
-        self.planned: Plan | None = None
+    @abstractmethod
+    def configured(self) -> "ConfiguredTrainer":
+        """What a plan asks of this trainer."""
 
     def plan(
         self, model: AlignmentModule, datamodule: Any, memory: float | None = None, prompt_tokens: int | None = None
@@ -42,27 +33,49 @@ class ConfiguredTrainer:
             prompt_tokens: Longest prompt, instead of that of the first iteration.
 
         Raises:
-            ValueError: It does not fit; the message says what to type instead.
+            ValueError: It takes more than 1.5 times that memory; the message says what to type instead.
         """
-        prompts, unread = self._first_prompts(model, datamodule)
+        trainer = self.configured()
+        prompts, unread = trainer.first_prompts(model, datamodule)
         plan = plan_of(
             model,
             datamodule,
-            configured_devices(self.options, memory),
+            configured_devices(trainer.options, memory),
             prompts=prompts,
-            iterations=self.max_epochs,
+            iterations=trainer.max_epochs,
             prompt_tokens=prompt_tokens,
         )
         console = Console()
         console.print(plan.table())
         for line in (*plan.notes(), *unread):
-            console.print(line, highlight=False, soft_wrap=True)
-        plan.check()
-        self.planned = plan
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+        if doubt := plan.check():
+            console.print(doubt, highlight=False, soft_wrap=True, markup=False)
+        trainer.planned = plan
         return plan
 
-    def _first_prompts(self, model: AlignmentModule, data: Any) -> tuple[Prompts | None, list[str]]:
-        self.lightning_module, data.trainer = model, self
+
+class ConfiguredTrainer(Planner):
+    """What a plan, and a data module that is set up, ask of a trainer; it runs nothing and leaves no folder.
+
+    Args:
+        options: A trainer's arguments.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.accumulate_grad_batches = int(options.get("accumulate_grad_batches") or 1)
+        self.max_epochs = int(options.get("max_epochs") or 1)
+        self.world_size = configured_devices(options).count
+        self.planned: Plan | None = None
+
+    def configured(self) -> "ConfiguredTrainer":
+        """This one."""
+        return self
+
+    def first_prompts(self, model: AlignmentModule, data: Any) -> tuple[Prompts | None, list[str]]:
+        """Prompts of the first iteration where they can be read without weights, and why not where they cannot."""
+        data.trainer = self
         if not (isinstance(model.policy, LanguageModel) and is_readable(model.policy)):
             return None, []
         try:

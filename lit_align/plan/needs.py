@@ -6,18 +6,20 @@ attention without a stored score matrix, gated MLP); other decoders differ by so
 
 from dataclasses import dataclass
 
+from lit_align.models.generation.row_cache import ROOM
 from lit_align.models.loading.sizes import Shapes
-from lit_align.models.scoring.packed import sequences_per_group
+from lit_align.models.scoring.chunked_head import LOGITS_AT_ONCE
+from lit_align.models.scoring.layout import layout_of, responses_per_row
+from lit_align.plan.routes import Routes
 from lit_align.plan.workload import Workload
+from lit_align.utils.out_of_memory import LARGE
 
 Terms = dict[str, float]
 """Bytes by what they are for."""
 
 FLOAT = 4  # bytes
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # a number; a scale in 8 bits for 64 of them; a float for 256 scales
-ROOM = 64  # tokens that the cache of keys and values grows by
-LOGITS_AT_ONCE = 2**24  # numbers that the head makes at once while scoring and training
-TOKENS_AT_ONCE = 2**12  # of packed groups that are scored at once
+MOST_APART = 2**25  # bytes: glibc gives larger pieces pages of their own, whatever has been freed before (mallopt(3))
 HEAD_LOGITS = 2  # copies: the head's output, and what a model that scales or caps makes of it
 SAMPLING_LOGITS = 3  # the head's, those of rows that have just begun, and the weights they are drawn by
 
@@ -70,13 +72,13 @@ def kept(
         precision: Of its numbers.
         optimizer: Bytes that the optimiser keeps for a number that trains.
         copies: Copies of what trains that the anchor keeps.
-        momentum: Whether updates of adapters are folded, whose rank grows with every iteration.
+        momentum: Whether the anchor keeps frozen updates of adapters, whose rank grows with every iteration.
         iterations: Of the run.
         shards: Devices over which it is cut.
         replicas: Devices that have it all; DDP sends gradients in buckets of its own.
     """
     trained = trainable(shapes)
-    folded = shapes.adapters * FLOAT * (2 * iterations - 1) if momentum else 0
+    frozen = shapes.adapters * FLOAT * (2 * iterations - 1) if momentum else 0
     terms = {
         "weights": base(shapes, precision),
         "adapters": float(shapes.adapters * precision.trained),
@@ -84,7 +86,7 @@ def kept(
         "gradients": float(trained * precision.trained),
         "gradient buckets": float(trained * precision.trained if replicas > 1 else 0),
         "optimiser": trained * optimizer,
-        "anchor": float(folded if momentum else trained * precision.trained * copies),
+        "anchor": float(frozen if momentum else trained * precision.trained * copies),
     }
     return {name: value / shards for name, value in terms.items()}
 
@@ -105,34 +107,90 @@ def gathered(shapes: Shapes, precision: Precision, shards: int, *, flat: bool = 
     return {"gathered weights": float(whole + (0 if shapes.adapters else one))}
 
 
-def layer_activations(shapes: Shapes, precision: Precision) -> float:
-    """What one layer keeps for the backward pass, for one token."""
+@dataclass(frozen=True)
+class Reading:
+    """What one forward pass reads.
+
+    Attributes:
+        tokens: That go through the layers.
+        queries: Rows of queries of the attention, padding included.
+        keys: Of keys; a prompt stands before each row of its responses.
+        pairs: Of a query and a key that a mask is about.
+        predicted: Tokens whose log-probs are needed.
+    """
+
+    tokens: int
+    queries: int
+    keys: int
+    pairs: int
+    predicted: int
+
+
+def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) -> Reading:
+    """One forward pass over groups of the longest prompts and responses, on the route that the model takes.
+
+    Args:
+        shapes: Of the model.
+        work: How long they are, and the route.
+        prompts: Whose groups there are.
+        gradients: All are read together, for a backward pass.
+    """
+    unpadded = work.routes.unpadded
+    sizes = work.prompt, work.group, work.length, prompts
+    layout = layout_of(*sizes, hidden=shapes.hidden, unpadded=unpadded, gradients=gradients)
+    groups, size = min(layout.at_once, prompts * layout.parts), -(-work.group // layout.parts)
+    slots = work.length - 1  # the last token of a response predicts nothing
+    width = work.prompt + size * slots
+    tokens, predicted = groups * width, groups * size * work.length
+    if not unpadded:
+        return Reading(tokens, tokens, tokens, groups * width**2, predicted)
+    together = responses_per_row(work.prompt, max(1, slots), size)
+    rows, own = groups * -(-size // together), together * slots
+    of_prompts = groups * work.prompt
+    return Reading(
+        tokens,
+        queries=of_prompts + rows * own,
+        keys=of_prompts + rows * (work.prompt + own),
+        pairs=of_prompts * work.prompt + rows * own * (work.prompt + own),
+        predicted=predicted,
+    )
+
+
+def layer_activations(shapes: Shapes, precision: Precision, read: Reading, routes: Routes) -> float:
+    """What one layer keeps for the backward pass."""
     full, computed = not shapes.adapters, precision.computed
     # Each norm: its input and its result, in float32 before the scale is applied and as the next layer takes it.
     norms = 2 * shapes.hidden * (FLOAT + computed + (computed if full else 0))
-    attention = 5 * shapes.query * computed  # queries, keys and values for all heads, the result as made and as taken
     gate = 4 * shapes.mlp * computed  # gate, its activation, up, their product
     # Adapters in float32 beside narrower weights make their own copy of what comes in.
     inputs = shapes.adapter_inputs / max(1, shapes.trained_layers)
     adapters = inputs * precision.trained if shapes.adapters and precision.trained > computed else 0.0
-    return norms + attention + gate + adapters
+    return read.tokens * (norms + gate + adapters) + _attention(shapes, read, routes) * computed
+
+
+def _attention(shapes: Shapes, read: Reading, routes: Routes) -> int:
+    """Numbers that a layer's attention keeps: what it reads, what it makes of it, and that in the order it is taken."""
+    shared = routes.unpadded and not routes.repeats_keys  # else each head has keys and values of its own
+    keys = shapes.key if shared else shapes.query
+    return 2 * read.queries * shapes.query + 2 * read.keys * keys + read.tokens * shapes.query
 
 
 def training(
     shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False, shards: int = 1
 ) -> Terms:
     """Forward and backward pass of one minibatch."""
-    tokens = work.batch * read(shapes, work)
-    layer = tokens * layer_activations(shapes, precision)
+    read = reading(shapes, work, work.batch, gradients=True)
+    layer = layer_activations(shapes, precision, read, work.routes)
     if checkpointing:
-        activations = layer + tokens * shapes.hidden * precision.computed * shapes.layers
+        activations = layer + read.tokens * shapes.hidden * precision.computed * shapes.layers
     else:
         activations = layer * shapes.trained_layers
     terms = {
         "activations": activations,
-        "attention mask": mask(shapes, work, work.batch * parts(shapes, work), precision),
-        "logits": head_logits(shapes, precision, work, work.batch),
-        "head": head_gradients(shapes, precision, work),
+        "their gradients": layer,  # of one layer: those of the one above it are gone
+        "attention mask": mask(precision, read),
+        "logits": head_logits(shapes, precision, read),
+        "head": head_gradients(shapes, precision, read),
     }
     if shards == 1 and precision.computed < precision.trained:  # autocast keeps what it has cast until the step is done
         terms["autocast weights"] = float(trainable(shapes) * precision.computed)
@@ -142,58 +200,76 @@ def training(
     return terms
 
 
-def head_logits(shapes: Shapes, precision: Precision, work: Workload, rows: int) -> float:
+def head_logits(shapes: Shapes, precision: Precision, read: Reading) -> float:
     """Logits of a few tokens at a time, in float32, and as the head makes them."""
-    at_once = min(rows * work.predicted * shapes.vocabulary, max(LOGITS_AT_ONCE, shapes.vocabulary))
+    at_once = min(read.predicted * shapes.vocabulary, max(LOGITS_AT_ONCE, shapes.vocabulary))
     narrow = precision.computed if precision.computed < FLOAT else 0
     return float(at_once * (FLOAT * HEAD_LOGITS + narrow))
 
 
-def head_gradients(shapes: Shapes, precision: Precision, work: Workload) -> float:
-    """What the head keeps of each predicted token, and its own gradient where it trains, beside the embeddings'."""
-    states = 2 * work.batch * work.predicted * shapes.hidden * precision.computed
-    return float(states + (0 if shapes.adapters else 2 * shapes.vocabulary * shapes.hidden * FLOAT))
+def head_gradients(shapes: Shapes, precision: Precision, read: Reading) -> float:
+    """What the head keeps of each predicted token, and its gradient where it trains: a sum in float32, then cast."""
+    states = 2 * read.predicted * shapes.hidden * precision.computed
+    narrow = precision.trained if precision.trained < FLOAT else 0
+    return float(states + (0 if shapes.adapters else shapes.vocabulary * shapes.hidden * (FLOAT + narrow)))
 
 
 def scoring(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
     """Log-probs of a micro-batch without gradients."""
-    count = parts(shapes, work)
-    at_once = max(1, TOKENS_AT_ONCE // (work.prompt + -(-work.group // count) * work.length))
-    rows = min(count * work.micro_batch(work.prompts, work.group), at_once)
-    tokens = rows * work.packed(count)
+    read = reading(shapes, work, work.micro_batch(work.prompts, work.group), gradients=False)
     return {
-        "activations": float(tokens * (4 * shapes.hidden + 4 * shapes.query + 3 * shapes.mlp) * precision.computed),
-        "attention mask": mask(shapes, work, rows, precision),
-        "logits": head_logits(shapes, precision, work, -(-rows // count)),
+        "activations": passing(shapes, precision, read.tokens),
+        "attention mask": mask(precision, read),
+        "logits": head_logits(shapes, precision, read),
     }
 
 
 def sampling(shapes: Shapes, precision: Precision, work: Workload, *, shards: int = 1) -> Terms:
-    """The key-value cache of a micro-batch, and the logits of one token."""
+    """The key-value cache of a micro-batch, its prompts while they are read, and the logits of one token."""
     prompts = work.micro_batch(work.prompts, work.group) if work.samples else 0
     alone = work.micro_batch(work.heldout, 1) if work.heldout else 0
-    rows = max(prompts * work.group, alone)
-    own = rows * -(-work.length // ROOM) * ROOM  # beside the prompts', which a group shares
-    cached = (max(prompts, alone) * work.prompt + own) * 2 * shapes.key * shapes.layers
+    rows, asked = max(prompts * work.group, alone), max(prompts, alone) * work.prompt
+    own = rows * -(-work.length // ROOM) * ROOM  # beside the prompts', which a group may share
+    cached = ((asked if work.routes.shares_prompts else rows * work.prompt) + own) * 2 * shapes.key * shapes.layers
     plain = precision.weight == FLOAT and not precision.quantised and shards == 1
     return {
         "merged adapters": float(shapes.adapted * FLOAT if plain else 0),
         "key-value cache": float(cached * precision.computed),
+        "activations": passing(shapes, precision, asked),
         "logits": float(rows * shapes.vocabulary * FLOAT * SAMPLING_LOGITS),
     }
 
 
-def parts(shapes: Shapes, work: Workload) -> int:
-    """Sequences that a group is read in."""
-    return sequences_per_group(work.prompt, work.length, work.group, shapes.hidden)
+def passing(shapes: Shapes, precision: Precision, tokens: int) -> float:
+    """What is there at once of a layer that keeps nothing."""
+    return float(tokens * (4 * shapes.hidden + 4 * shapes.query + 3 * shapes.mlp) * precision.computed)
 
 
-def read(shapes: Shapes, work: Workload) -> int:
-    """Tokens of all sequences of a group."""
-    count = parts(shapes, work)
-    return count * work.packed(count)
+def mapped(shapes: Shapes, precision: Precision) -> float:
+    """What was read of the file of weights while they became 4-bit ones: it stays mapped for what did not."""
+    return float(shapes.linear * precision.weight if precision.quantised else 0)
 
 
-def mask(shapes: Shapes, work: Workload, rows: int, precision: Precision) -> float:
-    """Who attends to whom in packed sequences, for each pair of tokens: twice as numbers, thrice as booleans."""
-    return float(rows * work.packed(parts(shapes, work)) ** 2 * (2 * precision.computed + 3))
+def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False) -> float:
+    """Holes in the heap of glibc, between what a minibatch keeps for the backward pass, that nothing fits into.
+
+    PyTorch asks for aligned memory, for which glibc needs a piece larger than the tensor: a hole that a tensor has left
+    does not take another of its size. Beside an adapted layer three tensors of its result's size come and go (what the
+    base makes, what the adapter makes, that again scaled) around the small one of the adapter's rank that is kept;
+    of these, two that lie side by side make room for one, so that two are lost.
+
+    Args:
+        shapes: Of the model.
+        precision: Of its numbers.
+        work: Of the minibatch.
+        checkpointing: Layers are computed one after the other in the backward pass, and leave nothing behind.
+    """
+    apart = LARGE if checkpointing else MOST_APART
+    tokens = reading(shapes, work, work.batch, gradients=True).tokens
+    sizes = [tokens * width * precision.trained for width in shapes.adapter_outputs]
+    return 2.0 * sum(size for size in sizes if size < apart)
+
+
+def mask(precision: Precision, read: Reading) -> float:
+    """Who attends to whom, for each pair of tokens: twice as numbers, thrice as booleans."""
+    return float(read.pairs * (2 * precision.computed + 3))

@@ -14,12 +14,12 @@ from lit_align.models.loading.sizes import Shapes, shapes_of
 from lit_align.plan import needs
 from lit_align.plan.devices import GIB, Devices
 from lit_align.plan.needs import Precision, Terms
+from lit_align.plan.routes import routes_of
 from lit_align.plan.workload import Workload, state_bytes, workload_of
 from lit_align.types import Prompts
 
 LIBRARIES = {"cpu": 0.6 * GIB}  # Python, PyTorch, transformers and Lightning once imported, measured
-SLACK = {"cpu": 0.5}  # of what comes and goes: lost between the aligned pieces of glibc's heap, measured
-SLACK_APART = 0.15  # the same where large tensors have pages of their own
+BEYOND = 1.5  # times the memory: a plan of more is refused; one of less may be wrong by as much
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Plan:
         devices: Where.
         optimizer: Bytes that the optimiser keeps for a number that trains.
         copies: Copies of what trains that the anchor keeps.
-        momentum: Whether updates of adapters are folded.
+        momentum: Whether the anchor keeps frozen updates of adapters.
         checkpointing: Whether activations are computed again in the backward pass.
         judges: Bytes of judges that are models, by name; None where the size is not known.
     """
@@ -62,7 +62,8 @@ class Plan:
             replicas=1 if self.devices.sharded else self.devices.count,
         )
         judges = {f"judge {name}": size for name, size in (self.judges or {}).items() if size is not None}
-        return terms | judges | {"libraries": LIBRARIES.get(self.devices.kind, 0.0)}
+        mapped = needs.mapped(self.shapes, self.precision) if self.devices.kind == "cpu" else 0.0
+        return terms | judges | {"file of weights": mapped, "libraries": LIBRARIES.get(self.devices.kind, 0.0)}
 
     @cached_property
     def phases(self) -> dict[str, Terms]:
@@ -74,10 +75,9 @@ class Plan:
             "score": needs.scoring(shapes, precision, work) | gathered if work.scores else {},
             "train": needs.training(shapes, precision, work, checkpointing=self.checkpointing, shards=shards),
         }
-        slack = SLACK.get(self.devices.kind, 0.0)
-        if slack and self.checkpointing:
-            slack = SLACK_APART
-        return {name: terms | {"allocator": slack * sum(terms.values())} for name, terms in phases.items()}
+        if self.devices.kind == "cpu":
+            phases["train"]["lost in the heap"] = needs.lost(shapes, precision, work, checkpointing=self.checkpointing)
+        return phases
 
     @property
     def totals(self) -> dict[str, float]:
@@ -91,9 +91,14 @@ class Plan:
         return max(self.totals.values())
 
     @property
+    def share(self) -> float:
+        """The peak, in units of what the device has; 0 where nobody knows that."""
+        return 0.0 if self.devices.memory is None else self.peak / self.devices.memory
+
+    @property
     def fits(self) -> bool:
         """Whether it does, as far as is known."""
-        return self.devices.memory is None or self.peak <= self.devices.memory
+        return self.share <= 1
 
     def __str__(self) -> str:
         """One line."""
@@ -102,24 +107,28 @@ class Plan:
         has = "" if self.devices.memory is None else f" of {gib(self.devices.memory)}"
         return f"memory: {gib(self.peak)}{has} GiB on {place} ({phase}; python -m lit_align plan shows more)"
 
-    def check(self) -> None:
-        """Refuse a run that cannot fit.
+    def check(self) -> str | None:
+        """Refuse a run that cannot fit, and doubt one that may not: a plan is no measurement.
+
+        Returns:
+            A warning of one line where the plan is of more than the device has; None where it fits.
 
         Raises:
-            ValueError: It cannot; the message says what to type instead.
+            ValueError: The plan is of more than 1.5 times what the device has; the message says what to type instead.
         """
-        if self.fits:
-            return
-        assert self.devices.memory is not None
+        if self.devices.memory is None or self.fits:
+            return None
         phase = max(self.totals, key=lambda name: self.totals[name])
         smaller = [(words, other) for words, other in self.instead() if other.peak < 0.98 * self.peak]
         smaller.sort(key=lambda pair: pair[1].peak)
         advice = ", ".join(f"{words} ({gib(other.peak)})" for words, other in smaller[:5])
-        raise ValueError(
-            f"this run needs {gib(self.peak)} GiB on a {self.devices.kind} device (to {phase}), which has "
-            f"{gib(self.devices.memory)}: {f'try {advice}' if advice else 'take a smaller model'}; "
-            "--trainer.check_memory false skips this"
+        advice = f"try {advice}" if advice else "take a smaller model"
+        needs = (
+            f"{gib(self.peak)} GiB on a {self.devices.kind} device (to {phase}), which has {gib(self.devices.memory)}"
         )
+        if self.share <= BEYOND:
+            return f"this run may not fit: it is planned to need {needs}; if memory runs out, {advice}"
+        raise ValueError(f"this run needs {needs}: {advice}; --trainer.check_memory false skips this")
 
     def table(self) -> Table:
         """Every term, phase by phase."""
@@ -221,7 +230,13 @@ def plan_of(
         shapes=shapes,
         precision=precision,
         work=workload_of(
-            module, data, prompts, devices=devices.count, iterations=iterations, prompt_tokens=prompt_tokens
+            module,
+            data,
+            prompts,
+            routes=routes_of(policy, devices.kind),
+            devices=devices.count,
+            iterations=iterations,
+            prompt_tokens=prompt_tokens,
         ),
         devices=devices,
         optimizer=state_bytes(module, trained),

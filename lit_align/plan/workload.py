@@ -1,11 +1,13 @@
 """How much a run does at once: the numbers that, with a model's shape, say what memory it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
+from lit_align.plan.routes import Routes
+from lit_align.sampling.sampler import prompts_within
 from lit_align.types import SCORED, Prompts
 
 ASSUMED_PROMPT = 256  # tokens, where neither the data nor the user say
@@ -28,6 +30,7 @@ class Workload:
         samples: Whether responses are drawn at all.
         scores: Whether they are scored before training.
         iterations: Of the run.
+        routes: Which way the model is read and sampled.
     """
 
     prompt: int
@@ -41,19 +44,11 @@ class Workload:
     samples: bool
     scores: bool
     iterations: int
-
-    def packed(self, parts: int = 1) -> int:
-        """Tokens of a prompt and a part of its group in one sequence; the last of a response predicts nothing."""
-        return self.prompt + -(-self.group // parts) * (self.length - 1)
-
-    @property
-    def predicted(self) -> int:
-        """Tokens of a group whose log-probs are needed."""
-        return self.group * self.length
+    routes: Routes = field(default_factory=Routes)
 
     def micro_batch(self, prompts: int, group: int) -> int:
         """Prompts in the largest micro-batch of sampling or scoring."""
-        return max(1, min(prompts, self.token_budget // ((self.prompt + self.length) * group)))
+        return min(prompts, prompts_within(self.token_budget, (self.prompt + self.length) * group))
 
 
 def workload_of(
@@ -61,6 +56,7 @@ def workload_of(
     data: IterationData,
     prompts: Prompts | None,
     *,
+    routes: Routes,
     devices: int = 1,
     iterations: int = 1,
     prompt_tokens: int | None = None,
@@ -71,6 +67,7 @@ def workload_of(
         module: Nothing of it is loaded.
         data: Its data module.
         prompts: Those of the first iteration, if they could be read.
+        routes: Of its policy.
         devices: Over how many devices an iteration is dealt.
         iterations: Of the run.
         prompt_tokens: Longest prompt, instead of looking.
@@ -96,6 +93,7 @@ def workload_of(
         samples=not data.gives,
         scores=bool(module.needs & set(SCORED)),
         iterations=iterations,
+        routes=routes,
     )
 
 

@@ -20,9 +20,7 @@ from lit_align.callbacks.profile import Profile
 from lit_align.callbacks.progress import StageBars, TrainStage
 from lit_align.callbacks.same_run import SameRun
 from lit_align.compat import keep_batches_as_they_are, on_sigterm
-from lit_align.iteration.module import AlignmentModule
-from lit_align.plan.command import ConfiguredTrainer
-from lit_align.plan.plan import Plan
+from lit_align.plan.command import ConfiguredTrainer, Planner
 from lit_align.runs.record import RunRecord
 from lit_align.utils.out_of_memory import OutOfMemory, is_out_of_memory
 
@@ -32,7 +30,7 @@ _ADVICE = (
 )
 
 
-class Trainer(L.Trainer):
+class Trainer(L.Trainer, Planner):
     """Lightning's Trainer, set up so that one epoch is one iteration.
 
     Rollouts are collected anew each epoch, nothing is evaluated before the first, no sampler is injected (ranks share
@@ -51,8 +49,8 @@ class Trainer(L.Trainer):
         log_every_n_steps: Optimiser steps between two entries of the logger.
         profile: Print what each stage of the last iteration took, in seconds and as a share of the device's peak.
         plugins: Added to our own (checkpoints that are written whole and checked); a ``CheckpointIO`` replaces it.
-        check_memory: Refuse a run whose plan (``python -m lit_align plan``) does not fit the device, before its weights
-            load.
+        check_memory: Refuse a run whose plan (``python -m lit_align plan``) is of more than 1.5 times the device's
+            memory, before its weights load; warn where it is of more than that memory.
         kwargs: As for Lightning's Trainer.
     """
 
@@ -127,20 +125,8 @@ class Trainer(L.Trainer):
                 raise
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
 
-    def plan(
-        self, model: AlignmentModule, datamodule: Any, memory: float | None = None, prompt_tokens: int | None = None
-    ) -> Plan:
-        """Print the memory that a run needs on each device, before any weights load.
-
-        Args:
-            model: The algorithm.
-            datamodule: Its data.
-            memory: GiB that one device has, where the devices of the config are not here.
-            prompt_tokens: Longest prompt, instead of that of the first iteration.
-
-        Raises:
-            ValueError: It does not fit; the message says what to type instead.
-        """
+    def configured(self) -> ConfiguredTrainer:
+        """What a plan asks of this trainer."""
         options = {
             "accelerator": self.strategy.root_device.type,
             "devices": self.num_devices,
@@ -150,7 +136,7 @@ class Trainer(L.Trainer):
             "max_epochs": self.max_epochs,
             "accumulate_grad_batches": self.accumulate_grad_batches,
         }
-        return ConfiguredTrainer(options).plan(model, datamodule, memory, prompt_tokens)
+        return ConfiguredTrainer(options)
 
 
 def _check_precision(trainer: L.Trainer) -> None:

@@ -37,6 +37,11 @@ def sampling_in_halves() -> Halving:
     )
 
 
+def prompts_within(token_budget: int, tokens: int) -> int:
+    """How many prompts, with so many tokens in each one's group, fit the budget; at least one."""
+    return max(1, token_budget // tokens)
+
+
 @runtime_checkable
 class Samples(Protocol):
     """The part of a policy that the sampler needs."""
@@ -176,7 +181,7 @@ class Sampler:
 
     def _fitting(self, prompt: int, group: int) -> int:
         """How many prompts of this length fit the budget; at least one."""
-        return max(1, self.token_budget // ((prompt + self.max_new_tokens) * group))
+        return prompts_within(self.token_budget, (prompt + self.max_new_tokens) * group)
 
     def micro_batches(self, prompts: Prompts, group: int) -> list[list[int]]:
         """Rows of the prompts, shortest first, in runs that fit the budget; at least one prompt each."""

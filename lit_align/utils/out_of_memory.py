@@ -87,7 +87,7 @@ def _cut(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-_LARGE = 4 * 2**20  # bytes
+LARGE = 4 * 2**20  # bytes from which a tensor has pages of its own
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
@@ -99,7 +99,7 @@ def keep_large_apart() -> None:
     """
     option = _of_glibc("mallopt")
     if option is not None:
-        option(_MMAP_THRESHOLD, _LARGE)
+        option(_MMAP_THRESHOLD, LARGE)
 
 
 def give_back() -> None:

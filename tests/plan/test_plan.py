@@ -31,12 +31,16 @@ from lit_align.games.judge import GameJudge
 from lit_align.games.policies import TabularPolicy
 from lit_align.judges.model_size import model_bytes
 from lit_align.models.loading.sizes import Shapes, shapes_of
+from lit_align.models.scoring.layout import TOKENS_AT_ONCE
+from lit_align.models.scoring.ragged_attention import has_ragged_attention
 from lit_align.plan import needs
 from lit_align.plan.devices import Devices, configured_devices, devices_of
-from lit_align.plan.needs import Precision
+from lit_align.plan.needs import Precision, Reading
 from lit_align.plan.plan import plan_of, precision_of
+from lit_align.plan.routes import Routes, routes_of
 from lit_align.plan.workload import Workload, state_bytes
 from lit_align.runs.trainer import Trainer
+from lit_align.types import Prompts, Responses
 from tests.command_line import forbid_weights, refusal, write_config, write_yaml
 from tests.conftest import prompts_of, write_jsonl
 from tests.tiny_runs import build
@@ -175,9 +179,64 @@ def test_activations_are_what_autograd_keeps(wide_model, lora, dtype):
         )
     )
     shapes, precision = shapes_of(policy), precision_of(policy, "32-true")
-    expected = batch * length * needs.layer_activations(shapes, precision) * shapes.trained_layers
+    tokens = batch * length
+    read = Reading(tokens, queries=tokens, keys=tokens, pairs=batch * length**2, predicted=tokens)
+    expected = needs.layer_activations(shapes, precision, read, Routes(unpadded=False)) * shapes.trained_layers
     mask = batch * length**2 * policy.dtype.itemsize
     assert kept == pytest.approx(expected + mask, rel=0.15)
+
+
+@pytest.mark.parametrize(("prompt", "length"), [(20, 60), (90, 12)], ids=["long responses", "long prompts"])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_minibatch_keeps_what_its_own_route_keeps(wide_model, lora, dtype, attention, prompt, length, monkeypatch):
+    if attention == "eager":  # packed groups, whose scores are not kept either where the attention is the fast one
+        monkeypatch.setattr("lit_align.models.scoring.ragged_attention.can_replace_attention", lambda config: False)
+    policy = LanguageModel(wide_model, dtype=dtype, lora=lora)
+    policy.load()
+    size = work(prompt=prompt, length=length, group=4, batch=2, routes=routes_of(policy, "cpu"))
+    assert size.routes.unpadded == (attention == "sdpa")
+    shapes, precision = shapes_of(policy), precision_of(policy, "32-true")
+    kept, _ = Kept(policy.model).during(lambda: policy.logps(drawn(prompt, length, group=4, batch=2)))
+    read = needs.reading(shapes, size, 2, gradients=True)
+    layers = needs.layer_activations(shapes, precision, read, size.routes) * shapes.layers
+    tables = read.pairs * precision.computed + read.predicted * shapes.hidden * precision.computed
+    assert kept == pytest.approx(layers + tables, rel=0.15)
+
+
+def drawn(prompt, length, group, batch):
+    """Responses of random tokens, all of the same length, to prompts that have none in common."""
+    ids = torch.randint(3, 500, (batch, prompt))
+    ids[:, 0] = torch.arange(batch)
+    prompts = Prompts(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(batch), [{}] * batch)
+    shape = (batch, group, length)
+    everything, nothing = torch.ones(shape, dtype=torch.bool), torch.zeros(shape)
+    return Responses(prompts, torch.randint(3, 500, shape), everything, everything[..., 0], nothing)
+
+
+def test_the_route_is_the_one_that_the_run_takes(wide_model, tmp_path):
+    for attention in ("sdpa", "eager"):
+        policy = LanguageModel(wide_model, attention=attention)
+        policy.load()
+        assert routes_of(policy, "cpu").unpadded == has_ragged_attention(policy.model) == (attention == "sdpa")
+    AutoConfig.for_model("gemma", **SIZES, head_dim=8).save_pretrained(tmp_path)
+    other = routes_of(LanguageModel(str(tmp_path)), "cuda")
+    assert (other.unpadded, other.shares_prompts, other.repeats_keys) == (False, False, True)
+
+
+def test_rows_that_share_no_prompt_each_keep_its_keys(eight_billion):
+    shared, apart = (work(prompt=1000, routes=Routes(shares_prompts=shares)) for shares in (True, False))
+    caches = [needs.sampling(eight_billion, FLOAT32, size)["key-value cache"] for size in (shared, apart)]
+    prompts = shared.micro_batch(shared.prompts, shared.group)
+    assert caches[1] - caches[0] == prompts * (shared.group - 1) * 1000 * 2 * 1024 * 32 * 4
+
+
+def test_scoring_reads_no_more_at_once_than_it_does_in_the_run(eight_billion):
+    for unpadded in (True, False):
+        many = work(prompt=100, group=64, length=100, prompts=1000, token_budget=10**6)
+        read = needs.reading(eight_billion, replace(many, routes=Routes(unpadded)), 50, gradients=False)
+        assert read.tokens <= TOKENS_AT_ONCE < needs.reading(eight_billion, many, 50, gradients=True).tokens
 
 
 def test_the_cache_of_keys_and_values_is_what_sampling_fills(wide_model):
@@ -224,6 +283,7 @@ def eight_billion():
         adapters=0,
         adapted=0,
         adapter_inputs=0,
+        adapter_outputs=(),
         layers=32,
         trained_layers=32,
         hidden=4096,
@@ -315,10 +375,10 @@ def test_two_fits_keep_two_bases(tiny_model):
 
 def test_checkpointing_keeps_one_number_in_many(eight_billion):
     usual, spare = plan(eight_billion), plan(eight_billion, checkpointing=True)
-    tokens = usual.work.batch * needs.read(eight_billion, usual.work)
-    one_layer = tokens * needs.layer_activations(eight_billion, FLOAT32)
+    read = needs.reading(eight_billion, usual.work, usual.work.batch, gradients=True)
+    one_layer = needs.layer_activations(eight_billion, FLOAT32, read, usual.work.routes)
     assert usual.phases["train"]["activations"] == 32 * one_layer
-    assert spare.phases["train"]["activations"] == one_layer + tokens * 4096 * 4 * 32
+    assert spare.phases["train"]["activations"] == one_layer + read.tokens * 4096 * 4 * 32
     assert spare.phases["sample"] == usual.phases["sample"]
 
 
@@ -445,6 +505,22 @@ def test_advice_is_about_what_is_not_done_yet(eight_billion):
     assert "--model.policy.lora" not in str(least.value)
     plan(eight_billion, devices=replace(small, memory=1e13)).check()
     plan(eight_billion, devices=replace(small, memory=None)).check()
+
+
+@pytest.mark.parametrize(("share", "told"), [(1.0, "fits"), (1.001, "warned"), (1.5, "warned"), (1.501, "refused")])
+def test_a_plan_beyond_the_memory_is_warned_of_and_one_half_beyond_is_refused(eight_billion, share, told):
+    peak = plan(eight_billion).peak
+    beyond = plan(eight_billion, devices=Devices("cuda", memory=peak / share))
+    if told == "refused":
+        with pytest.raises(ValueError, match="this run needs"):
+            beyond.check()
+        return
+    doubt = beyond.check()
+    assert (doubt is None) == beyond.fits == (told == "fits")
+    if doubt:
+        assert "may not fit" in doubt
+        assert "--model.policy.lora.rank 16" in doubt
+        assert "\n" not in doubt
 
 
 def test_what_is_advised_takes_what_it_says(eight_billion):

@@ -21,16 +21,15 @@ from transformers import Cache, DynamicLayer
 
 from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
 from lit_align.models.attention import can_replace_attention, replaced_attention
-from lit_align.models.generation.row_cache import stacked
+from lit_align.models.generation.row_cache import ROOM, stacked
 
 _NAME = "lit_align_grouped"  # of the attention, in transformers' registry
-_ROOM = 64  # tokens to make room for at once
 _asked: ContextVar["GroupCacheLayer"] = ContextVar("asked")  # the layer whose keys were updated last
 
 
-def can_share_prompts(model: Any, cache: Cache) -> bool:
-    """Whether a model whose prompts this cache has read can go on with a :class:`GroupCache`."""
-    return can_replace_attention(model.config) and has_plain_layers(cache)
+def can_share_prompts(config: Any, cache: Cache) -> bool:
+    """Whether a model of this config, whose prompts this cache reads, goes on with a :class:`GroupCache`."""
+    return can_replace_attention(config) and has_plain_layers(cache)
 
 
 class GroupCache:
@@ -82,14 +81,14 @@ class GroupCacheLayer(DynamicLayer):
         initialize_layer(self, like=prompts)
         self.layout = layout
         self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
-        self._buffers = tuple(_room(states, len(layout), _ROOM) for states in (prompts.keys, prompts.values))
+        self._buffers = tuple(_room(states, len(layout), ROOM) for states in (prompts.keys, prompts.values))
         self.keys, self.values = (buffer[:, :, :0] for buffer in self._buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append one token to every row; returns the rows' own keys and values."""
         end = self.layout.longest + 1
         if end > self._buffers[0].shape[-2]:
-            self._buffers = tuple(F.pad(buffer, (0, 0, 0, _ROOM)) for buffer in self._buffers)
+            self._buffers = tuple(F.pad(buffer, (0, 0, 0, ROOM)) for buffer in self._buffers)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             self.layout.write(buffer, states[:, :, 0])
         self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)

@@ -39,7 +39,7 @@ class CausalLMNextToken:
             logits, cache, columns = read_prompts(self.model, ids, mask)
         position = mask.sum(1).repeat_interleave(group_size)
         if self.cache is None:
-            kind = GroupCache if can_share_prompts(self.model, cache) else RowCache
+            kind = GroupCache if can_share_prompts(self.model.config, cache) else RowCache
             self.cache, self.position = kind(cache, columns, group_size), position
         else:
             self.cache.add(cache, columns, group_size)

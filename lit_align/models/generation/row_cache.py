@@ -15,7 +15,7 @@ from transformers import Cache, DynamicLayer
 
 from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
 
-_ROOM = 64  # tokens to make room for at once
+ROOM = 64  # tokens to make room for at once
 
 
 class RoomyLayer(DynamicLayer):
@@ -35,7 +35,7 @@ class RoomyLayer(DynamicLayer):
         """Append tokens; returns all keys and values."""
         start, added = self.keys.shape[-2], key_states.shape[-2]
         if start + added > self._buffers[0].shape[-2]:
-            self._buffers = (_widened(self.keys, added + _ROOM), _widened(self.values, added + _ROOM))
+            self._buffers = (_widened(self.keys, added + ROOM), _widened(self.values, added + ROOM))
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : start + added] = states
         self.keys, self.values = (buffer[:, :, : start + added] for buffer in self._buffers)

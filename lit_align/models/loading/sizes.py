@@ -21,6 +21,7 @@ class Shapes:
         adapters: Those of low-rank adapters; 0 where all weights train.
         adapted: Weights of the base that have adapters beside them.
         adapter_inputs: Inputs of all adapted layers, of one token.
+        adapter_outputs: Width of the result of each of them.
         layers: Decoder layers.
         trained_layers: Those from the first that has an adapter to the last: where gradients flow.
         hidden: Width of the residual stream.
@@ -36,6 +37,7 @@ class Shapes:
     adapters: int
     adapted: int
     adapter_inputs: int
+    adapter_outputs: tuple[int, ...]
     layers: int
     trained_layers: int
     hidden: int
@@ -71,8 +73,9 @@ def shapes_of(policy: DescribedModel) -> Shapes:
         raise ValueError(f"policy.name: {policy.name} is no decoder with attention; its memory cannot be planned")
     layers = trained = int(text.num_hidden_layers)
     adapters = adapted = inputs = 0
+    outputs: tuple[int, ...] = ()
     if policy.lora is not None:
-        adapters, adapted, inputs, first = _adapters(with_adapters(model, policy.lora))
+        adapters, adapted, inputs, outputs, first = _adapters(with_adapters(model, policy.lora))
         trained = layers - first
     heads = int(text.num_attention_heads)
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
@@ -84,6 +87,7 @@ def shapes_of(policy: DescribedModel) -> Shapes:
         adapters=adapters,
         adapted=adapted,
         adapter_inputs=inputs,
+        adapter_outputs=outputs,
         layers=layers,
         trained_layers=trained,
         hidden=int(text.hidden_size),
@@ -136,12 +140,14 @@ def _empty(config: Any) -> Any:
     return model
 
 
-def _adapters(model: Any) -> tuple[int, int, int, int]:
-    """Weights of the adapters, those beside them, their inputs, and the first decoder layer that has one."""
+def _adapters(model: Any) -> tuple[int, int, int, tuple[int, ...], int]:
+    """Weights of the adapters, those beside them, their inputs and outputs, and the first decoder layer with one."""
     from peft.tuners.lora import LoraLayer
 
     adapters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     adapted = sum(module.in_features * module.out_features for _, module in layers)
     numbers = [int(part) for name, _ in layers for part in name.split(".") if part.isdigit()]
-    return adapters, adapted, sum(module.in_features for _, module in layers), min(numbers, default=0)
+    inputs = sum(module.in_features for _, module in layers)
+    outputs = tuple(module.out_features for _, module in layers)
+    return adapters, adapted, inputs, outputs, min(numbers, default=0)

@@ -22,6 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from lit_align.models.scoring.logit_transform import LogitTransform
 
+LOGITS_AT_ONCE = 2**24  # numbers: 64 MiB
+
 
 def head_token_logps(
     hidden: Float[Tensor, "tokens width"],
@@ -30,7 +32,7 @@ def head_token_logps(
     targets: Int[Tensor, " tokens"],
     transform: LogitTransform,
     *,
-    logits_at_once: int = 2**24,
+    logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Float[Tensor, " tokens"]:
     """Log-probability of one target a token, float32, nats.
 

@@ -7,7 +7,6 @@ responses are long is better read in several sequences. Models take the mask if 
 came before, or to a window of it.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,26 +20,6 @@ from lit_align.types import Responses
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 Mask = Float[Tensor, "rows 1 seq seq"]
-
-
-def sequences_per_group(prompt: int, length: int, group: int, hidden: int) -> int:
-    """In how many sequences to read a group, for the fewest operations.
-
-    A token costs 24 h^2 operations in the linear layers of a decoder of width h, and 4 h n in the attention of a
-    sequence of n tokens. Responses of s tokens in all that share one reading of p tokens of prompt then cost
-    (p + s) (6 h + p + s) / s a token, up to a factor, which is least at s = sqrt(p (6 h + p)).
-
-    Args:
-        prompt: Tokens of the prompt.
-        length: Tokens of the longest response.
-        group: Responses.
-        hidden: Width of the decoder.
-
-    Returns:
-        From 1 to ``group``.
-    """
-    together = round(math.sqrt(prompt * (6 * hidden + prompt)) / max(1, length))
-    return -(-group // max(1, together))
 
 
 def packed_token_logps(model: Any, responses: Responses, dtype: torch.dtype) -> Float[Tensor, "batch group length"]:

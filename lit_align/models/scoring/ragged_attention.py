@@ -83,7 +83,7 @@ class AttentionBlock:
             for states, places in ((query, self.queries), (key, self.keys), (value, self.keys))
         )
         shared = asks.shape[1] // keys.shape[1]
-        if shared > 1 and query.device.type != "cpu":  # elsewhere, keys of several heads and a mask are not taken fast
+        if shared > 1 and repeats_keys(query.device.type):
             keys, values = (states.repeat_interleave(shared, dim=1) for states in (keys, values))
         mask = self.mask(window, query.dtype)
         gqa = keys.shape[1] != asks.shape[1]
@@ -115,10 +115,20 @@ def enable_ragged_attention(model: Any) -> None:
 
     Nothing happens to a model whose attention the tests do not know, or that was not asked to use the fast one.
     """
-    if can_replace_attention(model.config) and attention_of(model.config) == "sdpa":
+    if takes_ragged_attention(model.config, attention_of(model.config)):
         AttentionInterface.register(_NAME, _attention)
         mask_as_sdpa(_NAME)
         set_attention(model.config, _NAME)
+
+
+def takes_ragged_attention(config: Any, attention: str | None) -> bool:
+    """Whether a model of this config, loaded with this attention of transformers, will be read over blocks."""
+    return can_replace_attention(config) and attention == "sdpa"
+
+
+def repeats_keys(kind: str) -> bool:
+    """Whether keys that heads share are repeated: but on CPUs, shared keys and a mask together are not taken fast."""
+    return kind != "cpu"
 
 
 def has_ragged_attention(model: Any) -> bool:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_align.models.scoring.packed import packed_token_logps, sequences_per_group
+from lit_align.models.scoring.layout import TOKENS_AT_ONCE, Layout, layout_of
+from lit_align.models.scoring.packed import packed_token_logps
 from lit_align.models.scoring.ragged_attention import has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Responses
@@ -23,7 +24,7 @@ Score = Callable[[Any, Responses], Float[Tensor, "batch group length"]]
 
 
 def token_logps(
-    model: Any, responses: Responses, *, tokens_at_once: int = 2**12
+    model: Any, responses: Responses, *, tokens_at_once: int = TOKENS_AT_ONCE
 ) -> Float[Tensor, "batch group length"]:
     """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
 
@@ -34,12 +35,10 @@ def token_logps(
         responses: On its device, trimmed.
         tokens_at_once: Most tokens read together without gradients, unless one response has more; bounds memory.
     """
-    score, count = _way(model, responses, tokens_at_once)
-    parts = split_groups(responses, count)
-    tokens = parts.prompts.ids.shape[1] + parts.ids[0].numel()
-    at_once = len(parts) if torch.is_grad_enabled() else max(1, tokens_at_once // tokens)
-    found = [score(model, parts.select(rows.tolist())) for rows in torch.arange(len(parts)).split(at_once)]
-    return join_groups(torch.cat(found), responses.group_size, count)
+    score, layout = _way(model, responses, tokens_at_once)
+    parts = split_groups(responses, layout.parts)
+    found = [score(model, parts.select(rows.tolist())) for rows in torch.arange(len(parts)).split(layout.at_once)]
+    return join_groups(torch.cat(found), responses.group_size, layout.parts)
 
 
 def split_groups(responses: Responses, parts: int) -> Responses:
@@ -70,12 +69,18 @@ def join_groups(
     return values.reshape(len(values) // parts, -1, values.shape[-1])[:, :group]
 
 
-def _way(model: Any, responses: Responses, tokens_at_once: int) -> tuple[Score, int]:
-    """How to score, and in how many parts a group."""
-    prompt, group, length = responses.prompts.ids.shape[1], responses.group_size, responses.ids.shape[-1]
-    if has_ragged_attention(model):
-        at_once = group if torch.is_grad_enabled() else max(1, (tokens_at_once - prompt) // length)
-        return unpadded_token_logps, -(-group // at_once)
-    computed = model.get_input_embeddings().weight.dtype  # of hidden states: float32 in 4-bit models
-    hidden = model.config.get_text_config().hidden_size
-    return partial(packed_token_logps, dtype=computed), sequences_per_group(prompt, length, group, hidden)
+def _way(model: Any, responses: Responses, tokens_at_once: int) -> tuple[Score, Layout]:
+    """How to score, and how many together."""
+    unpadded, computed = has_ragged_attention(model), model.get_input_embeddings().weight.dtype
+    layout = layout_of(
+        responses.prompts.ids.shape[1],
+        responses.group_size,
+        responses.ids.shape[-1],
+        len(responses),
+        hidden=model.config.get_text_config().hidden_size,
+        unpadded=unpadded,
+        gradients=torch.is_grad_enabled(),
+        tokens_at_once=tokens_at_once,
+    )
+    # The dtype of hidden states: float32 in 4-bit models.
+    return unpadded_token_logps if unpadded else partial(packed_token_logps, dtype=computed), layout

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lit_align.models.generation.read_prompts import shared_tokens, tokens_first
+from lit_align.models.scoring.layout import responses_per_row
 from lit_align.models.scoring.ragged_attention import AttentionBlock, Places
 from lit_align.models.scoring.target_logps import target_token_logps
 from lit_align.types import Responses
@@ -114,7 +115,7 @@ def _of_responses(prompts: Places, own: Places, positions: Tensor) -> list[Atten
     batch, group, length = own.at.shape
     if length == 0:
         return []
-    size = min(group, max(1, prompts.at.shape[1] // length))
+    size = responses_per_row(prompts.at.shape[1], length, group)
     missing = -group % size
     at, real = (F.pad(places, (0, 0, 0, missing)).reshape(-1, size * length) for places in (own.at, own.real))
     repeats = len(at) // batch

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from lit_align.models.scoring import target_logps as target_logps_module
 from lit_align.models.scoring.chunked_head import head_token_logps
-from lit_align.models.scoring.packed import pack, packed_token_logps, sequences_per_group
+from lit_align.models.scoring.layout import sequences_per_group
+from lit_align.models.scoring.packed import pack, packed_token_logps
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention, has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Prompts, Responses, pad_left

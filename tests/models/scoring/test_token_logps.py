@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lit_align import LanguageModel, LoRA
-from lit_align.models.scoring import token_logps as token_logps_module
+from lit_align.models.scoring import layout
 from lit_align.models.scoring.token_logps import join_groups, split_groups
 from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
@@ -87,7 +87,7 @@ def test_scores_and_gradients_are_the_same_in_any_number_of_sequences(tiny_model
     coefficients = torch.linspace(-1, 1, responses.ids.numel()).view(responses.ids.shape)
     scores, references, slopes = [], [], []
     for count in (1, parts):
-        monkeypatch.setattr(token_logps_module, "sequences_per_group", lambda *shape, count=count: count)
+        monkeypatch.setattr(layout, "sequences_per_group", lambda *shape, count=count: count)
         scores.append(policy.logps(responses))
         references.append(policy.logps(responses, "reference"))
         slopes.append(gradients(policy, scores[-1], coefficients))

@@ -1,0 +1,38 @@
+"""Which way a model is read and sampled: asked of what decides it in the run, of its config alone."""
+
+from dataclasses import dataclass
+
+from lit_align.models.generation.group_cache import can_share_prompts
+from lit_align.models.language_model import LanguageModel
+from lit_align.models.loading.sizes import model_config
+from lit_align.models.scoring.ragged_attention import repeats_keys, takes_ragged_attention
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The ways of one model on one kind of device.
+
+    Attributes:
+        unpadded: Batches are read as a line of tokens; else as packed groups.
+        shares_prompts: A group's rows share the keys and values of their prompt while they are drawn.
+        repeats_keys: Keys and values that several heads share are repeated for each of them.
+    """
+
+    unpadded: bool = True
+    shares_prompts: bool = True
+    repeats_keys: bool = False
+
+
+def routes_of(policy: LanguageModel, kind: str) -> Routes:
+    """The routes of a policy; nothing of it is loaded.
+
+    Args:
+        policy: A language model.
+        kind: Of the device, ``cpu`` say.
+    """
+    from transformers import DynamicCache
+
+    config = model_config(policy)
+    unpadded = takes_ragged_attention(config, policy.attention)
+    shares = can_share_prompts(config, DynamicCache(config=config))
+    return Routes(unpadded, shares, repeats_keys(kind))
