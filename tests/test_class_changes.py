@@ -195,5 +195,6 @@ def test_what_classes_share_is_of_their_common_base():
     assert "train" not in shared(PromptPool, PairData)
     assert shared(Sampler, Enumeration) == inspect.signature(Sampler).parameters.keys()
     assert shared(Sentiment, RewardFunction) == set()
+    assert shared(Sampler, AlignmentModule) == shared(torch.optim.SGD, Sampler) == set()
     assert shared(torch.optim.SGD, torch.optim.AdamW) == set()
     assert shared(lit_align.adamw, torch.optim.AdamW) == set()

@@ -295,8 +295,10 @@ def test_a_function_whose_answers_are_cached_is_known_by_the_module_it_is_writte
 def test_the_code_that_runs_counts_not_an_edit_that_nobody_has_imported(modules):
     modules.imported("my_mood", HAPPY)
     before = RewardFunction("my_mood.mood").identity
+    modules.imported("my_mood", HAPPY)
+    built = RewardFunction("my_mood.mood")
     modules.edit("my_mood", SAD)
-    assert RewardFunction("my_mood.mood").identity == before
+    assert built.identity == RewardFunction("my_mood.mood").identity == before
     modules.imported("my_mood", SAD)
     assert RewardFunction("my_mood.mood").identity != before
 

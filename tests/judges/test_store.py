@@ -115,6 +115,13 @@ def test_rewards_that_are_known_are_neither_asked_for_nor_written(prompts, tmp_p
     assert not (tmp_path / "verdicts.sqlite").exists()
 
 
+def test_groups_and_pairs_of_the_same_texts_are_two_questions(prompts, tmp_path):
+    two, square = prompts.select([0, 1]), [["a", "bbb"], ["cc", "dddd"]]
+    judge = StoredJudge(Remembers(), tmp_path / "verdicts.sqlite")
+    assert torch.equal(judge.verdict(two, square).wins, Remembers().verdict(two, square).wins)
+    assert torch.equal(judge.beats(two, *square), Remembers().beats(two, *square))
+
+
 class Another(Remembers):
     """Another class."""
 
