@@ -27,9 +27,10 @@ _TOKEN_LOGPS = tuple(token_logps_column(policy) for policy in POLICIES)
 
 
 def same_judge(was: Origin, now: Origin) -> bool:
-    """Whether one judge has said both, as far as they tell; files of version 0.1 tell a judge by its name alone."""
+    """Whether one judge has said both, of the same rows, as far as they tell; version 0.1 tells a judge by its name."""
     names = [name for name in reversed(JUDGE) if name in was and name in now]
-    return not names or was[names[0]] == now[names[0]]
+    told = [*names[:1], *(["columns"] if "columns" in was and "columns" in now else [])]
+    return all(was[name] == now[name] for name in told)
 
 
 def save_rollouts(

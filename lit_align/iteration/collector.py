@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_align.anchors.base import Anchor
 from lit_align.data.rollout_store import Origin, save_rollouts
-from lit_align.iteration.origins import found_rollouts, origin_of, who_gave, who_judges
+from lit_align.iteration.origins import found_rollouts, origin_of, who_gave, who_judges_of
 from lit_align.iteration.stages import Stages
 from lit_align.judges.ahead import Ahead
 from lit_align.judges.base import Judge, check_compared
@@ -118,7 +118,7 @@ class Collector:
         verdicts = None if path is None else verdicts_of(path)
         origin: Origin = {}
         if path is not None:
-            judged = who_judges(self.judge) if given is None else who_gave(given, given_by or {})
+            judged = who_judges_of(self.judge, prompts) if given is None else who_gave(given, given_by or {})
             who = self.policy, self.anchor, self.sampler, judged, slots
             origin = origin_of(*who, trains=sources is None)
             path = path if chosen is None else chosen(origin, prompts)
@@ -126,6 +126,8 @@ class Collector:
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
+        if responses is not None and given is None:  # the rows of now: they may be other ones but for what is asked
+            responses = replace(responses, prompts=prompts.trim())
         ahead = Ahead(self.judge, self.policy.text)
         if responses is None:
             drawn = self._drawn(prompts, seed, iteration, sources, ahead) if given is None else given.responses

@@ -11,7 +11,7 @@ from torch import nn
 from lit_align.evaluation.heldout import HeldOut, without_rewards
 from lit_align.iteration.collector import Collector, Score
 from lit_align.iteration.heldout_files import HeldOutFiles
-from lit_align.iteration.origins import who_judges, whose_law
+from lit_align.iteration.origins import who_judges_of, whose_law
 from lit_align.iteration.stages import Relay, Stages
 from lit_align.judges.base import Judge
 from lit_align.judges.store import StoredJudge
@@ -127,7 +127,7 @@ class HeldOutEvaluator(Evaluator):
                 )
             verdicts = verdicts_of(files.plain(iteration))
             self._compare("", collector, own, initial, verdicts)
-            law = who_judges(collector.judge) | whose_law(collector.sampler)
+            law = who_judges_of(collector.judge, prompts) | whose_law(collector.sampler)
             previous = files.found(iteration - 1, law, prompts) if iteration > 1 else None
             if previous is not None and collector.judge is not None:
                 both = _with_text(policy, own), _with_text(policy, previous)

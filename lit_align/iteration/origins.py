@@ -8,15 +8,16 @@ from lit_align.anchors.base import Anchor
 from lit_align.data.rollout_store import JUDGE, Origin, load_origin, load_rollouts, same_judge
 from lit_align.judges.base import Judge
 from lit_align.judges.identity import tell_matched_by_name
+from lit_align.judges.store import columns_beside
 from lit_align.models.policy import Policy
 from lit_align.models.sharding.gather import trainable
 from lit_align.sampling.sampler import Sampler
-from lit_align.types import Responses, Rollouts
+from lit_align.types import Prompts, Responses, Rollouts
 from lit_align.utils.digests import text_digest, weights_digest
 
 log = logging.getLogger(__name__)
 
-_NOT_DRAWN = (*JUDGE, "verdicts", "scored")
+_NOT_DRAWN = (*JUDGE, "columns", "verdicts", "scored")
 
 
 def who_judges(judge: Judge | None) -> Origin:
@@ -24,6 +25,11 @@ def who_judges(judge: Judge | None) -> Origin:
     if judge is None:
         return {}
     return dict(zip(JUDGE, (f"{type(judge).__name__} {judge.name}", judge.identity), strict=True))
+
+
+def who_judges_of(judge: Judge | None, prompts: Prompts) -> Origin:
+    """A judge, and what it sees of the rows beside what is asked."""
+    return who_judges(judge) | ({} if judge is None else {"columns": columns_beside(prompts.records)})
 
 
 def who_gave(given: Rollouts, judged: Origin) -> Origin:
@@ -115,7 +121,11 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
 def former_judge(was: Origin, now: Origin) -> str:
     """What messages call a judge that was another one."""
     name = was.get("judge", "nobody")
-    return f"{name} as it was before its settings or its code changed" if name == now.get("judge") else name
+    if name != now.get("judge"):
+        return name
+    if was.get("judge_identity") == now.get("judge_identity"):
+        return f"{name} by other columns of the data"
+    return f"{name} as it was before its settings or its code changed"
 
 
 def _weights(policy: Policy) -> str:

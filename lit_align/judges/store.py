@@ -32,6 +32,7 @@ _KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)"
 _FIND = "SELECT key, value, checksum FROM kept WHERE key IN (SELECT value FROM json_each(?))"
 _IS_MADE = "SELECT 1 FROM sqlite_master WHERE name = 'kept'"
 _BEGINNING = b"SQLite format 3\0"
+_ASKED = ("prompt", "messages")  # columns that a prompt's id is a hash of
 _LONGEST_WAIT = 60.0  # seconds for another process to finish its write
 
 
@@ -187,12 +188,28 @@ class StoredJudge(Judge):
         """The key of a question, and what is known of it."""
         kind, name = type(self.judge).__name__, self.judge.name
         asked = repr((prompts.record_id.tolist(), texts))
-        key = text_digest(question, self.judge.identity, asked)
+        beside = columns_beside(prompts.records)
+        key = text_digest(question, self.judge.identity, asked, *([beside] if beside else []))
         by_name = text_digest(question, kind, name, asked)  # as version 0.1 kept it
         known = self.store.known([key, by_name])
         if by_name in known and key not in known:
             tell_matched_by_name(f"{kind} {name}", self.store.path.parent.parent)
         return key, known.get(key, known.get(by_name))
+
+
+def columns_beside(records: Sequence[Record]) -> str:
+    """A short digest of what rows say beside what is asked, which judges see as well; empty where they say nothing.
+
+    Args:
+        records: Rows of the user's data.
+    """
+    beside = [{name: value for name, value in record.items() if name not in _ASKED} for record in records]
+    return text_digest(json.dumps(beside, sort_keys=True, default=_kind)) if any(beside) else ""
+
+
+def _kind(value: Any) -> str:
+    """What no JSON holds, such as a picture, as text that is the same in every process."""
+    return type(value).__name__
 
 
 def _answers(verdict: Verdict) -> bool:

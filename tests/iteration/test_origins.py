@@ -41,7 +41,7 @@ def collector(policy, *, rate=0.5, judge=None, **sampler) -> Collector:
     return Collector(policy, RewardFunction(**settings), law, anchor, Stages(visible=False))
 
 
-def collect(from_: Collector, path, **options):
+def collect(from_: Collector, path, rows=None, **options):
     policy = from_.policy
     scores = {
         "anchor": lambda responses: from_.anchor.logps(policy, responses),
@@ -49,7 +49,9 @@ def collect(from_: Collector, path, **options):
         "current": lambda responses: policy.logps(responses, "policy"),
     }
     with torch.no_grad():
-        return from_.rollouts_of(policy.encode(prompts_of(3)), path, scores, **({"seed": 0, "iteration": 1} | options))
+        return from_.rollouts_of(
+            policy.encode(rows or prompts_of(3)), path, scores, **({"seed": 0, "iteration": 1} | options)
+        )
 
 
 @pytest.fixture
@@ -94,6 +96,20 @@ def test_only_what_a_change_makes_stale_is_made_again(policy, tmp_path, monkeypa
         assert torch.equal(again.reference_token_logps, first.reference_token_logps)
     assert collect(changed, path).wins.tolist() == again.wins.tolist()
     assert seen.take() == set()  # and it is on disk now
+
+
+def test_rows_that_ask_the_same_and_say_other_things_are_judged_again_by_what_they_say(policy, tmp_path, monkeypatch):
+    path, said, judge = tmp_path / "it.parquet", [], RewardFunction.rewards
+    monkeypatch.setattr(RewardFunction, "rewards", lambda self, *rest: said.append(rest[2]) or judge(self, *rest))
+    first = collect(collector(policy), path)
+    other = [row | {"number": -1} for row in prompts_of(3)]
+    seen = Asked(monkeypatch)
+    again = collect(collector(policy), path, other)
+    assert seen.take() == {"rewards", "logps"}
+    assert {record["number"] for record in said[-1]} == {-1}
+    assert torch.equal(again.responses.ids, first.responses.ids)
+    collect(collector(policy), path, other)
+    assert seen.take() == set()
 
 
 def test_another_policy_draws_again_and_the_reference_does_not(policy, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,13 @@ def test_groups_and_pairs_of_the_same_texts_are_two_questions(prompts, tmp_path)
     judge = StoredJudge(Remembers(), tmp_path / "verdicts.sqlite")
     assert torch.equal(judge.verdict(two, square).wins, Remembers().verdict(two, square).wins)
     assert torch.equal(judge.beats(two, *square), Remembers().beats(two, *square))
+
+
+def test_verdicts_are_of_the_rows_that_the_judge_has_seen(prompts, tmp_path):
+    for number, asked in ((0, 3), (1, 3), (1, 0)):
+        judge, rows = Remembers(), [record | {"answer": number} for record in prompts.records]
+        StoredJudge(judge, tmp_path / "verdicts.sqlite").verdict(replace(prompts, records=rows), TEXTS)
+        assert len(judge.asked) == asked
 
 
 class Another(Remembers):
