@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_align.data.rollout_store import Origin
-from lit_align.data.sources import Source, check_distinct, checked, read
+from lit_align.data.sources import Rows, check_distinct, checked, kept, read
 from lit_align.data.templates import content_id
 from lit_align.sampling.uniforms import run_seed
 from lit_align.types import Prompts, Record, Responses, Rollouts
@@ -73,8 +73,8 @@ class IterationData(L.LightningDataModule, ABC):
 
     def __init__(
         self,
-        heldout: str | Source | None = None,
-        test: str | Source | None = None,
+        heldout: Rows | None = None,
+        test: Rows | None = None,
         *,
         columns: dict[str, str] | None = None,
         prompts_per_iteration: int,
@@ -90,7 +90,8 @@ class IterationData(L.LightningDataModule, ABC):
         ):
             if value < 1:
                 raise ValueError(f"data.{name} must be >= 1, got {value}")
-        self.sources: dict[str, str | Source | None] = {"heldout": heldout, "test": test or heldout}
+        heldout = kept(heldout)
+        self.sources: dict[str, Rows | None] = {"heldout": heldout, "test": heldout if test is None else kept(test)}
         self.columns = columns
         self.prompts_per_iteration = prompts_per_iteration
         self.batch_size = batch_size
@@ -236,7 +237,7 @@ class IterationData(L.LightningDataModule, ABC):
     def read_train(self) -> None:
         """Read the rows to train on, and say in ``asked`` what they are."""
 
-    def source_to_train_on(self) -> str | Source:
+    def source_to_train_on(self) -> Rows:
         """The place that the rows to train on are read from.
 
         Raises:

@@ -181,8 +181,8 @@ def training(
     layer = sum(layer_activations(shapes, precision, read, work.routes))
     inputs = float(read.tokens * shapes.hidden * precision.computed * shapes.layers)
     # The peak is where the forward pass ends, in the head, or where the backward pass has reached a layer.
-    head = {"logits": head_logits(shapes, precision, read), "head": head_gradients(shapes, precision, read)}
-    back = {"a layer again": layer if checkpointing else 0.0, "gradients of a layer": layer}
+    head: Terms = {"logits": head_logits(shapes, precision, read), "head": head_gradients(shapes, precision, read)}
+    back: Terms = {"a layer again": layer if checkpointing else 0.0, "gradients of a layer": layer}
     terms = {
         "activations": inputs if checkpointing else layer * shapes.trained_layers,
         "attention mask": mask(precision, read),
