@@ -183,10 +183,11 @@ def training(
     # The peak is where the forward pass ends, in the head, or where the backward pass has reached a layer.
     head: Terms = {"logits": head_logits(shapes, precision, read), "head": head_gradients(shapes, precision, read)}
     back: Terms = {"a layer again": layer if checkpointing else 0.0, "gradients of a layer": layer}
+    peak: Terms = max((head, back), key=lambda stage: sum(stage.values()))
     terms = {
         "activations": inputs if checkpointing else layer * shapes.trained_layers,
         "attention mask": mask(precision, read),
-        **max(head, back, key=lambda stage: sum(stage.values())),
+        **peak,
     }
     if shards == 1 and precision.computed < precision.trained:  # autocast keeps what it has cast until the step is done
         terms["autocast weights"] = float(trainable(shapes) * precision.computed)
