@@ -259,18 +259,23 @@ def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing:
     them. Of three that are gone two lie side by side and make room for one, so that two thirds are lost. With
     checkpointing whatever a layer makes is gone when the next one begins, and its input alone is kept.
 
+    Large tensors have pages of their own and leave no holes, but the tensors of responses that end early are smaller: a
+    minibatch may lose most where some are just not large enough, and that is what counts.
+
     Args:
         shapes: Of the model.
         precision: Of its numbers.
         work: Of the minibatch.
-        checkpointing: Layers are computed again in the backward pass; large tensors then have pages of their own.
+        checkpointing: Layers are computed again in the backward pass; tensors are then soon large.
     """
     read = reading(shapes, work, work.batch, gradients=True)
     sizes = [float(read.tokens * width * precision.trained) for width in 3 * shapes.adapter_outputs]
     if checkpointing:
         sizes += shapes.layers * layer_activations(shapes, precision, read, work.routes)
     apart = LARGE if checkpointing else MOST_APART
-    return sum(size for size in sizes if size < apart) * 2 / 3
+    # Shares of the longest responses at which some tensors reach that size, and the whole of them.
+    shares = {1.0} | {apart / size for size in sizes if size > apart}
+    return max(share * sum(size for size in sizes if share * size <= apart) for share in shares) * 2 / 3
 
 
 def mask(precision: Precision, read: Reading) -> float:

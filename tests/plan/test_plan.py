@@ -238,10 +238,12 @@ def test_the_heap_loses_what_comes_and_goes_unless_it_has_pages_of_its_own(eight
     size = work(prompt=20, group=4, length=16, batch=2)
     tokens = needs.reading(adapted, size, 2, gradients=True).tokens
     assert needs.lost(adapted, FLOAT32, size) == pytest.approx(2 * tokens * (1024 + 4096) * 4)
-    many = replace(size, batch=2 * 2**25 // (tokens * 4096 * 4) + 2)  # the wider of the two has more than 32 MiB
-    tokens = needs.reading(adapted, many, many.batch, gradients=True).tokens
-    assert needs.lost(adapted, FLOAT32, many) == pytest.approx(2 * tokens * 1024 * 4)
-    assert needs.lost(adapted, FLOAT32, many, checkpointing=True) == 0  # the narrower one has more than 4 MiB
+    many = replace(size, batch=2**25 // (tokens * 4096 * 4) * 2 + 100)  # the wider of the two has more than 32 MiB
+    # Of shorter responses it has just 32 MiB, and the narrower one a quarter of that.
+    assert needs.lost(adapted, FLOAT32, many) == pytest.approx(2 * 2**25 * 1.25)
+    narrow = replace(adapted, adapter_outputs=(1024,))
+    most = replace(many, batch=100 * many.batch)
+    assert needs.lost(narrow, FLOAT32, most) == pytest.approx(2 * 2**25)
     assert needs.lost(adapted, FLOAT32, size, checkpointing=True) > needs.lost(adapted, FLOAT32, size)
     assert needs.lost(eight_billion, FLOAT32, size) == 0
     assert plan(adapted).totals["train"] < plan(adapted, devices=Devices("cpu")).totals["train"]
