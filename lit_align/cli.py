@@ -138,8 +138,17 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
 def _written_out(arguments: list[str]) -> list[str]:
     """In order; ``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
     found = []
-    for previous, argument in zip(["", *arguments], arguments, strict=False):
+    words = [word for argument in arguments for word in _apart(argument)]
+    for previous, argument in zip(["", *words], words, strict=False):
         if previous in ("-c", "--config") and Path(argument).is_dir():
             argument = str(RunFolder(Path(argument)).config)
         found.append("--trainer.profile=true" if argument == "--profile" else argument)
     return in_order(found)
+
+
+def _apart(argument: str) -> list[str]:
+    """``-cFILE``, ``-c=FILE`` and ``--config=FILE`` as two words, any other argument as it is."""
+    for start in ("--config=", "-c=", "-c"):
+        if argument.startswith(start) and argument != start:
+            return ["-c", argument.removeprefix(start)]
+    return [argument]

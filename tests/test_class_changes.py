@@ -87,6 +87,16 @@ def test_what_is_typed_is_of_the_new_class_wherever_it_stands(config, merged, ty
     assert (found["model"]["class_path"], found["model"]["init_args"]["beta"]) == ("lit_align.SimPO", 3)
 
 
+@pytest.mark.parametrize("spelt", [["-c{}"], ["-c={}"], ["--config={}"], ["--config", "{}"]], ids=" ".join)
+def test_a_file_is_one_however_it_is_typed_and_so_is_the_folder_of_a_run(config, merged, tmp_path, spelt):
+    def named(file):
+        return [word.format(file) for word in spelt]
+
+    second = overlay(tmp_path, "second", model={"init_args": {"beta": 7.0}}, data={"init_args": {"batch_size": 3}})
+    found, _ = merged("--model.beta", "5", *named(config), *named(second))
+    assert (found["model"]["init_args"]["beta"], found["data"]["init_args"]["batch_size"]) == (5, 3)
+
+
 def test_what_the_new_file_gives_is_given(config, merged, tmp_path):
     second = overlay(tmp_path, "rpo", model={"class_path": "RPO", "init_args": {"eta": 0.2, "supervised": "mean"}})
     found, _ = merged("-c", config, "--model.eta", "5", "-c", second)

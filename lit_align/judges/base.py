@@ -1,5 +1,6 @@
 """What a judge is: it meets text, and says which of two responses is better, as a probability."""
 
+import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lit_align.judges.calls import call_judge
-from lit_align.judges.identity import Description, built_with, noting
+from lit_align.judges.identity import Description, built_with, is_noted, noting
 from lit_align.judges.patience import Faults, JudgeError, Patience
 from lit_align.types import Prompts, Record
 from lit_align.utils.digests import text_digest
@@ -73,8 +74,11 @@ class Judge(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let a subclass note its arguments, and what its code is as long as that is the code that runs."""
         super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = noting(cls.__init__)  # type: ignore[method-assign]
+        for name in ("__init__", "__post_init__"):  # a dataclass hands to the second what it makes no field of
+            init = getattr(cls, name, None)
+            of_no_judge = inspect.isfunction(init) and not is_noted(init)
+            if name in vars(cls) or of_no_judge:
+                setattr(cls, name, noting(init))
         about = Description()
         cls._code_of_class = about.code(cls), *about.unknown
 

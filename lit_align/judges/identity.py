@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence, Set
 from copyreg import dispatch_table
 from dataclasses import fields, is_dataclass
@@ -10,7 +11,7 @@ from enum import Enum
 from functools import cache, partial, wraps
 from numbers import Real
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CellType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from lit_align.utils.digests import bytes_digest, model_digest, weights_digest
 log = logging.getLogger(__name__)
 
 _BUILT_WITH = "_built_with"  # attribute of what was built
+_PLAIN = (dict, OrderedDict, MappingProxyType)  # mappings with nothing but their items
 
 
 def noting(init: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +34,13 @@ def noting(init: Callable[..., None]) -> Callable[..., None]:
             object.__setattr__(self, _BUILT_WITH, _bound(init, self, *args, **kwargs))  # it may be frozen
         init(self, *args, **kwargs)
 
+    noted._notes = True  # type: ignore[attr-defined]
     return noted
+
+
+def is_noted(init: Callable[..., None]) -> bool:
+    """Whether :func:`noting` has made it."""
+    return hasattr(init, "_notes")
 
 
 def built_with(thing: Any) -> dict[str, Any]:
@@ -101,7 +109,7 @@ class Description:
             return _text(os.fspath(value))
         if isinstance(value, bytes | bytearray):
             return f"bytes {bytes_digest(bytes(value))}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and type(value) in _PLAIN:
             return self._unordered("mapping", [f"{self.of(key)}: {self.of(item)}" for key, item in value.items()])
         if isinstance(value, Set):
             return self._unordered("set", map(self.of, value))
@@ -121,29 +129,40 @@ class Description:
         if inspect.ismethod(value):
             return f"method {value.__name__} of {self.of(value.__self__)}"
         if inspect.isfunction(value):
-            bound = [cell.cell_contents for cell in value.__closure__ or ()]
+            bound = [_content(cell) for cell in value.__closure__ or ()]
             defaults = value.__defaults__, value.__kwdefaults__
             return f"function {_place(value)} {self.code(value)} {self.of(bound)} {self.of(defaults)}"
-        return f"function {value.__module__}.{value.__qualname__}" if inspect.isbuiltin(value) else None
+        if inspect.isbuiltin(value):
+            owner = value.__self__
+            of = "" if owner is None or isinstance(owner, ModuleType) else f" of {self.of(owner)}"
+            return f"function {value.__module__}.{value.__qualname__}{of}"
+        return None
 
     def _of_object(self, value: Any) -> str:
         """What it says itself, else its weights, else what pickle would keep of it."""
         kind = type(value)
-        if isinstance(value, Identified):
+        if isinstance(value, Identified) and not callable(value.identity):
             return f"{self._class(kind)} {self.of(value.identity)}"
         if isinstance(value, nn.Module):
-            return f"{self._class(kind)} {weights_digest([*value.named_parameters(), *value.named_buffers()])}"
+            return self._of_network(value)
         try:
             reduced = dispatch_table[kind](value) if kind in dispatch_table else value.__reduce_ex__(4)
         except Exception:  # a lock, a connection: what has a life of its own fails in any way there is
             self.unknown.append(f"a {kind.__module__}.{kind.__qualname__}")
             return self._class(kind)
         if isinstance(reduced, str):  # its name in its module
-            return f"{self._class(kind)} {reduced}"
-        _, arguments, *rest = reduced
+            return f"{self._class(kind)} {reduced} {self.of(getattr(value, '__wrapped__', None))}"  # as of a cache
+        made_by, arguments, *rest = reduced
         state, items, pairs = (*rest[:3], None, None, None)[:3]
-        parts = [_without(arguments, kind), state, list(items or ()), list(pairs or ())]
+        parts = [_without(arguments, kind), state, list(items or ()), dict(pairs or ())]
+        parts += [made_by] if isinstance(made_by, partial) else []  # which holds arguments, too
         return f"{self._class(kind)} {self.of(parts)}"
+
+    def _of_network(self, network: nn.Module) -> str:
+        """Its weights, and the classes and numbers of its layers."""
+        weights = weights_digest([*network.named_parameters(), *network.named_buffers()])
+        layers = [[name, type(layer), _settings(layer)] for name, layer in network.named_modules()]
+        return f"network {weights} {self.of(layers)}"
 
     def _class(self, kind: type) -> str:
         code = "" if is_installed(kind.__module__) else self.code(kind)
@@ -181,6 +200,19 @@ def _text(text: str) -> str:
     if text and os.path.isfile(os.path.join(text, "config.json")):  # a template is too long for Path
         return f"model {model_digest(text)}"
     return repr(text)
+
+
+def _content(cell: CellType) -> Any:
+    """What a closure holds, if there is anything yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _settings(layer: nn.Module) -> dict[str, Any]:
+    """What a layer holds beside weights and other layers; whether it trains is for its caller to say."""
+    return {name: value for name, value in vars(layer).items() if not name.startswith("_") and name != "training"}
 
 
 def _without(arguments: Sequence[Any], kind: type) -> list[Any]:

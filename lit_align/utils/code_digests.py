@@ -1,10 +1,12 @@
 """Short names of code, as it was when it was imported: what tells a function or a class from an edited one."""
 
+import ast
 import inspect
 import sys
 import sysconfig
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from lit_align.utils.digests import bytes_digest, text_digest
@@ -57,8 +59,22 @@ def _source_digest(thing: Any) -> str | None:
     except (OSError, TypeError):
         if not inspect.isclass(thing):
             return None
-    try:  # a class of a notebook has no file to be looked up in, and its methods have their cell
-        methods = [inspect.getsource(value) for value in vars(thing).values() if inspect.isfunction(value)]
-    except (OSError, TypeError):
+    # A class of a notebook has no file to be looked up in, and its methods have their cell.
+    methods = [inspect.unwrap(value) for value in vars(thing).values() if inspect.isfunction(value)]
+    own = [method for method in methods if method.__qualname__ == f"{thing.__qualname__}.{method.__name__}"]
+    sources = [_class_source(thing.__name__, method) for method in own]
+    return next((text_digest(source) for source in sources if source is not None), None)
+
+
+def _class_source(name: str, method: FunctionType) -> str | None:
+    """The source of the class that a method is written in, its attributes and decorators included."""
+    try:
+        lines, row = inspect.findsource(method)
+        classes = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.ClassDef)]
+    except (OSError, TypeError, SyntaxError):
         return None
-    return text_digest(*methods) if methods else None
+    for node in reversed(classes):  # the innermost first
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        if node.name == name and first <= row + 1 <= (node.end_lineno or 0):
+            return "".join(lines[first - 1 : node.end_lineno])
+    return None

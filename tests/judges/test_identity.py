@@ -4,12 +4,15 @@ import copy
 import functools
 import inspect
 import linecache
+import operator
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,58 @@ class AsData(RewardJudge):
         return [self.weight] * len(responses)
 
 
+@dataclass
+class Passing(RewardJudge):
+    """A judge with an argument that is no field."""
+
+    weight: InitVar[float] = 1.0
+
+    def __post_init__(self, weight):
+        super().__init__()
+        self.heavy = weight
+
+    def rewards(self, prompts, responses, records):
+        return [self.heavy] * len(responses)
+
+
+class Words:
+    """What takes arguments for a judge, and is none."""
+
+    def __init__(self, words=()):
+        super().__init__()
+        self.words = words
+
+
+class Mixed(Words, RewardJudge):
+    """A judge whose arguments another class takes."""
+
+    def rewards(self, prompts, responses, records):
+        return [float(len(self.words))] * len(responses)
+
+
+class Named:
+    """An object with a method of the name that judges have their identity under."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def identity(self):
+        return self
+
+
+def with_default(value):
+    return defaultdict(functools.partial(float, value), {"a": 1.0})
+
+
+def not_yet(value):
+    def later():
+        return nothing, value
+
+    if value is later:
+        nothing = None
+    return later
+
+
 def layer(value):
     linear = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(linear.weight, value)
@@ -88,6 +143,14 @@ OTHERS = {
     "object": (Scale(1), Scale(2)),
     "class": (Scale, Configured),
     "builtin": (min, max),
+    "builtin method": ({"a": 1}.get, {"a": 2}.get),
+    "search": (re.compile("good").search, re.compile("bad").search),
+    "default of a mapping": (with_default(1), with_default(2)),
+    "call of a method": (operator.methodcaller("count", x="a"), operator.methodcaller("count", x="b")),
+    "closure that is not filled yet": (not_yet(1), not_yet(2)),
+    "object with an identity of its own": (Named(1), Named(2)),
+    "number of a layer": (torch.nn.LeakyReLU(0.1), torch.nn.LeakyReLU(0.2)),
+    "layer of a network": (torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential(torch.nn.Tanh())),
     "judge": (Sentiment(), Sentiment("afinn")),
     "judge in a list": ([Configured(1)], [Configured(2)]),
     "path": (Path("a"), Path("b")),
@@ -113,6 +176,8 @@ def test_a_parameter_of_any_kind_makes_another_judge(one, other, caplog):
         (scaled(2), scaled(2)),
         (Path("a"), "a"),
         (torch.ones(3), torch.ones(6)[::2]),
+        (with_default(1), with_default(1)),
+        (torch.nn.Dropout(0.1), torch.nn.Dropout(0.1).eval()),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -157,6 +222,12 @@ def test_patience_is_no_difference_and_every_other_setting_of_ours_is():
 def test_fields_of_a_dataclass_are_arguments():
     assert AsData(2.0).identity != AsData().identity != AsData(words=("bad",)).identity
     assert AsData(timeout=3.0).identity == AsData().identity
+
+
+def test_arguments_that_no_init_of_a_judge_takes_count():
+    assert Passing(2.0).identity != Passing().identity == Passing(1.0).identity
+    assert Mixed(["good"]).identity != Mixed().identity == Mixed(words=()).identity
+    assert list(inspect.signature(Mixed).parameters) == ["words"]
 
 
 def test_a_copy_is_the_same_judge():
@@ -238,6 +309,15 @@ def test_a_function_that_was_imported_from_another_module_is_known_by_both(modul
     assert len({first, second, RewardFunction("my_front.mood").identity}) == 3
 
 
+def test_a_function_whose_answers_are_cached_is_known_by_the_module_it_is_written_in(modules):
+    found = []
+    for text in (HAPPY, SAD):
+        modules.imported("my_mood", f"import functools\n\n\n@functools.cache\n{text}")
+        modules.imported("my_front", "from my_mood import mood\n")
+        found.append(RewardFunction("my_front.mood").identity)
+    assert found[0] != found[1]
+
+
 def test_the_code_that_runs_counts_not_an_edit_that_nobody_has_imported(modules):
     modules.imported("my_mood", HAPPY)
     before = RewardFunction("my_mood.mood").identity
@@ -290,6 +370,35 @@ def test_a_function_of_a_notebook_is_known_by_its_source(monkeypatch, caplog):
     first = sys.modules["notebook"].Mine().identity
     without_file("notebook", OWN.replace('mood")', 'mood", "bradley_terry")'), monkeypatch, cell=True)
     assert sys.modules["notebook"].Mine().identity != first
+    assert not caplog.records
+
+
+SCALED = """\
+import functools
+
+from lit_align import Judge
+
+
+@functools.cache
+def mood(prompts, responses, records):
+    return [1.0]
+
+
+class Scaled(Judge):
+    scale = 1.0
+
+    def compare(self, prompts, first, second, records):
+        return [self.scale] * len(prompts)
+"""
+
+
+def test_all_of_a_class_and_what_a_cache_stands_for_are_known_in_a_notebook(monkeypatch, caplog):
+    judges = []
+    for text in (SCALED, f"{SCALED}\nunused = 1\n", SCALED.replace("1.0", "2.0")):
+        without_file("notebook", text, monkeypatch, cell=True)
+        judges.append((RewardFunction("notebook.mood").identity, sys.modules["notebook"].Scaled().identity))
+    assert judges[0] == judges[1]
+    assert not {*judges[0]} & {*judges[2]}
     assert not caplog.records
 
 
