@@ -17,6 +17,7 @@ from lit_align.judges.calls import call_judge
 from lit_align.judges.identity import Description, built_with, noting
 from lit_align.judges.patience import Faults, JudgeError, Patience
 from lit_align.types import Prompts, Record
+from lit_align.utils.annotations import inherit_annotations
 from lit_align.utils.digests import text_digest
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Judge(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let a subclass note its arguments, and what its code is as long as that is the code that runs."""
         super().__init_subclass__(**kwargs)
+        inherit_annotations(cls)
         if "__init__" in vars(cls):
             cls.__init__ = noting(cls.__init__)  # type: ignore[method-assign]
         about = Description()
