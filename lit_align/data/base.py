@@ -19,6 +19,7 @@ from lit_align.data.sources import Rows, check_distinct, checked, kept, read
 from lit_align.data.templates import content_id
 from lit_align.sampling.uniforms import run_seed
 from lit_align.types import Prompts, Record, Responses, Rollouts
+from lit_align.utils.annotations import inherit_annotations
 from lit_align.utils.digests import text_digest
 
 Encode = Callable[[list[Record]], Prompts]
@@ -70,6 +71,11 @@ class IterationData(L.LightningDataModule, ABC):
     Raises:
         ValueError: A number is out of its range.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a config give data of one's own what the class they extend takes."""
+        super().__init_subclass__(**kwargs)
+        inherit_annotations(cls)
 
     def __init__(
         self,

@@ -185,7 +185,7 @@ def test_rows_of_python_are_known_by_what_they_say():
         ([{"prompt": "the cat"}, {"prompt": 3}], "the list of rows: a column has values of several types"),
         (
             [{"question": "why"}],
-            r"the list of rows has neither a `prompt` nor a `messages` column, only \['question'\]",
+            r"the list of rows has neither a `prompt` nor .*, only \['question'\]",
         ),
     ],
 )
