@@ -77,7 +77,7 @@ class Judge(ABC):
         super().__init_subclass__(**kwargs)
         inherit_annotations(cls)
         for name in ("__init__", "__post_init__"):  # a dataclass hands to the second what it makes no field of
-            init = getattr(cls, name, None)
+            init: Any = getattr(cls, name, None)
             of_no_judge = inspect.isfunction(init) and not is_noted(init)
             if name in vars(cls) or of_no_judge:
                 setattr(cls, name, noting(init))

@@ -34,13 +34,13 @@ def noting(init: Callable[..., None]) -> Callable[..., None]:
             object.__setattr__(self, _BUILT_WITH, _bound(init, self, *args, **kwargs))  # it may be frozen
         init(self, *args, **kwargs)
 
-    noted._notes = True  # type: ignore[attr-defined]
+    noted.notes = True  # type: ignore[attr-defined]
     return noted
 
 
 def is_noted(init: Callable[..., None]) -> bool:
     """Whether :func:`noting` has made it."""
-    return hasattr(init, "_notes")
+    return hasattr(init, "notes")
 
 
 def built_with(thing: Any) -> dict[str, Any]:
