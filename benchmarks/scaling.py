@@ -35,6 +35,7 @@ def plan(size: str, *, dtype: str = "bfloat16", adapters: bool = False, nf4: boo
     from lit_align.models.loading.sizes import shapes_of
     from lit_align.plan.devices import Devices
     from lit_align.plan.plan import Plan, precision_of
+    from lit_align.plan.routes import routes_of
     from lit_align.plan.workload import Workload
 
     hidden, layers, heads, keys, mlp, vocabulary, tied = SIZES[size]
@@ -45,11 +46,12 @@ def plan(size: str, *, dtype: str = "bfloat16", adapters: bool = False, nf4: boo
         policy = LanguageModel(
             folder, dtype=dtype, lora=LoRA(rank=16) if adapters or nf4 else None, quantization="nf4" if nf4 else None
         )
-        shapes = shapes_of(policy)
+        shapes, routes = shapes_of(policy), routes_of(policy, "cuda")
     devices = changes.pop("devices", Devices("cuda"))
     work = {name: changes.pop(name) for name in list(changes) if name in USUAL}
     load = Workload(
         **(USUAL | work),
+        routes=routes,
         prompt_assumed=False,
         prompts=64,
         heldout=0,

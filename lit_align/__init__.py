@@ -44,6 +44,7 @@ HOME = {
     "MovingAverage": "anchors.moving_average",
     "NashMD": "algorithms.nash_md",
     "ONPO": "algorithms.onpo",
+    "ORPO": "algorithms.orpo",
     "OneFolder": "callbacks.one_folder",
     "Optimistic": "anchors.optimistic",
     "PairData": "data.pair_data",

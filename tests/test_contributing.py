@@ -1,14 +1,37 @@
-"""The worked example of CONTRIBUTING.md is a whole algorithm, short, and its own law holds."""
+"""The worked example of CONTRIBUTING.md is a whole algorithm, short, its own law holds, and configs take it."""
 
 import re
 from pathlib import Path
 
+import yaml
+
+from lit_align import RewardFunction, Sampler
+from lit_align.cli import main
+from tests.command_line import write_config, write_yaml
+
 CONTRIBUTING = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+(CODE,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)
 
 
 def test_the_worked_example_runs_and_is_short():
-    (code,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)
-    assert len(code.splitlines()) < 60
+    assert len(CODE.splitlines()) < 60
     names: dict = {}
-    exec(code, names)
+    exec(CODE, names)
     assert len(names["margin_of_best"]) == 4
+
+
+def test_a_config_names_the_worked_example_and_what_it_is_made_of(tmp_path, tiny_model, pools, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("hinge_of_a_page.py").write_text(CODE.split("# tests/")[0])
+    folder = write_config(tmp_path, tiny_model, pools)
+    config = yaml.safe_load(Path(folder, "config.yaml").read_text())
+    del config["model"]["init_args"]["beta"]
+    config["model"]["class_path"] = "hinge_of_a_page.HingePO"
+    config["model"]["init_args"]["delta"] = 2.0
+    path = write_yaml(tmp_path / "own" / "hinge.yaml", config)
+    cli = main(["plan", "-c", str(path), "--model.sampler.temperature", "0.5"])
+    assert type(cli.model).__name__ == "HingePO"
+    assert cli.model.delta == 2.0
+    assert isinstance(cli.model.judge, RewardFunction)
+    assert cli.model.sampler == Sampler(group_size=4, max_new_tokens=8, temperature=0.5)

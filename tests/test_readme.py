@@ -1,7 +1,9 @@
 """The README tells the truth: its paths exist, its commands parse, its Python imports and matches the signatures."""
 
 import ast
+import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -41,6 +43,13 @@ def test_every_algorithm_and_every_config_of_one_has_a_row():
         assert path.stem in ("dpo_offline", "dpo_replay") or f"configs/algorithms/{path.name}" in table
     for name in ALGORITHMS:
         assert f"`{name}" in table, name
+
+
+def test_the_table_of_methods_is_the_one_that_is_made_from_their_files(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    methods = importlib.import_module("methods")
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    assert methods.table(results) == README.split(methods.BEGIN)[1].split(methods.END)[0]
 
 
 def python_blocks():

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_align.data.rollout_store import Origin
-from lit_align.data.sources import Source, check_distinct, checked, read
+from lit_align.data.sources import Rows, check_distinct, checked, kept, read
 from lit_align.data.templates import content_id
 from lit_align.sampling.uniforms import run_seed
 from lit_align.types import Prompts, Record, Responses, Rollouts
+from lit_align.utils.annotations import inherit_annotations
 from lit_align.utils.digests import text_digest
 
 Encode = Callable[[list[Record]], Prompts]
@@ -71,10 +72,15 @@ class IterationData(L.LightningDataModule, ABC):
         ValueError: A number is out of its range.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a config give data of one's own what the class they extend takes."""
+        super().__init_subclass__(**kwargs)
+        inherit_annotations(cls)
+
     def __init__(
         self,
-        heldout: str | Source | None = None,
-        test: str | Source | None = None,
+        heldout: Rows | None = None,
+        test: Rows | None = None,
         *,
         columns: dict[str, str] | None = None,
         prompts_per_iteration: int,
@@ -90,7 +96,8 @@ class IterationData(L.LightningDataModule, ABC):
         ):
             if value < 1:
                 raise ValueError(f"data.{name} must be >= 1, got {value}")
-        self.sources: dict[str, str | Source | None] = {"heldout": heldout, "test": test or heldout}
+        heldout = kept(heldout)
+        self.sources: dict[str, Rows | None] = {"heldout": heldout, "test": heldout if test is None else kept(test)}
         self.columns = columns
         self.prompts_per_iteration = prompts_per_iteration
         self.batch_size = batch_size
@@ -236,7 +243,7 @@ class IterationData(L.LightningDataModule, ABC):
     def read_train(self) -> None:
         """Read the rows to train on, and say in ``asked`` what they are."""
 
-    def source_to_train_on(self) -> str | Source:
+    def source_to_train_on(self) -> Rows:
         """The place that the rows to train on are read from.
 
         Raises:

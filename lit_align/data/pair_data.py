@@ -9,7 +9,7 @@ import torch
 
 from lit_align.data.base import Given, IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
-from lit_align.data.sources import Source, checked, read
+from lit_align.data.sources import Rows, checked, kept, read, spelled
 from lit_align.data.templates import content_id
 from lit_align.types import Prompts, Record, Rollouts
 
@@ -25,7 +25,8 @@ class PairData(IterationData):
     they are gone through. One-shot training against the initial policy is ``--model.anchor Initial``.
 
     Args:
-        train: Pairs to train on; a path, a dataset id, or a full `Source`.
+        train: Pairs to train on; a path, a dataset id, ``function:DOTTED.PATH`` of a function that
+            returns rows, or a full `Source`; in Python the rows themselves, as a list or a dataset of `datasets`.
         heldout: Prompts to evaluate on, disjoint from those of ``train``; sampled, and compared where the module has a
             judge.
         test: Prompts of ``python -m lit_align test`` and ``predict``; the held-out ones where none are given.
@@ -47,9 +48,9 @@ class PairData(IterationData):
 
     def __init__(
         self,
-        train: str | Source | None = None,
-        heldout: str | Source | None = None,
-        test: str | Source | None = None,
+        train: Rows | None = None,
+        heldout: Rows | None = None,
+        test: Rows | None = None,
         columns: dict[str, str] | None = None,
         prompts_per_iteration: int | None = None,
         batch_size: int = 4,
@@ -75,7 +76,7 @@ class PairData(IterationData):
             passes=passes,
             heldout_limit=heldout_limit,
         )
-        self.sources["train"] = train
+        self.sources["train"] = kept(train)
         self.pair_columns = columns
         self.whole = prompts_per_iteration is None
         self.max_response_tokens = max_response_tokens
@@ -126,7 +127,7 @@ class PairData(IterationData):
         rows = self._open(source)
         if self.streaming:
             self.deck = StreamedDeck(
-                rows, _checked, pair_id, source=repr(source), shuffle_buffer=self.shuffle_buffer, heldout=heldout
+                rows, _checked, pair_id, source=spelled(source), shuffle_buffer=self.shuffle_buffer, heldout=heldout
             )
         else:
             self.deck = ShuffledDeck(rows, _checked, pair_id, heldout=heldout, least=self.prompts_per_iteration)
@@ -158,7 +159,7 @@ class PairData(IterationData):
                     f"({prompts.texts[longest][:60]!r}...)"
                 )
 
-    def _open(self, source: str | Source) -> Any:
+    def _open(self, source: Rows) -> Any:
         rows = read(source, self.pair_columns, self.streaming, asks=("prompt", "messages", "chosen"))
         names = rows.column_names or list(next(iter(rows), {}))
         for name in ("chosen", "rejected"):

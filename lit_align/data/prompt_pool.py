@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from lit_align.data.base import IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
-from lit_align.data.sources import Source, checked, read
+from lit_align.data.sources import Rows, checked, kept, read, spelled
 from lit_align.types import Prompts, Record
 
 
@@ -15,7 +15,8 @@ class PromptPool(IterationData):
     and dealt out ``prompts_per_iteration`` at a time, so a resumed run skips and repeats nothing.
 
     Args:
-        train: Prompts to train on; a path, a dataset id, ``pool:NAME``, or a full `Source`.
+        train: Prompts to train on; a path, a dataset id, ``pool:NAME``, ``function:DOTTED.PATH`` of a function that
+            returns rows, or a full `Source`; in Python the rows themselves, as a list or a dataset of `datasets`.
         heldout: Prompts to evaluate on, disjoint from ``train``; none means no evaluation.
         test: Prompts of ``python -m lit_align test`` and ``predict``; the held-out ones where none are given.
         columns: Our column name -> the data's, such as ``{prompt: question}``. Columns ``prompt`` (text) or
@@ -30,9 +31,9 @@ class PromptPool(IterationData):
 
     def __init__(
         self,
-        train: str | Source | None = None,
-        heldout: str | Source | None = None,
-        test: str | Source | None = None,
+        train: Rows | None = None,
+        heldout: Rows | None = None,
+        test: Rows | None = None,
         columns: dict[str, str] | None = None,
         prompts_per_iteration: int = 32,
         batch_size: int = 4,
@@ -50,7 +51,7 @@ class PromptPool(IterationData):
             passes=passes,
             heldout_limit=heldout_limit,
         )
-        self.sources["train"] = train
+        self.sources["train"] = kept(train)
         self.streaming = streaming
         self.shuffle_buffer = shuffle_buffer
         self.deck: Deck | None = None
@@ -67,7 +68,7 @@ class PromptPool(IterationData):
         rows = read(source, self.columns, self.streaming)
         if self.streaming:
             self.deck = StreamedDeck(
-                rows, _checked, source=repr(source), shuffle_buffer=self.shuffle_buffer, heldout=heldout
+                rows, _checked, source=spelled(source), shuffle_buffer=self.shuffle_buffer, heldout=heldout
             )
         else:
             self.deck = ShuffledDeck(rows, _checked, heldout=heldout, least=self.prompts_per_iteration)

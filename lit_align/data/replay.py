@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from lit_align.data.base import Given, IterationData, Reader
 from lit_align.data.ranks import interleaved
 from lit_align.data.rollout_store import JUDGE, Origin, load_origin, load_rollouts, same_judge
-from lit_align.data.sources import Source, check_not_heldout
+from lit_align.data.sources import Rows, check_not_heldout
 from lit_align.run_folder import recorded
 from lit_align.types import Prompts, Rollouts
 
@@ -45,8 +45,8 @@ class Replay(IterationData):
     def __init__(
         self,
         path: str,
-        heldout: str | Source | None = None,
-        test: str | Source | None = None,
+        heldout: Rows | None = None,
+        test: Rows | None = None,
         columns: dict[str, str] | None = None,
         batch_size: int = 4,
         passes: int = 1,

@@ -1,7 +1,8 @@
 """Rows of the user's data, whatever the format: read by `datasets`, checked here."""
 
+import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from lit_align.data.templates import content_id
 from lit_align.types import Record
+from lit_align.utils.digests import text_digest
+from lit_align.utils.user_functions import import_function
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +24,9 @@ class Source:
 
     Attributes:
         path: A ``.jsonl``, ``.json``, ``.csv``, ``.parquet`` or ``.txt`` file (a prompt a line), a local dataset
-            folder, a Hugging Face dataset id, or ``pool:NAME`` for a pool shipped with the package.
+            folder, a Hugging Face dataset id, ``pool:NAME`` for a pool shipped with the package, or
+            ``function:DOTTED.PATH`` for a function of your own that returns rows: a list, a dataset, or what yields
+            them. Every process calls it, and a run that goes on: it must give the same rows in the same order.
         split: Split of a dataset id or folder.
         name: Configuration of a dataset id.
         revision: Branch, tag or commit of a dataset id.
@@ -33,8 +38,28 @@ class Source:
     revision: str | None = None
 
 
+Rows = str | Source | Iterable[Record]
+"""Where rows come from; in Python the rows themselves will do: a list of dictionaries, or a dataset of `datasets`."""
+
+
+def kept(rows: Rows | None) -> Rows | None:
+    """The same rows, to be read as often as need be: what yields them yields them once."""
+    return list(rows) if isinstance(rows, Iterator) else rows
+
+
+def spelled(rows: Rows) -> str:
+    """A name of the place that rows are read from; of rows that are there, what they say.
+
+    A stream of `datasets` that Python hands over has no more than its class.
+    """
+    if isinstance(rows, str | Source):
+        return repr(rows)
+    content = map(_as_text, rows) if isinstance(rows, Sized) else ()
+    return f"{type(rows).__name__} {text_digest(*content)}"
+
+
 def read(
-    source: str | Source,
+    source: Rows,
     columns: dict[str, str] | None = None,
     streaming: bool = False,
     asks: tuple[str, ...] = ("prompt", "messages"),
@@ -52,14 +77,18 @@ def read(
         ValueError: The format is unknown, or no column holds prompts.
     """
     source = Source(source) if isinstance(source, str) else source
-    dataset = _load(source, streaming)
+    if isinstance(source, Source):
+        origin, dataset = source.path, _load(source, streaming)
+    else:
+        origin = f"the {type(source).__name__} of rows"
+        dataset = _as_dataset(source, origin, streaming)
     for ours, theirs in (columns or {}).items():
         if theirs not in _columns(dataset):
-            raise ValueError(f"data.columns: {source.path} has no column {theirs!r}, only {sorted(_columns(dataset))}")
+            raise ValueError(f"data.columns: {origin} has no column {theirs!r}, only {sorted(_columns(dataset))}")
         dataset = dataset.rename_column(theirs, ours) if ours != theirs else dataset
     if not set(asks) & set(_columns(dataset)):
         raise ValueError(
-            f"{source.path} has neither a `prompt` nor a `messages` column, only {sorted(_columns(dataset))}: "
+            f"{origin} has neither a `prompt` nor a `messages` column, only {sorted(_columns(dataset))}: "
             "name it with data.columns, such as {prompt: question}"
         )
     return dataset
@@ -127,6 +156,10 @@ def _load(source: Source, streaming: bool) -> Any:
 
     datasets.disable_progress_bars()
     path = source.path
+    if path.startswith("function:"):
+        if streaming:
+            return datasets.IterableDataset.from_generator(_made, gen_kwargs={"path": path})
+        return _as_dataset(_made(path), path)
     if path.startswith("pool:"):
         path = str(files("lit_align.data") / "pools" / f"{path.removeprefix('pool:')}.jsonl")
         if not Path(path).is_file():
@@ -147,6 +180,45 @@ def _load(source: Source, streaming: bool) -> Any:
     if suffix or path.count("/") > 1:
         raise ValueError(f"{path}: unknown format; give {', '.join(_BUILDERS)}, a dataset folder or a dataset id")
     return datasets.load_dataset(path, source.name, split=source.split, streaming=streaming, revision=source.revision)
+
+
+def _made(path: str) -> Iterator[Record]:
+    """Rows of a function of the user's."""
+    function = import_function(path.removeprefix("function:"), "data")
+    try:
+        yield from _records(function())
+    except Exception as error:  # code of the user's fails in any way there is
+        raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
+
+
+def _as_dataset(rows: Iterable[Record], origin: str, streaming: bool = False) -> Any:
+    """Rows of Python as `datasets` reads them from a file: a column has one type, and may be missing in a row."""
+    import datasets
+    from pyarrow import ArrowInvalid, ArrowTypeError
+
+    if isinstance(rows, datasets.IterableDataset) and streaming:
+        return rows
+    if isinstance(rows, datasets.Dataset):
+        dataset = rows
+    else:
+        found = list(_records(rows))
+        names = dict.fromkeys(name for row in found for name in row)
+        try:
+            dataset = datasets.Dataset.from_dict({name: [row.get(name) for row in found] for name in names})
+        except (ArrowInvalid, ArrowTypeError) as error:
+            raise ValueError(f"{origin}: a column has values of several types ({error})") from error
+    return dataset.to_iterable_dataset() if streaming else dataset
+
+
+def _records(rows: Iterable[Any]) -> Iterator[Record]:
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise TypeError(f"a row of data is a dictionary such as {{'prompt': 'Why?'}}, not {row!r}")
+        yield dict(row)
+
+
+def _as_text(row: Record) -> str:
+    return json.dumps(row, sort_keys=True, default=str)
 
 
 def _shipped() -> list[str]:

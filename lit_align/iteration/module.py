@@ -43,6 +43,7 @@ from lit_align.run_folder import RunFolder
 from lit_align.sampling.sampler import Sampler, Slot
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record, Rollouts
+from lit_align.utils.annotations import inherit_annotations
 
 TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
 
@@ -87,6 +88,11 @@ class AlignmentModule(L.LightningModule):
     """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
 
     iteration: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a config give an algorithm of one's own what the algorithm it extends takes."""
+        super().__init_subclass__(**kwargs)
+        inherit_annotations(cls)
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from lit_align.judges.calls import call_judge
 from lit_align.judges.identity import Description, built_with, is_noted, noting
 from lit_align.judges.patience import Faults, JudgeError, Patience
 from lit_align.types import Prompts, Record
+from lit_align.utils.annotations import inherit_annotations
 from lit_align.utils.digests import text_digest
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Judge(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let a subclass note its arguments, and what its code is as long as that is the code that runs."""
         super().__init_subclass__(**kwargs)
+        inherit_annotations(cls)
         for name in ("__init__", "__post_init__"):  # a dataclass hands to the second what it makes no field of
             init: Any = getattr(cls, name, None)
             of_no_judge = inspect.isfunction(init) and not is_noted(init)

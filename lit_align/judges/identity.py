@@ -22,7 +22,6 @@ from lit_align.utils.digests import bytes_digest, model_digest, weights_digest
 log = logging.getLogger(__name__)
 
 _BUILT_WITH = "_built_with"  # attribute of what was built
-_NOTES = "_notes_arguments"  # attribute of an `__init__` that leaves them
 _PLAIN = (dict, OrderedDict, MappingProxyType)  # mappings with nothing but their items
 
 
@@ -35,13 +34,13 @@ def noting(init: Callable[..., None]) -> Callable[..., None]:
             object.__setattr__(self, _BUILT_WITH, _bound(init, self, *args, **kwargs))  # it may be frozen
         init(self, *args, **kwargs)
 
-    setattr(noted, _NOTES, True)
+    noted.notes = True  # type: ignore[attr-defined]
     return noted
 
 
 def is_noted(init: Callable[..., None]) -> bool:
     """Whether :func:`noting` has made it."""
-    return hasattr(init, _NOTES)
+    return hasattr(init, "notes")
 
 
 def built_with(thing: Any) -> dict[str, Any]:

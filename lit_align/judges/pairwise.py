@@ -6,7 +6,7 @@ from typing import Any
 from lit_align.judges.base import Judge
 from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Patience
-from lit_align.judges.reward import import_function, what_is_at
+from lit_align.judges.reward import UserFunction
 from lit_align.types import Record
 
 Ask = Callable[[list[str], list[str], list[str], list[Record]], list[float]]
@@ -20,7 +20,7 @@ class PairwiseFunction(Judge):
     identical responses are a tie and are not asked about.
 
     Args:
-        function: Dotted path; modules of the working directory can be imported.
+        function: Dotted path; modules of the working directory can be imported. In Python the function itself will do.
         max_retries: Times it is retried after an error that may pass, such as a timeout, >= 0; what fails to the last
             is missing. A ``TypeError`` and the like stop the run at once.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
@@ -34,32 +34,33 @@ class PairwiseFunction(Judge):
 
     def __init__(
         self,
-        function: str,
+        function: str | Callable[..., Any],
         max_retries: int = 2,
         backoff: float = 1.0,
         timeout: float | None = None,
         version: str | None = None,
     ) -> None:
-        self.path = function
+        self.function = UserFunction(function)
         self.version = version
         self.patience = Patience(max_retries, backoff, timeout)
-        self._function = import_function(function)
 
     @property
     def name(self) -> str:
         """The function's dotted path."""
-        return self.path
+        return self.function.path
 
     def settings(self) -> dict[str, Any]:
         """The arguments, and the function with the module it is found in."""
-        return super().settings() | what_is_at(self.path, self._function)
+        return super().settings() | self.function.settings()
 
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
         """P(first beats second), averaged over the two orders."""
 
         def ask(*columns: list[Any]) -> list[float]:
             faults, patience = self.faults, self.patience
-            return call_judge(self.name, self._function, columns, low=0.0, high=1.0, patience=patience, faults=faults)
+            return call_judge(
+                self.name, self.function.call, columns, low=0.0, high=1.0, patience=patience, faults=faults
+            )
 
         return in_both_orders(ask, prompts, first, second, records)
 

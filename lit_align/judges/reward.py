@@ -1,8 +1,5 @@
 """Judges that give every response a scalar reward, and the two ways a pair of rewards becomes a win."""
 
-import importlib
-import os
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -16,6 +13,7 @@ from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Patience
 from lit_align.types import Prompts, Record
 from lit_align.utils.code_digests import defining_module, module_digest
+from lit_align.utils.user_functions import import_function, path_of
 
 Comparison = Literal["hard", "bradley_terry"]
 
@@ -108,7 +106,8 @@ class RewardFunction(RewardJudge):
     """Your own reward: a function ``f(prompts, responses, records) -> list[float]``.
 
     Args:
-        function: Dotted path, such as ``my_rewards.brevity``; modules of the working directory can be imported.
+        function: Dotted path, such as ``my_rewards.brevity``; modules of the working directory can be imported. In
+            Python the function itself will do.
         comparison: ``hard`` or ``bradley_terry``.
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
         max_retries: Times it is retried after an error that may pass, such as a timeout, >= 0; what fails to the last
@@ -124,7 +123,7 @@ class RewardFunction(RewardJudge):
 
     def __init__(
         self,
-        function: str,
+        function: str | Callable[..., Any],
         comparison: Comparison = "hard",
         temperature: float = 1.0,
         max_retries: int = 2,
@@ -134,49 +133,44 @@ class RewardFunction(RewardJudge):
     ) -> None:
         super().__init__(comparison, temperature)
         self.patience = Patience(max_retries, backoff, timeout)
-        self.path = function
+        self.function = UserFunction(function)
         self.version = version
-        self._function = import_function(function)
 
     @property
     def name(self) -> str:
         """The function's dotted path."""
-        return self.path
+        return self.function.path
 
     def settings(self) -> dict[str, Any]:
         """The arguments, and the function with the module it is found in."""
-        return super().settings() | what_is_at(self.path, self._function)
+        return super().settings() | self.function.settings()
 
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
         """What the function returns."""
-        return list(self._function(prompts, responses, records))
+        return list(self.function.call(prompts, responses, records))
 
 
-def import_function(path: str) -> Callable[..., Any]:
-    """The function at a dotted path, importable from the working directory as ``python -m`` would.
+class UserFunction:
+    """What a judge calls: a function that a config names, or one that Python hands over.
 
-    Raises:
-        ValueError: The module or the function does not exist, or is not callable.
-    """
-    module_name, _, name = path.rpartition(".")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"judge.function: cannot import {path!r} from {os.getcwd()} ({error})") from error
-    if not callable(function):
-        raise ValueError(f"judge.function: {path!r} is no function")
-    for module in (module_name, defining_module(function)):
-        module_digest(module)  # of the code that runs, whatever becomes of its file from here on
-    return function  # type: ignore[no-any-return]
-
-
-def what_is_at(path: str, function: Callable[..., Any]) -> dict[str, Any]:
-    """What the verdicts of a function depend on.
+    A function that lies in a module is the same judge, whether it is named or handed over.
 
     Args:
-        path: Its dotted path.
-        function: What was imported from there.
+        function: A dotted path, or the function itself.
+
+    Attributes:
+        path: Its dotted path; that of a lambda or a local function says where it is written, and leads nowhere.
+
+    Raises:
+        ValueError: There is no such function.
     """
-    return {"module": module_digest(path.rpartition(".")[0]), "does": function}
+
+    def __init__(self, function: str | Callable[..., Any]) -> None:
+        self.path = function if isinstance(function, str) else path_of(function)
+        self.call = import_function(function, "judge.function") if isinstance(function, str) else function
+        module_digest(defining_module(self.call))  # of the code that runs, whatever becomes of its file from here on
+
+    def settings(self) -> dict[str, Any]:
+        """What the verdicts of the function depend on: itself, and the module it is found in."""
+        module = self.path.rpartition(".")[0]
+        return {"function": self.path, "module": module_digest(module), "does": self.call}

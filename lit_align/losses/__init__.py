@@ -13,6 +13,7 @@ from lit_align.losses.jbond import jbond, jbond_advantages, jbond_penalty, leave
 from lit_align.losses.minor_dpo import minor_dpo
 from lit_align.losses.mpo import mpo
 from lit_align.losses.nash_md import nash_md
+from lit_align.losses.orpo import orpo
 from lit_align.losses.rpo import rpo, rpo_mean
 from lit_align.losses.simpo import simpo
 from lit_align.losses.sppo import sppo, sppo_offset, sppo_regression
@@ -43,6 +44,7 @@ __all__ = [
     "minor_dpo",
     "mpo",
     "nash_md",
+    "orpo",
     "quantiles",
     "robust_dpo",
     "rpo",

@@ -20,7 +20,6 @@ Terms = dict[str, float]
 FLOAT = 4  # bytes
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # a number; a scale in 8 bits for 64 of them; a float for 256 scales
 MOST_APART = 2**25  # bytes: glibc gives larger pieces pages of their own, whatever has been freed before (mallopt(3))
-HEAD_LOGITS = 2  # copies: the head's output, and what a model that scales or caps makes of it
 SAMPLING_LOGITS = 3  # the head's, those of rows that have just begun, and the weights they are drawn by
 
 
@@ -156,23 +155,22 @@ def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) ->
     )
 
 
-def layer_activations(shapes: Shapes, precision: Precision, read: Reading, routes: Routes) -> float:
-    """What one layer keeps for the backward pass."""
-    full, computed = not shapes.adapters, precision.computed
+def layer_activations(shapes: Shapes, precision: Precision, read: Reading, routes: Routes) -> list[float]:
+    """What one layer keeps for the backward pass, tensor by tensor."""
+    computed, tokens = precision.computed, read.tokens
     # Each norm: its input and its result, in float32 before the scale is applied and as the next layer takes it.
-    norms = 2 * shapes.hidden * (FLOAT + computed + (computed if full else 0))
-    gate = 4 * shapes.mlp * computed  # gate, its activation, up, their product
-    # Adapters in float32 beside narrower weights make their own copy of what comes in.
-    inputs = shapes.adapter_inputs / max(1, shapes.trained_layers)
-    adapters = inputs * precision.trained if shapes.adapters and precision.trained > computed else 0.0
-    return read.tokens * (norms + gate + adapters) + _attention(shapes, read, routes) * computed
-
-
-def _attention(shapes: Shapes, read: Reading, routes: Routes) -> int:
-    """Numbers that a layer's attention keeps: what it reads, what it makes of it, and that in the order it is taken."""
+    norms = 2 * [tokens * shapes.hidden * FLOAT, tokens * shapes.hidden * computed]
+    if not shapes.adapters:
+        norms += 2 * [tokens * shapes.hidden * computed]
     shared = routes.unpadded and not routes.repeats_keys  # else each head has keys and values of its own
-    keys = shapes.key if shared else shapes.query
-    return 2 * read.queries * shapes.query + 2 * read.keys * keys + read.tokens * shapes.query
+    keys = read.keys * (shapes.key if shared else shapes.query) * computed
+    # Queries, keys, values; what is made of them, and that in the order of the tokens.
+    attention = [*2 * [read.queries * shapes.query * computed], *2 * [keys], tokens * shapes.query * computed]
+    gate = 4 * [tokens * shapes.mlp * computed]  # gate, its activation, up, their product
+    copies = []
+    if shapes.adapters and precision.trained > computed:  # adapters in float32 make their own copy of what comes in
+        copies = [tokens * shapes.adapter_inputs / max(1, shapes.trained_layers) * precision.trained]
+    return [float(size) for size in (*norms, *attention, *gate, *copies)]
 
 
 def training(
@@ -180,17 +178,16 @@ def training(
 ) -> Terms:
     """Forward and backward pass of one minibatch."""
     read = reading(shapes, work, work.batch, gradients=True)
-    layer = layer_activations(shapes, precision, read, work.routes)
-    if checkpointing:
-        activations = layer + read.tokens * shapes.hidden * precision.computed * shapes.layers
-    else:
-        activations = layer * shapes.trained_layers
+    layer = sum(layer_activations(shapes, precision, read, work.routes))
+    inputs = float(read.tokens * shapes.hidden * precision.computed * shapes.layers)
+    # The peak is where the forward pass ends, in the head, or where the backward pass has reached a layer.
+    head: Terms = {"logits": head_logits(shapes, precision, read), "head": head_gradients(shapes, precision, read)}
+    back: Terms = {"a layer again": layer if checkpointing else 0.0, "gradients of a layer": layer}
+    peak: Terms = max((head, back), key=lambda stage: sum(stage.values()))
     terms = {
-        "activations": activations,
-        "their gradients": layer,  # of one layer: those of the one above it are gone
+        "activations": inputs if checkpointing else layer * shapes.trained_layers,
         "attention mask": mask(precision, read),
-        "logits": head_logits(shapes, precision, read),
-        "head": head_gradients(shapes, precision, read),
+        **peak,
     }
     if shards == 1 and precision.computed < precision.trained:  # autocast keeps what it has cast until the step is done
         terms["autocast weights"] = float(trainable(shapes) * precision.computed)
@@ -201,10 +198,13 @@ def training(
 
 
 def head_logits(shapes: Shapes, precision: Precision, read: Reading) -> float:
-    """Logits of a few tokens at a time, in float32, and as the head makes them."""
+    """Logits of a few tokens at a time, in float32, and as the head makes them.
+
+    A model that scales or caps them makes up to three more of these, which no config tells.
+    """
     at_once = min(read.predicted * shapes.vocabulary, max(LOGITS_AT_ONCE, shapes.vocabulary))
     narrow = precision.computed if precision.computed < FLOAT else 0
-    return float(at_once * (FLOAT * HEAD_LOGITS + narrow))
+    return float(at_once * (FLOAT + narrow))
 
 
 def head_gradients(shapes: Shapes, precision: Precision, read: Reading) -> float:
@@ -251,23 +251,31 @@ def mapped(shapes: Shapes, precision: Precision) -> float:
 
 
 def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False) -> float:
-    """Holes in the heap of glibc, between what a minibatch keeps for the backward pass, that nothing fits into.
+    """Holes in the heap of glibc that nothing fits into, after the forward and backward pass of a minibatch.
 
     PyTorch asks for aligned memory, for which glibc needs a piece larger than the tensor: a hole that a tensor has left
     does not take another of its size. Beside an adapted layer three tensors of its result's size come and go (what the
-    base makes, what the adapter makes, that again scaled) around the small one of the adapter's rank that is kept;
-    of these, two that lie side by side make room for one, so that two are lost.
+    base makes, what the adapter makes, that again scaled), and the small one of the adapter's rank is kept between
+    them. Of three that are gone two lie side by side and make room for one, so that two thirds are lost. With
+    checkpointing whatever a layer makes is gone when the next one begins, and its input alone is kept.
+
+    Large tensors have pages of their own and leave no holes, but the tensors of responses that end early are smaller: a
+    minibatch may lose most where some are just not large enough, and that is what counts.
 
     Args:
         shapes: Of the model.
         precision: Of its numbers.
         work: Of the minibatch.
-        checkpointing: Layers are computed one after the other in the backward pass, and leave nothing behind.
+        checkpointing: Layers are computed again in the backward pass; tensors are then soon large.
     """
+    read = reading(shapes, work, work.batch, gradients=True)
+    sizes = [float(read.tokens * width * precision.trained) for width in 3 * shapes.adapter_outputs]
+    if checkpointing:
+        sizes += shapes.layers * layer_activations(shapes, precision, read, work.routes)
     apart = LARGE if checkpointing else MOST_APART
-    tokens = reading(shapes, work, work.batch, gradients=True).tokens
-    sizes = [tokens * width * precision.trained for width in shapes.adapter_outputs]
-    return 2.0 * sum(size for size in sizes if size < apart)
+    # Shares of the longest responses at which some tensors reach that size, and the whole of them.
+    shares = {1.0} | {apart / size for size in sizes if size > apart}
+    return max(share * sum(size for size in sizes if share * size <= apart) for share in shares) * 2 / 3
 
 
 def mask(precision: Precision, read: Reading) -> float:

@@ -23,6 +23,7 @@ from tests.algorithms.formulas import (
     minor_dpo,
     nash_md,
     nce,
+    orpo,
     robust,
     sigmoid,
     simpo,
@@ -154,6 +155,7 @@ CASES = [
         lambda r, _: r.label(logistic(-0.06), r.policy[0] - r.policy[1]) + 0.4 * r.mean_nll,
         refused=BETA | {"alpha": [-0.1], "nll_weight": [-0.1]},
     ),
+    Case("ORPO", {"odds_weight": 0.3, **PAIRS}, orpo, orpo, refused={"odds_weight": [-0.1]}),
     Case("MinorDPO", {"beta": 0.2, **PAIRS}, minor_dpo, log_2, refused=BETA),
     Case("ChiPO", {"beta": 0.2, "r_max": 0.05, **PAIRS}, chi_po, log_2, refused=BETA | {"r_max": [0.0]}),
     Case(

@@ -226,3 +226,15 @@ def test_columns_are_renamed_in_every_set(tmp_path):
     pool = PromptPool(train, heldout, columns={"prompt": "question"}, prompts_per_iteration=3)
     connected(pool, "train", "heldout")
     assert sorted(pool.prompts(0).texts) == sorted(row["question"] for row in rows[:3])
+
+
+@BOTH
+def test_rows_of_python_are_dealt_as_the_same_rows_of_a_file(make, streaming):
+    given = {"train": prompts_of(16), "heldout": iter(prompts_of(8, offset=40))}
+    filed, handed = make(streaming=streaming), make(streaming=streaming, **given)
+    assert dealt(handed, 6) == dealt(filed, 6)
+    handed.read("test")  # the held-out rows, which were read before
+    assert handed.rows["test"] == handed.rows["heldout"] == filed.rows["heldout"]
+    if not streaming:
+        assert handed.identity == filed.identity
+    assert make(streaming=streaming, train=prompts_of(15)).identity["train"] != handed.identity["train"]

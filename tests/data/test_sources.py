@@ -5,10 +5,27 @@ import json
 import datasets
 import pytest
 
-from lit_align.data.sources import Source, checked, read
+from lit_align.data.sources import Source, checked, read, spelled
 from tests.conftest import write_jsonl
 
 ROWS = [{"prompt": "the cat", "number": 1}, {"prompt": "a day", "number": 2}, {"prompt": "rain", "number": 3}]
+
+
+def rows():
+    yield from ROWS
+
+
+def dataset():
+    return datasets.Dataset.from_list(ROWS)
+
+
+def broken():
+    yield ROWS[0]
+    raise KeyError("mood")
+
+
+def words():
+    return ["the cat"]
 
 
 def write(folder, form: str) -> str:
@@ -133,3 +150,45 @@ def test_a_chat_must_end_with_the_user():
     chat = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "good"}]
     with pytest.raises(ValueError, match=r"data\.train: row 0 ends with an assistant's message"):
         list(checked([{"messages": chat}], "data.train"))
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("name", ["rows", "dataset"])
+def test_a_function_of_the_users_gives_the_rows_that_a_file_does(name, streaming):
+    assert list(read(f"function:{__name__}.{name}", streaming=streaming)) == ROWS
+    renamed = read(f"function:{__name__}.{name}", {"index": "number"}, streaming)
+    assert [row["index"] for row in renamed] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_rows_of_python_are_what_a_file_of_them_is(tmp_path, streaming):
+    mixed = [*ROWS, {"prompt": "sun", "topic": "sky"}]
+    filed = list(read(write_jsonl(tmp_path / "mixed.jsonl", mixed)))
+    for given in (mixed, tuple(mixed), datasets.Dataset.from_list(filed)):
+        assert list(read(given, streaming=streaming)) == filed
+    streamed = datasets.Dataset.from_list(filed).to_iterable_dataset()
+    assert list(read(streamed, streaming=streaming)) == filed
+
+
+def test_rows_of_python_are_known_by_what_they_say():
+    assert spelled(ROWS) == spelled([dict(reversed(row.items())) for row in ROWS]) != spelled(ROWS[1:])
+    assert spelled(dataset()) == spelled(dataset()) != spelled(datasets.Dataset.from_list(ROWS[1:]))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (f"function:{__name__}.broken", r"broken raised KeyError: 'mood'"),
+        (f"function:{__name__}.words", r"words raised TypeError: a row of data is a dictionary .* not 'the cat'"),
+        (f"function:{__name__}.missing", "data: cannot import"),
+        (f"function:{__name__}.ROWS", "is no function"),
+        ([{"prompt": "the cat"}, {"prompt": 3}], "the list of rows: a column has values of several types"),
+        (
+            [{"question": "why"}],
+            r"the list of rows has neither a `prompt` nor .*, only \['question'\]",
+        ),
+    ],
+)
+def test_what_is_wrong_with_rows_of_the_users_code_is_said(source, message):
+    with pytest.raises(ValueError, match=message):
+        read(source)

@@ -272,6 +272,32 @@ def test_an_edited_function_is_another_judge(modules, kind):
     assert found[0] == found[3]
 
 
+@pytest.mark.parametrize("kind", [RewardFunction, PairwiseFunction])
+def test_a_function_that_is_handed_over_is_the_judge_that_its_path_names(modules, kind):
+    found = []
+    for text in (HAPPY, SAD):
+        mood = modules.imported("my_mood", text).mood
+        assert kind(mood).identity == kind("my_mood.mood").identity
+        assert kind(mood).name == "my_mood.mood"
+        found.append(kind(mood).identity)
+    assert found[0] != found[1]
+
+
+def mood_of(word):
+    return lambda prompts, responses, records: [float(word in text) for text in responses]
+
+
+def test_a_function_without_a_path_is_known_by_its_code_and_what_it_remembers():
+    happy, sad = mood_of("good"), mood_of("bad")
+    assert RewardFunction(happy).identity == RewardFunction(mood_of("good")).identity != RewardFunction(sad).identity
+    again = RewardFunction(lambda prompts, responses, records: [1.0] * len(responses))
+    assert again.rewards(["a"], ["b"], [{}]) == [1.0]
+    code = f"from {__name__} import mood_of; from lit_align import RewardFunction; "
+    code += "print(RewardFunction(mood_of('good')).identity)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == RewardFunction(happy).identity
+
+
 def test_a_function_that_was_imported_from_another_module_is_known_by_both(modules):
     modules.imported("my_mood", HAPPY)
     modules.imported("my_front", "from my_mood import mood\n")

@@ -15,6 +15,7 @@ from lit_align.losses import (
     ipo_mean,
     minor_dpo,
     mpo,
+    orpo,
     rpo,
     rpo_mean,
     simpo,
@@ -80,6 +81,7 @@ PAIR_LOSSES = {
     "ipo_mean": PairLoss(ipo_mean, {"tau": 0.4}, {"tau": POSITIVE}, lengths=True),
     "minor_dpo": PairLoss(minor_dpo, {"beta": 0.2}, {"beta": POSITIVE}),
     "mpo": PairLoss(mpo, {}, reference=False),
+    "orpo": PairLoss(orpo, {"odds_weight": 0.3}, {"odds_weight": NOT_NEGATIVE}, reference=False, lengths=True),
     "rpo": PairLoss(rpo, {"beta": 0.2, "eta": 0.3}, {"beta": POSITIVE, "eta": NOT_NEGATIVE}),
     "rpo_mean": PairLoss(rpo_mean, {"beta": 0.2, "eta": 0.3}, {"beta": POSITIVE, "eta": NOT_NEGATIVE}, lengths=True),
     "simpo": PairLoss(

@@ -181,7 +181,8 @@ def test_activations_are_what_autograd_keeps(wide_model, lora, dtype):
     shapes, precision = shapes_of(policy), precision_of(policy, "32-true")
     tokens = batch * length
     read = Reading(tokens, queries=tokens, keys=tokens, pairs=batch * length**2, predicted=tokens)
-    expected = needs.layer_activations(shapes, precision, read, Routes(unpadded=False)) * shapes.trained_layers
+    layer = sum(needs.layer_activations(shapes, precision, read, Routes(unpadded=False)))
+    expected = layer * shapes.trained_layers
     mask = batch * length**2 * policy.dtype.itemsize
     assert kept == pytest.approx(expected + mask, rel=0.15)
 
@@ -200,7 +201,7 @@ def test_a_minibatch_keeps_what_its_own_route_keeps(wide_model, lora, dtype, att
     shapes, precision = shapes_of(policy), precision_of(policy, "32-true")
     kept, _ = Kept(policy.model).during(lambda: policy.logps(drawn(prompt, length, group=4, batch=2)))
     read = needs.reading(shapes, size, 2, gradients=True)
-    layers = needs.layer_activations(shapes, precision, read, size.routes) * shapes.layers
+    layers = sum(needs.layer_activations(shapes, precision, read, size.routes)) * shapes.layers
     tables = read.pairs * precision.computed + read.predicted * shapes.hidden * precision.computed
     assert kept == pytest.approx(layers + tables, rel=0.15)
 
@@ -230,6 +231,30 @@ def test_rows_that_share_no_prompt_each_keep_its_keys(eight_billion):
     caches = [needs.sampling(eight_billion, FLOAT32, size)["key-value cache"] for size in (shared, apart)]
     prompts = shared.micro_batch(shared.prompts, shared.group)
     assert caches[1] - caches[0] == prompts * (shared.group - 1) * 1000 * 2 * 1024 * 32 * 4
+
+
+def test_the_heap_loses_what_comes_and_goes_unless_it_has_pages_of_its_own(eight_billion):
+    adapted = replace(eight_billion, adapters=1, adapter_outputs=(1024, 4096))
+    size = work(prompt=20, group=4, length=16, batch=2)
+    tokens = needs.reading(adapted, size, 2, gradients=True).tokens
+    assert needs.lost(adapted, FLOAT32, size) == pytest.approx(2 * tokens * (1024 + 4096) * 4)
+    many = replace(size, batch=2**25 // (tokens * 4096 * 4) * 2 + 100)  # the wider of the two has more than 32 MiB
+    # Of shorter responses it has just 32 MiB, and the narrower one a quarter of that.
+    assert needs.lost(adapted, FLOAT32, many) == pytest.approx(2 * 2**25 * 1.25)
+    narrow = replace(adapted, adapter_outputs=(1024,))
+    most = replace(many, batch=100 * many.batch)
+    assert needs.lost(narrow, FLOAT32, most) == pytest.approx(2 * 2**25)
+    assert needs.lost(adapted, FLOAT32, size, checkpointing=True) > needs.lost(adapted, FLOAT32, size)
+    assert needs.lost(eight_billion, FLOAT32, size) == 0
+    assert plan(adapted).totals["train"] < plan(adapted, devices=Devices("cpu")).totals["train"]
+
+
+def test_the_head_and_the_gradients_of_a_layer_are_never_there_at_once(eight_billion):
+    small = replace(eight_billion, vocabulary=100)
+    for shapes in (eight_billion, small):
+        terms = needs.training(shapes, FLOAT32, work())
+        assert ("logits" in terms) != ("gradients of a layer" in terms)
+        assert ("logits" in terms) == (shapes is eight_billion)
 
 
 def test_scoring_reads_no_more_at_once_than_it_does_in_the_run(eight_billion):
@@ -376,9 +401,9 @@ def test_two_fits_keep_two_bases(tiny_model):
 def test_checkpointing_keeps_one_number_in_many(eight_billion):
     usual, spare = plan(eight_billion), plan(eight_billion, checkpointing=True)
     read = needs.reading(eight_billion, usual.work, usual.work.batch, gradients=True)
-    one_layer = needs.layer_activations(eight_billion, FLOAT32, read, usual.work.routes)
+    one_layer = sum(needs.layer_activations(eight_billion, FLOAT32, read, usual.work.routes))
     assert usual.phases["train"]["activations"] == 32 * one_layer
-    assert spare.phases["train"]["activations"] == one_layer + read.tokens * 4096 * 4 * 32
+    assert spare.phases["train"]["activations"] == read.tokens * 4096 * 4 * 32
     assert spare.phases["sample"] == usual.phases["sample"]
 
 

@@ -10,6 +10,8 @@ from tests.strategies.finished import RUNS, finished, model_and_pools, skip_afte
 from tests.strategies.two_processes import on_two_processes
 from tests.tiny_runs import assert_same_metrics, assert_same_weights
 
+pytestmark = pytest.mark.slow
+
 
 def all_finished(model, pools, root):
     """Every run, on two devices of half the batch each."""
