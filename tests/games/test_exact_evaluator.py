@@ -1,5 +1,7 @@
 """Exact evaluation: the measures of the theory, means over contexts, intervals over copies."""
 
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
@@ -12,14 +14,17 @@ from lit_align.games.enumeration import Enumeration
 from lit_align.games.judge import GameJudge
 from lit_align.games.policies import TabularPolicy
 from lit_align.iteration.collector import Collector
+from lit_align.iteration.heldout_files import HeldOutFiles
 from lit_align.iteration.stages import Stages
 from lit_align.models.language_model import LanguageModel
+from lit_align.run_folder import RunFolder
 from lit_align.runs.trainer import Trainer
 from tests.conftest import prompts_of
 from tests.games.playing import game, moved, tree
 from tests.tiny_runs import build
 
 BETA = 0.3
+NOWHERE = HeldOutFiles(RunFolder(Path("nowhere")))
 
 
 def policy(**options):
@@ -32,7 +37,8 @@ def measure(evaluator, some, rows=None):
     prompts = some.encode(some.game.records)
     prompts = prompts if rows is None else prompts.select(rows)
     with torch.no_grad():
-        evaluator.evaluate(collector, prompts, lambda iteration: pytest.fail("a file"), iteration=0, seed=0)
+        evaluator.evaluate(collector, prompts, NOWHERE, iteration=0, seed=0)
+    assert not NOWHERE.run.path.exists()  # it leaves no file
 
 
 def test_measures_are_the_means_over_contexts_of_those_of_the_theory():
@@ -200,7 +206,7 @@ def test_a_policy_that_cannot_be_enumerated_is_refused_in_one_line(tiny_model, p
     run = build(tiny_model, pools, tmp_path, wind={"evaluator": ExactEvaluator()})
     prompts = run.module.policy.encode(prompts_of(2))
     with pytest.raises(ValueError, match="policies that can be enumerated, not LanguageModel") as error:
-        run.module.evaluator.evaluate(run.module.collector, prompts, lambda iteration: tmp_path, iteration=0, seed=0)
+        run.module.evaluator.evaluate(run.module.collector, prompts, NOWHERE, iteration=0, seed=0)
     assert "\n" not in str(error.value)
     assert WIND(LanguageModel(tiny_model), RewardFunction("tests.conftest.happiness")).evaluator.judges == {}
 
