@@ -181,13 +181,11 @@ def training(
     layer = sum(layer_activations(shapes, precision, read, work.routes))
     inputs = float(read.tokens * shapes.hidden * precision.computed * shapes.layers)
     # The peak is where the forward pass ends, in the head, or where the backward pass has reached a layer.
-    head = {"logits": head_logits(shapes, precision, read), "head": head_gradients(shapes, precision, read)}
-    back = {"a layer again": layer if checkpointing else 0.0, "gradients of a layer": layer}
-    terms = {
-        "activations": inputs if checkpointing else layer * shapes.trained_layers,
-        "attention mask": mask(precision, read),
-        **max(head, back, key=lambda stage: sum(stage.values())),
-    }
+    head: Terms = {"logits": head_logits(shapes, precision, read), "head": head_gradients(shapes, precision, read)}
+    back: Terms = {"a layer again": layer if checkpointing else 0.0, "gradients of a layer": layer}
+    kept = inputs if checkpointing else layer * shapes.trained_layers
+    terms: Terms = {"activations": kept, "attention mask": mask(precision, read)}
+    terms |= head if sum(head.values()) > sum(back.values()) else back
     if shards == 1 and precision.computed < precision.trained:  # autocast keeps what it has cast until the step is done
         terms["autocast weights"] = float(trainable(shapes) * precision.computed)
     if shards > 1:  # FSDP gathers a layer, and the next one meanwhile; the embeddings stay
