@@ -1,6 +1,6 @@
 """The plan's memory beside the memory that runs really take, one run a process.
 
-    python benchmarks/memory.py                 # all cases, about a quarter of an hour on one core
+    python benchmarks/memory.py                 # all cases, about twenty minutes on one core
     python benchmarks/memory.py lora nf4        # some of them
     python benchmarks/memory.py --planned       # none of them: the plan again, beside what was measured before
 
@@ -40,6 +40,12 @@ CASES: dict[str, dict[str, Any]] = {
         "group": 8,
         "length": 256,
         "batch": 1,
+    },
+    "lora, group of 24, checkpointing": {
+        "policy": EVERYWHERE | {"gradient_checkpointing": True},
+        "group": 24,
+        "length": 32,
+        "batch": 2,
     },
     "nf4 and lora": {"policy": EVERYWHERE | {"quantization": "nf4"}, "group": 8, "length": 32, "batch": 2},
     "bfloat16, all weights": ALL_WEIGHTS | {"policy": {"lora": None, "dtype": "bfloat16"}},

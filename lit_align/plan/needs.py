@@ -183,12 +183,9 @@ def training(
     # The peak is where the forward pass ends, in the head, or where the backward pass has reached a layer.
     head: Terms = {"logits": head_logits(shapes, precision, read), "head": head_gradients(shapes, precision, read)}
     back: Terms = {"a layer again": layer if checkpointing else 0.0, "gradients of a layer": layer}
-    peak: Terms = max((head, back), key=lambda stage: sum(stage.values()))
-    terms = {
-        "activations": inputs if checkpointing else layer * shapes.trained_layers,
-        "attention mask": mask(precision, read),
-        **peak,
-    }
+    kept = inputs if checkpointing else layer * shapes.trained_layers
+    terms: Terms = {"activations": kept, "attention mask": mask(precision, read)}
+    terms |= head if sum(head.values()) > sum(back.values()) else back
     if shards == 1 and precision.computed < precision.trained:  # autocast keeps what it has cast until the step is done
         terms["autocast weights"] = float(trainable(shapes) * precision.computed)
     if shards > 1:  # FSDP gathers a layer, and the next one meanwhile; the embeddings stay
@@ -256,8 +253,9 @@ def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing:
     PyTorch asks for aligned memory, for which glibc needs a piece larger than the tensor: a hole that a tensor has left
     does not take another of its size. Beside an adapted layer three tensors of its result's size come and go (what the
     base makes, what the adapter makes, that again scaled), and the small one of the adapter's rank is kept between
-    them. Of three that are gone two lie side by side and make room for one, so that two thirds are lost. With
-    checkpointing whatever a layer makes is gone when the next one begins, and its input alone is kept.
+    them; two that lie side by side make room for one, so that two thirds are lost. With checkpointing the small ones go
+    too, and their neighbours join. What is lost then is what a layer would have kept: it goes when the next layer
+    begins, and the input of that one, which is kept, lies behind the holes.
 
     Large tensors have pages of their own and leave no holes, but the tensors of responses that end early are smaller: a
     minibatch may lose most where some are just not large enough, and that is what counts.
@@ -269,13 +267,14 @@ def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing:
         checkpointing: Layers are computed again in the backward pass; tensors are then soon large.
     """
     read = reading(shapes, work, work.batch, gradients=True)
-    sizes = [float(read.tokens * width * precision.trained) for width in 3 * shapes.adapter_outputs]
     if checkpointing:
-        sizes += shapes.layers * layer_activations(shapes, precision, read, work.routes)
-    apart = LARGE if checkpointing else MOST_APART
+        sizes, apart, part = shapes.layers * layer_activations(shapes, precision, read, work.routes), LARGE, 1.0
+    else:
+        sizes = [float(read.tokens * width * precision.trained) for width in 3 * shapes.adapter_outputs]
+        apart, part = MOST_APART, 2 / 3
     # Shares of the longest responses at which some tensors reach that size, and the whole of them.
     shares = {1.0} | {apart / size for size in sizes if size > apart}
-    return max(share * sum(size for size in sizes if share * size <= apart) for share in shares) * 2 / 3
+    return part * max(share * sum(size for size in sizes if share * size <= apart) for share in shares)
 
 
 def mask(precision: Precision, read: Reading) -> float:
