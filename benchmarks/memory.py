@@ -89,7 +89,7 @@ def overlay(case: dict[str, Any], models: Path) -> dict[str, Any]:
 
 
 def arguments(name: str, models: Path, folder: str) -> list[str]:
-    """Of the command line, for a case whose files go into a folder."""
+    """Make the arguments of the command line for a case whose files go into a folder."""
     import yaml
 
     path = Path(folder) / "case.yaml"

@@ -121,7 +121,9 @@ class Collector:
             judged = who_judges_of(self.judge, prompts) if given is None else who_gave(given, given_by or {})
             who = self.policy, self.anchor, self.sampler, judged, slots
             origin = origin_of(*who, trains=sources is None)
-            path = path if chosen is None else chosen(origin, prompts)
+            if chosen is not None:  # a run is of one seed, and may be looked at with others
+                origin["seed"] = str(seed)
+                path = chosen(origin, prompts)
         found = None if path is None else found_rollouts(path, origin)
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():

@@ -193,7 +193,7 @@ class ChatEndpoint:
 def in_own_loop(work: Coroutine[Any, Any, T]) -> T:
     """What a coroutine returns, run in an event loop and a thread of its own: a notebook's thread has a loop already.
 
-    Whatever stops the wait, such as Ctrl-C, cancels the work.
+    The work is cancelled when the wait is stopped, by Ctrl-C for example.
     """
     loop = asyncio.new_event_loop()
 

@@ -151,7 +151,7 @@ class RewardFunction(RewardJudge):
 
 
 class UserFunction:
-    """What a judge calls: a function that a config names, or one that Python hands over.
+    """A function that a judge calls. A config names it, or Python hands it over.
 
     A function that lies in a module is the same judge, whether it is named or handed over.
 

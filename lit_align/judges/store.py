@@ -6,6 +6,8 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import date, time, timedelta
+from decimal import Decimal
 from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +35,7 @@ _FIND = "SELECT key, value, checksum FROM kept WHERE key IN (SELECT value FROM j
 _IS_MADE = "SELECT 1 FROM sqlite_master WHERE name = 'kept'"
 _BEGINNING = b"SQLite format 3\0"
 _ASKED = ("prompt", "messages")  # columns that a prompt's id is a hash of
+_PLAIN = (date, time, timedelta, Decimal, bytes)  # whose text is all of them; a datetime is a date
 _LONGEST_WAIT = 60.0  # seconds for another process to finish its write
 
 
@@ -204,12 +207,12 @@ def columns_beside(records: Sequence[Record]) -> str:
         records: Rows of the user's data.
     """
     beside = [{name: value for name, value in record.items() if name not in _ASKED} for record in records]
-    return text_digest(json.dumps(beside, sort_keys=True, default=_kind)) if any(beside) else ""
+    return text_digest(json.dumps(beside, sort_keys=True, default=_as_text)) if any(beside) else ""
 
 
-def _kind(value: Any) -> str:
-    """What no JSON holds, such as a picture, as text that is the same in every process."""
-    return type(value).__name__
+def _as_text(value: Any) -> str:
+    """Say what JSON cannot hold, in the same words in every process: a date or number whole, a picture by its kind."""
+    return f"{type(value).__name__} {value if isinstance(value, _PLAIN) else ''}"
 
 
 def _answers(verdict: Verdict) -> bool:

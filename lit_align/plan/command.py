@@ -19,7 +19,7 @@ class Planner(ABC):
 
     @abstractmethod
     def configured(self) -> "ConfiguredTrainer":
-        """What a plan asks of this trainer."""
+        """Give the settings of this trainer that a plan depends on."""
 
     def plan(
         self, model: AlignmentModule, datamodule: Any, memory: float | None = None, prompt_tokens: int | None = None

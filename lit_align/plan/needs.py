@@ -108,7 +108,7 @@ def gathered(shapes: Shapes, precision: Precision, shards: int, *, flat: bool = 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one forward pass reads.
+    """The tokens and sequences that one forward pass reads.
 
     Attributes:
         tokens: That go through the layers.
@@ -156,7 +156,7 @@ def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) ->
 
 
 def layer_activations(shapes: Shapes, precision: Precision, read: Reading, routes: Routes) -> list[float]:
-    """What one layer keeps for the backward pass, tensor by tensor."""
+    """Count the bytes that one layer keeps for the backward pass, tensor by tensor."""
     computed, tokens = precision.computed, read.tokens
     # Each norm: its input and its result, in float32 before the scale is applied and as the next layer takes it.
     norms = 2 * [tokens * shapes.hidden * FLOAT, tokens * shapes.hidden * computed]
@@ -205,7 +205,7 @@ def head_logits(shapes: Shapes, precision: Precision, read: Reading) -> float:
 
 
 def head_gradients(shapes: Shapes, precision: Precision, read: Reading) -> float:
-    """What the head keeps of each predicted token, and its gradient where it trains: a sum in float32, then cast."""
+    """Count the bytes that the head keeps for each predicted token, and those of its gradient where it trains."""
     states = 2 * read.predicted * shapes.hidden * precision.computed
     narrow = precision.trained if precision.trained < FLOAT else 0
     return float(states + (0 if shapes.adapters else shapes.vocabulary * shapes.hidden * (FLOAT + narrow)))

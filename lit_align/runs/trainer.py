@@ -126,7 +126,7 @@ class Trainer(L.Trainer, Planner):
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
 
     def configured(self) -> ConfiguredTrainer:
-        """What a plan asks of this trainer."""
+        """Give the settings of this trainer that a plan depends on."""
         options = {
             "accelerator": self.strategy.root_device.type,
             "devices": self.num_devices,

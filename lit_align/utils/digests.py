@@ -44,7 +44,7 @@ def text_digest(*texts: str) -> str:
 
 
 def bytes_digest(content: bytes) -> str:
-    """Of bytes."""
+    """Digest some bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -69,7 +69,7 @@ def folder_digest(folder: Path, patterns: Sequence[str] = WEIGHTS) -> str:
 
 
 def model_digest(name: str, revision: str | None = None) -> str:
-    """Of a model with its tokenizer and code, read once: of a folder its files, of a hub id its commit.
+    """Digest a model with its tokenizer and code: the files of a folder, or the commit of a hub id.
 
     Args:
         name: Local folder or hub id.

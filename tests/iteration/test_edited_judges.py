@@ -204,6 +204,19 @@ def test_measuring_with_another_sampler_or_other_prompts_writes_files_of_its_own
     assert user.measured(HAPPY, folder, command) == first
 
 
+def test_measuring_with_another_seed_draws_anew_and_keeps_both(user, folder, drawn):
+    first, before = user.measured(HAPPY, folder), contents(folder)
+    so_far = len(drawn)
+    found = user.measured(HAPPY, folder, seed=7)
+    assert len(drawn) > so_far
+    assert before.items() < contents(folder).items()
+    assert found["reward"] != first["reward"]
+    so_far = len(drawn)
+    assert user.measured(HAPPY, folder, seed=7) == found
+    assert user.measured(HAPPY, folder) == first
+    assert len(drawn) == so_far
+
+
 def test_a_fit_with_another_sampler_compares_its_first_iterate_with_no_previous_one(user, folder):
     run = RunFolder(folder)
     options, before = {"law": {"max_new_tokens": 5}, "max_epochs": 4}, contents(folder)

@@ -12,6 +12,8 @@ import time
 import zlib
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ import torch
 
 from lit_align import Judge, JudgeError
 from lit_align.judges.reward import RewardJudge
-from lit_align.judges.store import Store, StoredJudge
+from lit_align.judges.store import Store, StoredJudge, columns_beside
 from lit_align.utils.digests import text_digest
 from tests.conftest import prompts_of
 
@@ -164,6 +166,16 @@ def test_verdicts_of_an_earlier_version_are_found_by_name_and_that_is_said_once(
     assert line.startswith(
         f"{tmp_path / 'run'}: verdicts of an earlier version name their judge alone (Remembers Remembers)"
     )
+
+
+OLD = {"prompt": "a", "when": datetime(2026, 1, 1), "price": Decimal("1.0"), "picture": b"1", "known": {"x": 1}}
+CORRECTED = {"when": datetime(2026, 1, 2), "price": Decimal("1.5"), "picture": b"2", "known": {"x": 2}, "more": None}
+
+
+@pytest.mark.parametrize("name", CORRECTED)
+def test_a_row_that_is_corrected_in_any_column_beside_the_prompt_is_another(name):
+    assert columns_beside([OLD | {name: CORRECTED[name]}]) != columns_beside([OLD])
+    assert columns_beside([OLD | {"prompt": "b"}]) == columns_beside([OLD])
 
 
 VALUES = {"a": [1.5, None], "b": "☀", "c": {"x": 0.1, "y": math.inf}}

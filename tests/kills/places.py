@@ -98,7 +98,7 @@ def _number(file: Path) -> int:
 
 
 def _held(path: Path) -> str:
-    """What a file of rollouts, or a store of verdicts, holds."""
+    """Say what a file of rollouts, or a store of verdicts, holds."""
     if path.suffix == ".partial":
         return "unnamed"
     if path.suffix != ".parquet":
