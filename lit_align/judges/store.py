@@ -212,7 +212,7 @@ def columns_beside(records: Sequence[Record]) -> str:
 
 def _as_text(value: Any) -> str:
     """Say what JSON cannot hold, in the same words in every process: a date or number whole, a picture by its kind."""
-    return f"{type(value).__name__} {value if isinstance(value, _PLAIN) else ''}"
+    return f"{type(value).__name__} {repr(value) if isinstance(value, _PLAIN) else ''}"
 
 
 def _answers(verdict: Verdict) -> bool:
