@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_align.data.rollout_store import Origin
-from lit_align.data.sources import Rows, check_distinct, checked, kept, read
+from lit_align.data.sources import Columns, Rows, check_distinct, checked, kept, read
 from lit_align.data.templates import content_id
 from lit_align.sampling.uniforms import run_seed
 from lit_align.types import Prompts, Record, Responses, Rollouts
@@ -82,7 +82,7 @@ class IterationData(L.LightningDataModule, ABC):
         heldout: Rows | None = None,
         test: Rows | None = None,
         *,
-        columns: dict[str, str] | None = None,
+        columns: Columns | None = None,
         prompts_per_iteration: int,
         batch_size: int = 4,
         passes: int = 1,

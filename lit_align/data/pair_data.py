@@ -9,7 +9,7 @@ import torch
 
 from lit_align.data.base import Given, IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
-from lit_align.data.sources import Rows, checked, kept, read, spelled
+from lit_align.data.sources import Columns, Rows, checked, kept, read, spelled
 from lit_align.data.templates import content_id
 from lit_align.types import Prompts, Record, Rollouts
 
@@ -51,7 +51,7 @@ class PairData(IterationData):
         train: Rows | None = None,
         heldout: Rows | None = None,
         test: Rows | None = None,
-        columns: dict[str, str] | None = None,
+        columns: Columns | None = None,
         prompts_per_iteration: int | None = None,
         batch_size: int = 4,
         passes: int = 1,
