@@ -64,7 +64,7 @@ class PromptPool(IterationData):
 
     def read_train(self) -> None:
         """Read the pool, or begin to stream it."""
-        source, heldout = self.source_to_train_on(), set(self.heldout_ids)
+        source, heldout = self.source_to_train_on(), self.heldout_questions
         rows = read(source, self.columns, self.streaming)
         if self.streaming:
             self.deck = StreamedDeck(

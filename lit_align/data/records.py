@@ -16,7 +16,7 @@ from lit_align.types import Record
 log = logging.getLogger(__name__)
 
 
-def settled(row: Mapping[str, Any], origin: str, number: int) -> Record:
+def settled(row: Mapping[str, Any], origin: str, name: str) -> Record:
     """Return a row with plain values, and either a ``prompt``, which is a text, or ``messages``.
 
     A ``prompt`` that is a list of messages becomes ``messages``, or the text of the one that there is. Where a row has
@@ -25,7 +25,7 @@ def settled(row: Mapping[str, Any], origin: str, number: int) -> Record:
     Args:
         row: The row as its file has it. A column whose value is None is missing.
         origin: What error messages call the data, such as ``data.train``.
-        number: The place of the row in them, from 0.
+        name: What they call the row, such as ``row 3``.
 
     Raises:
         ValueError: ``prompt`` is neither a text nor a list of messages.
@@ -42,7 +42,7 @@ def settled(row: Mapping[str, Any], origin: str, number: int) -> Record:
     if not isinstance(prompt, list) or not prompt or not all(_is_message(message) for message in prompt):
         kind = type(row["prompt"]).__name__
         raise ValueError(
-            f"{origin}: the prompt of row {number} is a {kind}, neither a text nor a list of messages with role and "
+            f"{origin}: the prompt of {name} is a {kind}, neither a text nor a list of messages with role and "
             "content: name another column with data.columns, such as {prompt: question}"
         )
     del record["prompt"]

@@ -124,7 +124,7 @@ class Replay(IterationData):
                 )
         self._check_one_judge()
         self.asked = self._iteration(0).responses.prompts.record_id.tolist()
-        heldout = set(self.heldout_ids)
+        heldout = self.heldout_questions
         for path in (path for files in self.files for path in files if heldout):
             for row, record in enumerate(pq.read_table(path, columns=["record"])["record"].to_pylist()):
                 check_not_heldout(json.loads(record), f"{path} too (row {row})", heldout)

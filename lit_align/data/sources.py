@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_align.data.files import BUILDERS, read_file
-from lit_align.data.templates import content_id
+from lit_align.data.records import settled
+from lit_align.data.templates import content_id, question_id
 from lit_align.types import Record
 from lit_align.utils.digests import text_digest
 from lit_align.utils.user_functions import import_function
@@ -112,7 +113,7 @@ def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
         ValueError: A prompt is empty; the message names the row.
     """
     for number, row in enumerate(rows):
-        record = {name: value for name, value in row.items() if value is not None}
+        record = settled(row, origin, f"row {number}")
         messages = record.get("messages")
         empty = not messages if "prompt" not in record else not str(record["prompt"]).strip()
         if empty or (messages and not all(str(message.get("content") or "").strip() for message in messages)):
@@ -134,7 +135,7 @@ def check_distinct(
         rows: Read once, in order.
         origin: Whose rows they are, for messages.
         key: What no two of them may share.
-        heldout: Content ids of held-out prompts.
+        heldout: Question ids of held-out prompts.
 
     Returns:
         The keys, in order.
@@ -154,8 +155,8 @@ def check_distinct(
 
 
 def check_not_heldout(record: Record, where: str, heldout: Collection[int]) -> None:
-    """Refuse a record to train on that asks what is held out; ``heldout`` are content ids."""
-    if content_id(record) in heldout:
+    """Refuse a record to train on that asks what is held out; ``heldout`` are question ids."""
+    if question_id(record) in heldout:
         raise ValueError(
             f"data.heldout: {_shown(record)} is in {where}; a win rate on prompts that were trained on means nothing: "
             "remove it from one of them"

@@ -77,7 +77,7 @@ ASKED = {
 
 @pytest.mark.parametrize(("row", "expected"), ASKED.values(), ids=ASKED.keys())
 def test_one_column_says_what_is_asked(row, expected):
-    assert settled(row | {"topic": "days", "none": None}, "data.train", 3) == expected | {"topic": "days"}
+    assert settled(row | {"topic": "days", "none": None}, "data.train", "row 3") == expected | {"topic": "days"}
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_one_column_says_what_is_asked(row, expected):
 def test_a_prompt_that_is_no_text_and_no_conversation_is_refused_with_its_row(prompt):
     kind = type(prompt).__name__
     with pytest.raises(ValueError, match=rf"data\.train: the prompt of row 3 is a {kind}, .*data\.columns"):
-        settled({"prompt": prompt}, "data.train", 3)
+        settled({"prompt": prompt}, "data.train", "row 3")
