@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_align import HOME
 from lit_align.class_changes import own_settings_reset
-from lit_align.compat import SubcommandCLI
+from lit_align.compat import SubcommandCLI, values_as_typed
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
@@ -98,7 +98,7 @@ class AlignmentCLI(SubcommandCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; unlike Lightning's, without a warning that arguments were given at all."""
-        with own_settings_reset():
+        with own_settings_reset(), values_as_typed():
             self.config = parser.parse_args(args)
 
 

@@ -77,6 +77,31 @@ class SubcommandCLI(LightningCLI):
 
 
 @contextmanager
+def values_as_typed() -> Iterator[None]:
+    """Let jsonargparse take a path for a path and null for null, wherever they are typed.
+
+    It puts the content of whatever file a setting names in the place of its path, where a class may stand for the
+    setting, and so takes a file of prompts for a setting: ours reads YAML alone. A null for an argument of a class it
+    hands on as the text "None".
+    """
+    module: Any = import_module("jsonargparse._typehints")
+    theirs = part_of("jsonargparse", "jsonargparse._typehints", "parse_value_or_config")
+    nested = part_of("jsonargparse", "jsonargparse._util", "NestedArg")
+
+    def ours(value: Any, enable_path: bool = True, **options: Any) -> Any:
+        if isinstance(value, nested) and value.val in ("null", "Null", "NULL", "~"):
+            return value, None
+        is_yaml = isinstance(value, str) and value.endswith((".yaml", ".yml"))
+        return theirs(value, enable_path=enable_path and is_yaml, **options)
+
+    module.parse_value_or_config = ours
+    try:
+        yield
+    finally:
+        module.parse_value_or_config = theirs
+
+
+@contextmanager
 def on_class_change(
     shared: Callable[[Any, Any], Set[str]], tell: Callable[[Any, Any, dict[str, Any], Set[str]], None]
 ) -> Iterator[None]:
