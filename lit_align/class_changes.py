@@ -5,13 +5,13 @@ import sys
 from abc import ABC
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Generic
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lit_align.compat import on_class_change
+from lit_align.utils.messages import arguments_of
 
 _SETTINGS = {"AlignmentModule": "model", "IterationData": "data"}
 
@@ -53,13 +53,7 @@ def shared(old: Any, new: Any) -> Set[str]:
     """
     bases = [base for base in _bases(new) if base in _bases(old) and base.__module__.startswith("lit_align.")]
     init = bases[-1].__dict__.get("__init__") if bases else None
-    return set() if init is None else inspect.signature(init).parameters.keys() & _taken(new)
-
-
-@cache
-def _taken(kind: type) -> Set[str]:
-    """Names of all arguments of a class, those it passes on to its bases too."""
-    return {name.split(".")[0] for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False)}
+    return set() if init is None else inspect.signature(init).parameters.keys() & arguments_of(new)
 
 
 @rank_zero_only

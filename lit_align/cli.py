@@ -14,7 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_align import HOME
 from lit_align.class_changes import own_settings_reset
-from lit_align.compat import SubcommandCLI
+from lit_align.compat import SubcommandCLI, option_names
+from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
@@ -25,7 +26,7 @@ from lit_align.runs import resume
 from lit_align.runs.export import export_parser, export_run
 from lit_align.runs.trainer import Trainer
 from lit_align.sampling.sampler import Sampler
-from lit_align.utils.messages import one_line
+from lit_align.utils.messages import arguments_of, one_line
 
 
 class SaveConfig(Callback):
@@ -51,13 +52,16 @@ class SaveConfig(Callback):
 
 
 class OneLineParser(LightningArgumentParser):
-    """Says what is wrong in one line, without the usage of a hundred options."""
+    """Says what is wrong in one line, without the usage of a hundred options; takes no shortened names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the line and leave with status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"error: {one_line(message)}", file=sys.stderr)
+        print(f"error: {one_line(message, _settings(self))}", file=sys.stderr)
         sys.exit(2)
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
@@ -133,6 +137,14 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
         load_from_checkpoint_support=False,
         args=arguments,
     )
+
+
+def _settings(parser: OneLineParser) -> set[str]:
+    """Return the dotted names of what a command line may set, as far as every algorithm and data module takes it."""
+    common = {"model": AlignmentModule, "data": IterationData}
+    inner = {f"{name}.{argument}" for name, kind in common.items() for argument in arguments_of(kind)}
+    found = option_names(parser)
+    return found | inner if common.keys() <= found else found
 
 
 def _written_out(arguments: list[str]) -> list[str]:

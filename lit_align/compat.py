@@ -5,6 +5,7 @@ documented (``transformers.Cache`` and its ``DynamicLayer``, ``AttentionInterfac
 where it is needed. What costs time to import is imported when it is first asked for.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from functools import cache
@@ -74,6 +75,15 @@ class SubcommandCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+def option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the dotted names of a parser's options, those of its subcommands too."""
+    names = {action.dest for action in parser._actions if action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            names |= {name for inner in action.choices.values() for name in option_names(inner)}
+    return names
 
 
 @contextmanager

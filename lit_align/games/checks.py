@@ -1,6 +1,7 @@
-"""What a game's inputs must satisfy: one clear line for the first entry that does not.
+"""Checks of a game's inputs say in one clear line which entry is wrong first.
 
-Tensors are promoted to float64 on the way through: equilibria are stated to 1e-12.
+Each takes the ``name`` by which its caller knows the value, and promotes tensors to float64: equilibria are stated to
+1e-12.
 """
 
 import math
@@ -14,14 +15,10 @@ TOLERANCE = 1e-6
 
 
 def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
-    """The same law in float64, its rows divided by their sums to take out rounding.
-
-    Args:
-        name: What the caller calls it.
-        law: Probability of each response.
+    """Return the same law in float64, its rows divided by their sums to take out rounding.
 
     Raises:
-        ValueError: an entry is negative or not finite, or a row does not sum to one within 1e-6.
+        ValueError: An entry is negative or not finite, or a row does not sum to one within 1e-6.
     """
     law = law.double()
     _refuse(name, law, ~((law >= 0) & (law < math.inf)), "probabilities are finite and never negative")
@@ -34,14 +31,10 @@ def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tenso
 
 
 def check_preference(name: str, preference: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The same preference in float64, made exactly antisymmetric: P + P^T = 1.
-
-    Args:
-        name: What the caller calls it.
-        preference: [..., y, z] = P(y beats z), in [0, 1], with ½ on the diagonal.
+    """Return the same preference in float64, made exactly antisymmetric: P + P^T = 1.
 
     Raises:
-        ValueError: not square, an entry outside [0, 1] or not finite, or P + P^T is not one within 1e-6.
+        ValueError: It is not square, an entry is outside [0, 1] or not finite, or P + P^T is not one within 1e-6.
     """
     preference = _check_probabilities(name, preference)
     total = preference + preference.mT
@@ -56,14 +49,10 @@ def check_preference(name: str, preference: Float[Tensor, "..."]) -> Float[Tenso
 
 
 def check_dominance(name: str, dominance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The same dominance in float64.
-
-    Args:
-        name: What the caller calls it.
-        dominance: [..., y, z] = P(y is at least as good as z), in [0, 1]; a preference is one too.
+    """Return the same dominance in float64.
 
     Raises:
-        ValueError: not square, an entry outside [0, 1] or not finite, or D + D^T is below one.
+        ValueError: It is not square, an entry is outside [0, 1] or not finite, or D + D^T is below one.
     """
     dominance = _check_probabilities(name, dominance)
     wrong = dominance + dominance.mT < 1 - TOLERANCE
@@ -76,14 +65,10 @@ def check_dominance(name: str, dominance: Float[Tensor, "..."]) -> Float[Tensor,
 
 
 def check_rewards(name: str, rewards: Real[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
-    """The same rewards in float64.
-
-    Args:
-        name: What the caller calls it.
-        rewards: Reward of each response.
+    """Return the same rewards in float64.
 
     Raises:
-        ValueError: a reward is not finite.
+        ValueError: A reward is not finite.
     """
     rewards = rewards.double()
     _refuse(name, rewards, ~rewards.isfinite(), "rewards are finite")
