@@ -1,4 +1,4 @@
-"""``python -m lit_align``: the command line, with one clear line for what a user can mend."""
+"""``python -m lit_align`` is the command line, with one clear line for what a user can mend."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ _INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # what a 
 
 
 def run() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line and return the exit status."""
     try:
         from lit_align.cli import main
 
@@ -37,7 +37,7 @@ def run() -> int:
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM as an exception, wherever the program is; a trainer has a handler of its own."""
+    """Raise SIGTERM as an exception, wherever the program is; a trainer has a handler of its own."""
     raise SystemExit(_TERMINATED)
 
 

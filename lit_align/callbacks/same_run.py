@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
 from lit_align.compat import is_between_epochs
 from lit_align.data.base import IterationData
@@ -30,12 +31,9 @@ class SameRun(Callback):
     Hyper-parameters may change; what responses are drawn from and what they answer may not.
     """
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Prompts and tokenizer are there by now, weights are not.
-
-        Raises:
-            ValueError: The run in this folder is made of something else.
-        """
+        """Compare prompts and tokenizer, which are there by now, before weights load."""
         path = RunFolder(Path(trainer.default_root_dir)).identity
         found = _identity(trainer, pl_module)
         if path.exists():
@@ -43,10 +41,12 @@ class SameRun(Callback):
         elif stage == "fit" and trainer.is_global_zero:
             write_text(path, json.dumps(found, indent=2) + "\n")
 
+    @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint may leave its run folder."""
+        """Write the identity into the checkpoint, which may leave its run folder."""
         checkpoint["identity"] = _identity(trainer, pl_module)
 
+    @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another run, and to go on in the middle of an iteration.
 
@@ -60,7 +60,7 @@ class SameRun(Callback):
 
 
 def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
-    """What the run is made of; while fitting the prompts too."""
+    """Return what the run is made of; while fitting the prompts too."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     fits = trainer.state.fn == "fit" and isinstance(data, IterationData)
     return iterated(module).made_of() | (data.identity if fits else {})

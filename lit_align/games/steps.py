@@ -139,7 +139,7 @@ def onpo_step(base: Law, prediction: Values, preference: Preference, *, eta: flo
 
 
 def dpo_step(anchor: Law, rewards: Values, *, beta: float) -> Law:
-    r"""Take one exact step of iterative DPO on Bradley-Terry rewards, nats: :math:`\pi_{t+1} \propto \pi_t \exp(r/\beta)`.
+    r"""Take one exact step of iterative DPO on rewards in nats: :math:`\pi_{t+1} \propto \pi_t \exp(r/\beta)`.
 
     ``beta`` > 0 is the KL strength towards the anchor, which is the step's reference.
 

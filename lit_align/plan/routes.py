@@ -1,4 +1,4 @@
-"""Which way a model is read and sampled: asked of what decides it in the run, of its config alone."""
+"""Routes say which way a model is read and sampled: asked of what decides it in the run, of its config alone."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from lit_align.models.scoring.ragged_attention import repeats_keys, takes_ragged
 
 @dataclass(frozen=True)
 class Routes:
-    """The ways of one model on one kind of device.
+    """Holds the ways of one model on one kind of device.
 
     Attributes:
         unpadded: Batches are read as a line of tokens; else as packed groups.
@@ -24,12 +24,7 @@ class Routes:
 
 
 def routes_of(policy: LanguageModel, kind: str) -> Routes:
-    """The routes of a policy; nothing of it is loaded.
-
-    Args:
-        policy: A language model.
-        kind: Of the device, ``cpu`` say.
-    """
+    """Return the routes of a policy on a ``kind`` of device, such as ``cpu``; nothing of it is loaded."""
     from transformers import DynamicCache
 
     config = model_config(policy)

@@ -1,4 +1,4 @@
-"""How much a run does at once: the numbers that, with a model's shape, say what memory it takes."""
+"""A workload is what a run does at once: the numbers that, with a model's shape, say what memory it takes."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ MANY = 2**20  # held-out prompts of a set that nobody has counted: the token bud
 
 @dataclass(frozen=True)
 class Workload:
-    """What is done at once on one device.
+    """Counts what is done at once on one device.
 
     Attributes:
         prompt: Longest prompt, tokens.
@@ -29,7 +29,7 @@ class Workload:
         token_budget: Most tokens in a micro-batch of sampling or scoring.
         samples: Whether responses are drawn at all.
         scores: Whether they are scored before training.
-        iterations: Of the run.
+        iterations: Number of iterations of the run.
         routes: Which way the model is read and sampled.
     """
 
@@ -47,7 +47,7 @@ class Workload:
     routes: Routes = field(default_factory=Routes)
 
     def micro_batch(self, prompts: int, group: int) -> int:
-        """Prompts in the largest micro-batch of sampling or scoring."""
+        """Return the prompts in the largest micro-batch of sampling or scoring."""
         return min(prompts, prompts_within(self.token_budget, (self.prompt + self.length) * group))
 
 
@@ -61,15 +61,15 @@ def workload_of(
     iterations: int = 1,
     prompt_tokens: int | None = None,
 ) -> Workload:
-    """What a module does at once with its data.
+    """Return what a module does at once with its data.
 
     Args:
-        module: Nothing of it is loaded.
+        module: The algorithm; nothing of it is loaded.
         data: Its data module.
         prompts: Those of the first iteration, if they could be read.
-        routes: Of its policy.
-        devices: Over how many devices an iteration is dealt.
-        iterations: Of the run.
+        routes: Routes of its policy.
+        devices: Number of devices that an iteration is dealt to.
+        iterations: Number of iterations of the run.
         prompt_tokens: Longest prompt, instead of looking.
     """
     sampler = module.sampler
@@ -98,7 +98,7 @@ def workload_of(
 
 
 def state_bytes(module: AlignmentModule, dtype: torch.dtype) -> float:
-    """Bytes that the module's optimiser keeps for a number that trains: it is asked for one step on a small matrix."""
+    """Return the bytes that the module's optimiser keeps for a number that trains, by a step on a small matrix."""
     weight = torch.nn.Parameter(torch.zeros(256, 256, dtype=dtype))
     weight.grad = torch.zeros_like(weight)
     optimizer = module.optimizer([weight])

@@ -1,4 +1,4 @@
-"""``python -m lit_align export``: a finished run, or one of its checkpoints, as a model that others read."""
+"""``python -m lit_align export`` writes a run, or one of its checkpoints, as a model that others read."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +51,7 @@ def export_run(
 
 
 def export_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser:
-    """The command line of :func:`export_run`."""
+    """Return the command line of :func:`export_run`."""
     parser = kind(description="Write a run's policy in Hugging Face format, reload it and compare.")
     parser.add_argument("run", type=Path, help="Run folder, whose last checkpoint is taken, or a checkpoint in one.")
     parser.add_function_arguments(export_run, skip={"run", "overwrite"})
@@ -60,7 +60,7 @@ def export_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser
 
 
 def configured_policy(config: Path) -> LanguageModel:
-    """The policy that a run's config describes; nothing else of it is built.
+    """Build the policy that a run's config describes, and nothing else of it.
 
     Raises:
         ValueError: It is no language model.
@@ -76,7 +76,7 @@ def configured_policy(config: Path) -> LanguageModel:
 
 
 def from_checkpoint(path: Path) -> Trained:
-    """What a checkpoint holds of the policy; nothing in it is run."""
+    """Return what a checkpoint holds of the policy; nothing in it is run."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(_PREFIX)}
     return Trained({name.removeprefix(_PREFIX): value for name, value in weights.items()}, checkpoint["folded"])

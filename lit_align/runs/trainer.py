@@ -1,4 +1,4 @@
-"""A Lightning Trainer with what an iteration needs, and one run folder that everything lies in."""
+"""The Trainer is Lightning's with what an iteration needs, and one run folder that everything lies in."""
 
 import time
 from pathlib import Path
@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from typing_extensions import override
 
 from lit_align.callbacks.checkpoints import Checkpoints, WholeFiles
 from lit_align.callbacks.collapse import CollapseAlarm
@@ -112,8 +113,9 @@ class Trainer(L.Trainer, Planner):
         _check_precision(self)
         keep_batches_as_they_are(self)
 
+    @override
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's.
+        """Fit as Lightning does.
 
         Raises:
             OutOfMemory: A training step does not fit: to halve it would change what is summed, and so the run.
@@ -125,8 +127,8 @@ class Trainer(L.Trainer, Planner):
                 raise
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
 
+    @override
     def configured(self) -> ConfiguredTrainer:
-        """Give the settings of this trainer that a plan depends on."""
         options = {
             "accelerator": self.strategy.root_device.type,
             "devices": self.num_devices,
@@ -140,7 +142,6 @@ class Trainer(L.Trainer, Planner):
 
 
 def _check_precision(trainer: L.Trainer) -> None:
-    """The dtype of the weights is the policy's affair, and log-probs are float32 whatever it is."""
     if str(trainer.precision) in ("bf16-true", "16-true"):
         raise ValueError(
             f"trainer.precision {trainer.precision} would round log-probs too: set model.policy.dtype to bfloat16 for "

@@ -1,4 +1,4 @@
-"""Short names of weights, files and texts: 16 hexadecimal digits, equal where what they name is the same."""
+"""Digests name weights, files and texts in 16 hexadecimal digits, equal where what they name is the same."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -18,10 +18,9 @@ _SAMPLES, _SAMPLE = 32, 4096  # bytes looked at in a file of weights, evenly spa
 
 
 def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) -> str:
-    """Of tensors, on whatever device they are, in one pass over them.
+    """Digest tensors, on whatever device they are, in one pass over them; of a sharded tensor this rank's shard counts.
 
-    A sum of the elements' bits with odd factors modulo 2^64: no change of a single element leaves it as it was. Of a
-    sharded tensor this rank's shard counts.
+    A sum of the elements' bits with odd factors modulo 2^64: no change of a single element leaves it as it was.
 
     Args:
         weights: Names and tensors; their order matters.
@@ -36,7 +35,7 @@ def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) 
 
 
 def text_digest(*texts: str) -> str:
-    """Of texts, in their order."""
+    """Digest texts, in their order."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{len(text)} {text}".encode())
@@ -49,13 +48,9 @@ def bytes_digest(content: bytes) -> str:
 
 
 def folder_digest(folder: Path, patterns: Sequence[str] = WEIGHTS) -> str:
-    """Of the weights and the configuration in a folder, without reading all of them.
+    """Digest the files of a model's folder that match patterns, without reading all of them.
 
     Size, beginning and evenly spaced samples of each file count: enough to tell fine-tuned weights from what they were.
-
-    Args:
-        folder: Of a model.
-        patterns: Of the files that count.
     """
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
@@ -80,12 +75,7 @@ def model_digest(name: str, revision: str | None = None) -> str:
 
 
 def hub_commit(name: str, revision: str | None) -> str:
-    """The commit of the hub that a model is read from.
-
-    Args:
-        name: Hub id.
-        revision: Branch, tag or commit; None is the default branch.
-    """
+    """Return the commit of the hub that a model is read from, as :func:`model_digest` names it."""
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # .../snapshots/COMMIT/config.json

@@ -21,18 +21,18 @@ _T = TypeVar("_T")
 
 
 class OutOfMemory(RuntimeError):
-    """What does not fit cannot be made smaller."""
+    """Says that what does not fit cannot be made smaller."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an accelerator, or the machine, has no memory left."""
+    """Return whether an error says that an accelerator, or the machine, has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OTHER_WORDS)
 
 
 class Halving:
-    """Micro-batches cut as small as memory asks for, and no larger again.
+    """Cuts micro-batches as small as memory asks for, and no larger again.
 
     Args:
         doing: What is done to them, for messages, such as ``sampling``.
@@ -49,7 +49,7 @@ class Halving:
     def each(
         self, batches: Iterable[Sequence[int]], work: Callable[[Sequence[int]], _T]
     ) -> Iterator[tuple[Sequence[int], _T]]:
-        """Every micro-batch, or every part of it, with what became of it, in order.
+        """Give every micro-batch, or every part of it, with what became of it, in order.
 
         Args:
             batches: Row numbers.
@@ -82,7 +82,7 @@ class Halving:
 
 
 def _cut(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
-    """Parts of nearly equal size, fewer where there are fewer rows."""
+    """Return parts of nearly equal size, fewer where there are fewer rows."""
     size = -(-len(rows) // parts)
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 

@@ -1,4 +1,4 @@
-"""Functions of the user's own: found at the dotted path that a config names, or named by the path they have."""
+"""Functions of the user's own are found at the dotted path that a config names, or named by the path they have."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from lit_align.utils.code_digests import defining_module, module_digest
 
 
 def import_function(path: str, setting: str) -> Callable[..., Any]:
-    """The function at a dotted path, importable from the working directory as ``python -m`` would.
+    """Return the function at a dotted path, importable from the working directory as ``python -m`` would.
 
     Args:
         path: Its module and its name.
@@ -34,6 +34,6 @@ def import_function(path: str, setting: str) -> Callable[..., Any]:
 
 
 def path_of(function: Callable[..., Any]) -> str:
-    """The dotted path of a function, or of the class of an object that is called like one."""
+    """Return the dotted path of a function, or of the class of an object that is called like one."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{defining_module(function)}.{name}"
