@@ -43,9 +43,9 @@ class Extrapolated(Anchor):
 
     def __init__(self, alpha: float = 0.3, rank: int | None = None) -> None:
         if not 0 <= alpha < 1:
-            raise ValueError(f"anchor.alpha must lie in [0, 1), got {alpha}")
+            raise ValueError(f"model.anchor.alpha must lie in [0, 1), got {alpha}")
         if rank is not None and rank < 1:
-            raise ValueError(f"anchor.rank must be >= 1, got {rank}")
+            raise ValueError(f"model.anchor.rank must be >= 1, got {rank}")
         self.alpha = alpha
         self.rank = rank
         self._iterate = Snapshot()  # the last iterate, before it was moved

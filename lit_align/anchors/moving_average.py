@@ -31,7 +31,7 @@ class MovingAverage(Anchor):
 
     def __init__(self, rate: float = 0.02) -> None:
         if not 0 < rate <= 1:
-            raise ValueError(f"anchor.rate must lie in (0, 1], got {rate}")
+            raise ValueError(f"model.anchor.rate must lie in (0, 1], got {rate}")
         self.rate = rate
         self._copy = Snapshot()
         self._moved = -1

@@ -21,7 +21,7 @@ class Previous(Anchor):
 
     def __init__(self, every: int = 1) -> None:
         if every < 1:
-            raise ValueError(f"anchor.every must be >= 1, got {every}")
+            raise ValueError(f"model.anchor.every must be >= 1, got {every}")
         self.every = every
         self.is_policy = every == 1
         self._copy = Snapshot()

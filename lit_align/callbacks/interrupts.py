@@ -26,12 +26,7 @@ class Interrupts(Callback):
 
 
 def stop_here(trainer: L.Trainer, signum: int) -> NoReturn:
-    """Stop where the program is, rather than after the next minibatch, which sampling may keep waiting for an hour.
-
-    Args:
-        trainer: The one that runs.
-        signum: The signal that it was sent.
-    """
+    """Stop where the program is, rather than after the next minibatch, which sampling may keep waiting for an hour."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the stopping
     launcher = trainer.strategy.launcher
     if launcher is not None:

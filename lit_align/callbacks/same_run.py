@@ -18,7 +18,7 @@ _WHAT = {
     "model": "the model (its weights, dtype or quantization)",
     "tokenizer": "the tokenizer",
     "template": "the chat template or system message",
-    "adapters": "policy.lora",
+    "adapters": "model.policy.lora",
     "train": "the prompts of data.train",
     "heldout": "the prompts of data.heldout",
     "deal": "seed_everything or data.prompts_per_iteration, which deal the prompts",

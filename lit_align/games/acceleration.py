@@ -72,13 +72,13 @@ def tilt_bound(best: float, tilt: float) -> float:
         \max r - E_\pi[r] \le W_0\big(\tfrac{1-p}{e\, p}\big) / tilt
 
     ``best`` is p in (0, 1], the reference's probability of the best response; ``tilt`` > 0 is W_T / beta, in 1/reward.
-
-    Source: derived, from the maximum of Z log((1-p)/Z) / (Z+p) over Z. It replaces log((1-p)/p) / tilt in the proof of
-    Theorem 4.4 of [1], which fails for p above 1/(1+e^{1/e}) = 0.409.
+    The bound is derived, and holds where the proof of Theorem 4.4 of [1] fails.
     """
     check_positive("tilt", tilt)
     if not 0 < best <= 1:
         raise ValueError(f"best must lie in (0, 1], got {best}")
+    # The maximum of Z log((1-p)/Z) / (Z+p) over Z. The proof of Theorem 4.4 of [1] has log((1-p)/p) in its place, which
+    # fails for p above 1/(1+e^{1/e}) = 0.409.
     return _lambert((1 - best) / (math.e * best)) / tilt
 
 

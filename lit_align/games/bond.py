@@ -56,14 +56,9 @@ def bond_step(
 ) -> Law:
     """Return pi_{t+1} of one iteration of BOND, distilled perfectly and mixed as the module's docstring says.
 
-    Args:
-        policy: pi_t.
-        reference: pi_ref; without effect where a1 + a2 = 1.
-        n: Draws, >= 1.
-        rewards: Given for the exact best-of-n law.
-        dominance: Given, instead of rewards, for the law of many responses.
-        a1: Weight of the best-of-n law, in (0, 1].
-        a2: Weight of pi_t itself, in [0, 1 - a1]; what remains is the weight of the reference.
+    ``n`` >= 1 is the number of draws. ``rewards`` are given for the exact best-of-n law or, instead of them,
+    ``dominance`` for the law of many responses. ``a1`` in (0, 1] is the weight of that law and ``a2`` in [0, 1 - a1]
+    the weight of the policy, pi_t; what remains is the weight of the reference.
     """
     rest = _reference_weight(a1, a2)
     check_count("n", n, least=1)
@@ -79,12 +74,9 @@ def bond_step(
 
 
 def bond_beta(n: int, *, a1: float, a2: float = 0.0) -> float:
-    r"""Return the KL strength >= 0 of the game that mixed iterative BOND solves, in win-rate units.
+    r"""Return the KL strength of the game that mixed iterative BOND solves, :math:`\beta = (1-a_1-a_2) / ((n-1) a_1)`.
 
-    .. math::
-        \beta = (1-a_1-a_2) / ((n-1) a_1)
-
-    ``n`` >= 2; ``a1`` and ``a2`` are those of :func:`bond_step`.
+    It is >= 0, in win-rate units, for ``n`` >= 2 and the rates of :func:`bond_step`.
     """
     check_count("n", n, least=2)
     return _reference_weight(a1, a2) / ((n - 1) * a1)
@@ -93,14 +85,10 @@ def bond_beta(n: int, *, a1: float, a2: float = 0.0) -> float:
 def log_win_rate_equilibrium(
     reference: Law, dominance: Dominance, *, beta: float, tolerance: float = 1e-12, iterations: int = 200_000
 ) -> Law:
-    r"""Return the log-win-rate equilibrium that mixed iteration reaches from the reference.
+    r"""Return the log-win-rate equilibrium, :math:`\pi^*(y) \propto \pi_{ref}(y)\, P(y \succeq \pi^*)^{1/\beta}`.
 
-    .. math::
-        \pi^*(y) \propto \pi_{ref}(y)\, P(y \succeq \pi^*)^{1/\beta}
-
-    The iteration is BOND with n = 2, a1 = 1/(1+beta), a2 = 0 and the law of many responses. The equilibrium need not be
-    unique, so the start matters; nor interior: for 0/1 dominance and beta < 1 the point mass on the best response is
-    one, and often the one that is reached.
+    Mixed iteration reaches it. It need not be unique, so the start at the reference matters; nor interior: for 0/1 dominance and
+    beta < 1 the point mass on the best response is one, and often the one that is reached.
 
     Args:
         reference: pi_ref.
@@ -118,6 +106,7 @@ def log_win_rate_equilibrium(
     log_reference, matrices = folding.rows(reference).log(), folding.matrices(dominance)
     solution = log_reference.exp()
     active = torch.arange(len(solution), device=solution.device)
+    # The iteration is BOND with n = 2, a1 = 1/(1+beta), a2 = 0 and the law of many responses.
     # The log-ratio to the reference, not the log-probability: it is finite where the reference is 0.
     logratio = torch.zeros_like(solution)
     for _ in range(0, iterations, BLOCK):

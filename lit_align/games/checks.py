@@ -15,11 +15,7 @@ TOLERANCE = 1e-6
 
 
 def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
-    """Return the same law in float64, its rows divided by their sums to take out rounding.
-
-    Raises:
-        ValueError: An entry is negative or not finite, or a row does not sum to one within 1e-6.
-    """
+    """Return a law in float64, its rows normalised; refuse one that is not finite, >= 0 and of sum 1 to 1e-6."""
     law = law.double()
     _refuse(name, law, ~((law >= 0) & (law < math.inf)), "probabilities are finite and never negative")
     total = law.sum(-1, keepdim=True)
@@ -31,11 +27,7 @@ def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tenso
 
 
 def check_preference(name: str, preference: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return the same preference in float64, made exactly antisymmetric: P + P^T = 1.
-
-    Raises:
-        ValueError: It is not square, an entry is outside [0, 1] or not finite, or P + P^T is not one within 1e-6.
-    """
+    """Return a preference in float64, made exactly antisymmetric; refuse one where P + P^T is not 1 to 1e-6."""
     preference = _check_probabilities(name, preference)
     total = preference + preference.mT
     wrong = (total - 1).abs() > TOLERANCE
@@ -49,11 +41,7 @@ def check_preference(name: str, preference: Float[Tensor, "..."]) -> Float[Tenso
 
 
 def check_dominance(name: str, dominance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return the same dominance in float64.
-
-    Raises:
-        ValueError: It is not square, an entry is outside [0, 1] or not finite, or D + D^T is below one.
-    """
+    """Return a dominance in float64; refuse one that is not of probabilities, or where D + D^T is below one."""
     dominance = _check_probabilities(name, dominance)
     wrong = dominance + dominance.mT < 1 - TOLERANCE
     if wrong.any():
@@ -65,11 +53,7 @@ def check_dominance(name: str, dominance: Float[Tensor, "..."]) -> Float[Tensor,
 
 
 def check_rewards(name: str, rewards: Real[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
-    """Return the same rewards in float64.
-
-    Raises:
-        ValueError: A reward is not finite.
-    """
+    """Return rewards in float64; refuse what is not finite."""
     rewards = rewards.double()
     _refuse(name, rewards, ~rewards.isfinite(), "rewards are finite")
     return rewards

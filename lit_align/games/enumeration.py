@@ -40,7 +40,9 @@ class Enumeration(Sampler):
             options: dict[str, Any] = {"sources": sources, "report": report, "halving": halving, "drawn": drawn}
             return super().respond(policy, prompts, seed=seed, iteration=iteration, **options)
         if not self.decoding.is_policy:
-            raise ValueError("an Enumeration weighs by the policy itself: leave sampler.temperature, top_k and top_p")
+            raise ValueError(
+                "an Enumeration weighs by the policy itself: leave model.sampler.temperature, top_k and top_p"
+            )
         laws = dict.fromkeys(self.slots)
         parts = [policy.enumerate(prompts, self.decoding, source) for source in laws]
         whole = Responses(

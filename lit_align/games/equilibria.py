@@ -3,16 +3,7 @@ r"""Newton's method finds the equilibrium of the regularised win-rate game; exac
 [1] T. Yang et al., "Faster WIND", AISTATS 2025, arXiv:2410.20727.
 
 The game :math:`P(\pi \succ \pi') - \beta KL(\pi \| ref) + \beta KL(\pi' \| ref)` has exactly one equilibrium for each
-:math:`\beta > 0`,
-
-.. math::
-    \pi^*(y) \propto \pi_{ref}(y) \exp(w_{\pi^*}(y) / \beta).
-
-With :math:`z = \log(\pi/\pi_{ref})` and the skew part :math:`S = P - \tfrac12`, the equation is
-:math:`z - S\pi/\beta = 0` up to a constant, its derivative is :math:`I - S(D - \pi\pi^T)/\beta` with
-:math:`D = diag(\pi)`. The eigenvalues of :math:`S(D - \pi\pi^T)` are those of a skew matrix, imaginary: the derivative
-is regular everywhere, every residual has a direction that shrinks it, and halving the step until it does so converges
-from any start (derived).
+:math:`\beta > 0`, :math:`\pi^*(y) \propto \pi_{ref}(y) \exp(w_{\pi^*}(y) / \beta)`.
 """
 
 import torch
@@ -38,7 +29,7 @@ HALVINGS = 40
 def wind_equilibrium(
     reference: Law, preference: Preference, *, beta: float, steps: int = 1000, entries: int = 2**22
 ) -> Law:
-    r"""Return the equilibrium of WIND, :math:`\pi^* \propto \pi_{ref} \exp(w_{\pi^*}/\beta)`.
+    r"""Return the equilibrium of WIND, :math:`\pi^* \propto \pi_{ref} \exp(w_{\pi^*}/\beta)`, 0 where the reference is.
 
     Args:
         reference: pi_ref.
@@ -50,11 +41,10 @@ def wind_equilibrium(
 
     Returns:
         Applying the equation changes no probability by more than 1e-13 (1e-16/beta for beta < 1e-3, where rounding in
-        the exponent is the limit). 0 where the reference is 0.
+        the exponent is the limit).
 
     Raises:
-        RuntimeError: Newton's method did not converge in so many steps, which by default only a beta far below 1e-3
-            should bring about.
+        RuntimeError: Newton's method did not converge in so many steps: only a beta far below 1e-3 needs more.
     """
     check_positive("beta", beta)
     check_count("steps", steps, least=1)
@@ -82,15 +72,10 @@ def wind_iterates(
     iterations: int,
     start: Law | None = None,
 ) -> Law:
-    """Return the last iterate of many exact steps: `wind_step` repeated, with the arguments checked once.
+    """Return the last of many exact steps: :func:`lit_align.games.steps.wind_step`, with its arguments checked once.
 
-    Args:
-        reference: pi_ref.
-        preference: P(y beats z).
-        beta: KL strength towards the reference, >= 0.
-        eta: Step size, > 0; at most 4 beta for a rate that holds for every preference.
-        iterations: Steps, >= 0.
-        start: pi_0; may have leading dimensions that the others lack, at little cost. None is the reference.
+    An ``eta`` of at most 4 beta shrinks the distance for every preference. ``start`` is pi_0, by default the reference;
+    it may have leading dimensions that the others lack, at little cost.
     """
     check_not_negative("beta", beta)
     check_positive("eta", eta)
@@ -115,6 +100,10 @@ def wind_iterates(
 
 def _newton(log_reference: Tensor, skew: Tensor, beta: float, steps: int) -> Tensor:
     """Solve a batch of rows, each with its own matrix; rows that have converged cost nothing more."""
+    # With z = log(pi/ref) and the skew part S = P - 1/2 the equation is z - S pi/beta = 0 up to a constant, and its
+    # derivative is I - S(D - pi pi^T)/beta with D = diag(pi). The eigenvalues of S(D - pi pi^T) are those of a skew
+    # matrix, imaginary: the derivative is regular everywhere, every residual has a direction that shrinks it, and
+    # halving the step until it does so converges from any start (derived).
     tolerance = max(1e-13, 1e-16 / beta)
     solution = torch.empty_like(log_reference)
     active = torch.arange(len(solution), device=solution.device)

@@ -31,7 +31,7 @@ class ExactEvaluator(Evaluator):
     def __init__(self, beta: float = 0.0) -> None:
         super().__init__()
         if beta < 0:
-            raise ValueError(f"evaluator.beta must be >= 0, got {beta}")
+            raise ValueError(f"model.evaluator.beta must be >= 0, got {beta}")
         self.beta = beta
         self.win_rate = WinRate()
         self.names = ("kl", "exploitability", "kl_to_equilibrium", "sub_optimality")

@@ -13,16 +13,11 @@ class Folding:
     """Lays out policies that share a preference matrix as the rows of one matrix product.
 
     Twenty policies per matrix then cost one pass over the matrices, which are never copied or expanded.
-
-    Attributes:
-        shape: The batch, after broadcasting.
-        own: Dimensions of the batch along which the matrices differ.
-        shared: Dimensions along which they do not.
     """
 
-    shape: torch.Size
-    own: list[int]
-    shared: list[int]
+    shape: torch.Size  # the batch, after broadcasting
+    own: list[int]  # dimensions of the batch along which the matrices differ
+    shared: list[int]  # dimensions along which they do not
 
     @classmethod
     def of(cls, policy: Float[Tensor, "*#batch Y"], preference: Float[Tensor, "*#batch Y Y"]) -> "Folding":

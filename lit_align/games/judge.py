@@ -37,9 +37,9 @@ class GameJudge(Judge):
         self, game: Game, noise: Literal["none", "comparisons", "rewards"] = "none", temperature: float = 1.0
     ) -> None:
         if noise == "rewards" and game.rewards is None:
-            raise ValueError("judge.noise: rewards needs a game that has rewards: use comparisons")
+            raise ValueError("model.judge.noise: rewards needs a game that has rewards: use comparisons")
         if not temperature > 0:
-            raise ValueError(f"judge.temperature must be > 0, got {temperature}")
+            raise ValueError(f"model.judge.temperature must be > 0, got {temperature}")
         self.game = game
         self.noise = noise
         self.temperature = temperature

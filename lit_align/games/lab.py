@@ -26,16 +26,11 @@ from lit_align.iteration.module import AlignmentModule
 
 @dataclass
 class Played:
-    """Holds what a run went through; entry 0 is the initial policy.
+    """Holds what a run went through; entry 0 is the initial policy."""
 
-    Attributes:
-        laws: The policy after every iteration.
-        seconds: Wall-clock from the start of training, without what it takes to record.
-        responses: Responses drawn for each context so far; 0 throughout where they were enumerated.
-    """
-
-    laws: Float[Tensor, "iterates contexts responses"]
-    seconds: Float[Tensor, " iterates"]
+    laws: Float[Tensor, "iterates contexts responses"]  # the policy after every iteration
+    seconds: Float[Tensor, " iterates"]  # wall-clock from the start of training, without what it takes to record
+    # Responses drawn for each context so far; 0 throughout where they were enumerated.
     responses: Float[Tensor, " iterates"]
 
 

@@ -107,17 +107,11 @@ def nash_md_step(anchor: Law, reference: Law, preference: Preference, *, eta: fl
 
 
 class OptimisticStep(NamedTuple):
-    """Holds what one step of optimistic mirror descent leaves.
+    """Holds what one step of optimistic mirror descent leaves."""
 
-    Attributes:
-        policy: pi_t, that plays.
-        base: pi'_{t+1}, from which the next step starts.
-        win_rates: Win rates of each response against pi_t: the next step's prediction.
-    """
-
-    policy: Law
-    base: Law
-    win_rates: Law
+    policy: Law  # pi_t, that plays
+    base: Law  # pi'_{t+1}, from which the next step starts
+    win_rates: Law  # win rates of each response against pi_t: the next step's prediction
 
 
 def onpo_step(base: Law, prediction: Values, preference: Preference, *, eta: float) -> OptimisticStep:

@@ -14,23 +14,15 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Devices:
-    """Says where a run takes place.
+    """Says where a run takes place."""
 
-    Attributes:
-        kind: ``cpu``, ``cuda``, ...
-        count: Number over all nodes.
-        sharded: Whether each keeps a part of the weights only (FSDP); else each has them all.
-        flat: Whether that is FSDP1, which gathers weights in the dtype they are kept in.
-        memory: Bytes that one device can hold, its share of the RAM for a CPU; None where nobody knows.
-        precision: The trainer's.
-    """
-
-    kind: str
-    count: int = 1
-    sharded: bool = False
-    flat: bool = False
+    kind: str  # ``cpu``, ``cuda``,
+    count: int = 1  # number over all nodes
+    sharded: bool = False  # whether each keeps a part of the weights only (FSDP); else each has them all
+    flat: bool = False  # whether that is FSDP1, which gathers weights in the dtype they are kept in
+    # Bytes that one device can hold, its share of the RAM for a CPU; None where nobody knows.
     memory: float | None = None
-    precision: str = "32-true"
+    precision: str = "32-true"  # the trainer's
 
     @property
     def shards(self) -> int:
@@ -52,11 +44,9 @@ def devices_of(trainer: Any) -> Devices:
 
 
 def configured_devices(options: Mapping[str, Any], memory: float | None = None) -> Devices:
-    """Return the devices that a trainer would be given, whether this machine has them or not.
+    """Return the devices that a trainer with these options would be given, whether this machine has them or not.
 
-    Args:
-        options: The trainer's arguments.
-        memory: GiB of one device, for those that are not here.
+    ``memory`` is GiB of one device, for those that are not here.
     """
     kind = str(options.get("accelerator", "auto"))
     if kind in ("auto", "gpu", "cuda"):

@@ -17,20 +17,12 @@ _SIZE, _PRODUCTS = 2048, 5
 
 @dataclass(frozen=True)
 class Work:
-    """Counts multiplications and additions of one token's way through a causal language model.
+    """Counts multiplications and additions of one token's way through a causal language model."""
 
-    Attributes:
-        forward: Operations of the decoder, a token.
-        backward: Operations of its backward pass, a token: gradients of activations above the first trainable weight,
-            and of the trainable weights.
-        head: Operations of the output head, a token whose successor is predicted.
-        head_backward: Operations of the head's backward pass: as many again, or twice as many where it is trained.
-    """
-
-    forward: int
-    backward: int
-    head: int
-    head_backward: int
+    forward: int  # operations of the decoder, a token
+    backward: int  # operations of its backward pass, a token, from the first trainable weight upwards
+    head: int  # operations of the output head, a token whose successor is predicted
+    head_backward: int  # operations of the head's backward pass: as many again, or twice as many where it is trained
 
     def sampling(self, responses: Responses) -> int:
         """Count reading each prompt once and drawing the responses; a last token is not read."""
@@ -48,12 +40,7 @@ class Work:
 
 
 def work_of(model: nn.Module, head: nn.Module) -> Work:
-    """Return the work of a Hugging Face causal LM, with adapters or without, whatever its weights are stored in.
-
-    Args:
-        model: The network.
-        head: Its output embeddings.
-    """
+    """Return the work of a Hugging Face causal LM and its output ``head``, whatever its weights are stored in."""
     forward = backward = 0
     reached = False  # by gradients, from the first trainable weight upwards
     for module in model.modules():

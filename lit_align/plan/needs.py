@@ -26,19 +26,12 @@ SAMPLING_LOGITS = 3  # the head's, those of rows that have just begun, and the w
 
 @dataclass(frozen=True)
 class Precision:
-    """Gives the bytes of a number.
+    """Gives the bytes of a number."""
 
-    Attributes:
-        weight: Bytes of a number of the base.
-        trained: Bytes of a number that trains.
-        computed: Bytes of a number of activations.
-        quantised: The base's linear layers are in NF4.
-    """
-
-    weight: int
-    trained: int
-    computed: int
-    quantised: bool = False
+    weight: int  # bytes of a number of the base
+    trained: int  # bytes of a number that trains
+    computed: int  # bytes of a number of activations
+    quantised: bool = False  # the base's linear layers are in NF4
 
 
 def base(shapes: Shapes, precision: Precision) -> float:
@@ -99,31 +92,19 @@ def gathered(shapes: Shapes, precision: Precision, shards: int, *, flat: bool = 
 
 @dataclass(frozen=True)
 class Reading:
-    """Counts the tokens and sequences that one forward pass reads.
+    """Counts the tokens and sequences that one forward pass reads."""
 
-    Attributes:
-        tokens: Tokens that go through the layers.
-        queries: Rows of queries of the attention, padding included.
-        keys: Rows of keys; a prompt stands before each row of its responses.
-        pairs: Pairs of a query and a key that a mask is about.
-        predicted: Tokens whose log-probs are needed.
-    """
-
-    tokens: int
-    queries: int
-    keys: int
-    pairs: int
-    predicted: int
+    tokens: int  # tokens that go through the layers
+    queries: int  # rows of queries of the attention, padding included
+    keys: int  # rows of keys; a prompt stands before each row of its responses
+    pairs: int  # pairs of a query and a key that a mask is about
+    predicted: int  # tokens whose log-probs are needed
 
 
 def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) -> Reading:
     """Return one forward pass over groups of the longest prompts and responses, on the route that the model takes.
 
-    Args:
-        shapes: Those of the model.
-        work: Lengths, and the route.
-        prompts: Number of prompts whose groups are read.
-        gradients: All are read together, for a backward pass.
+    ``prompts`` is the number of groups; for a backward pass (``gradients``) all are read together.
     """
     unpadded = work.routes.unpadded
     sizes = work.prompt, work.group, work.length, prompts
@@ -239,17 +220,14 @@ def mapped(shapes: Shapes, precision: Precision) -> float:
 
 
 def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False) -> float:
-    """Return the bytes in holes of glibc's heap that nothing fits into, after both passes over a minibatch.
-
-    PyTorch asks for aligned memory, for which glibc needs a piece larger than the tensor: a hole that a tensor has left
-    does not take another of its size. Beside an adapted layer three tensors of its result's size come and go (what the
-    base makes, what the adapter makes, that again scaled), and the small one of the adapter's rank is kept between
-    them; two that lie side by side make room for one, so that two thirds are lost. With checkpointing the small ones go
-    too, and their neighbours join: what is lost then is what a layer would have kept.
-
-    Large tensors have pages of their own and leave no holes, but the tensors of responses that end early are smaller: a
-    minibatch may lose most where some are just not large enough, and that is what counts.
-    """
+    """Return the bytes in holes of glibc's heap that nothing fits into, after both passes over a minibatch."""
+    # PyTorch asks for aligned memory, for which glibc needs a piece larger than the tensor: a hole that a tensor has
+    # left does not take another of its size. Beside an adapted layer three tensors of its result's size come and go
+    # (what the base makes, what the adapter makes, that again scaled), and the small one of the adapter's rank is kept
+    # between them; two that lie side by side make room for one, so that two thirds are lost. With checkpointing the
+    # small ones go too, and their neighbours join: what is lost then is what a layer would have kept.
+    # Large tensors have pages of their own and leave no holes, but the tensors of responses that end early are smaller:
+    # a minibatch may lose most where some are just not large enough, and that is what counts.
     read = reading(shapes, work, work.batch, gradients=True)
     if checkpointing:
         sizes, apart, part = shapes.layers * layer_activations(shapes, precision, read, work.routes), LARGE, 1.0

@@ -24,28 +24,17 @@ BEYOND = 1.5  # times the memory: a plan of more is refused; one of less may be 
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts bytes on one device.
+    """Counts bytes on one device."""
 
-    Attributes:
-        shapes: Shapes of the model.
-        precision: Precision of its numbers.
-        work: What is done at once.
-        devices: Where it is done.
-        optimizer: Bytes that the optimiser keeps for a number that trains.
-        copies: Copies of what trains that the anchor keeps.
-        momentum: Whether the anchor keeps frozen updates of adapters.
-        checkpointing: Whether activations are computed again in the backward pass.
-        judges: Bytes of judges that are models, by name; None where the size is not known.
-    """
-
-    shapes: Shapes
-    precision: Precision
-    work: Workload
-    devices: Devices
-    optimizer: float
-    copies: int = 0
-    momentum: bool = False
-    checkpointing: bool = False
+    shapes: Shapes  # shapes of the model
+    precision: Precision  # precision of its numbers
+    work: Workload  # what is done at once
+    devices: Devices  # where it is done
+    optimizer: float  # bytes that the optimiser keeps for a number that trains
+    copies: int = 0  # copies of what trains that the anchor keeps
+    momentum: bool = False  # whether the anchor keeps frozen updates of adapters
+    checkpointing: bool = False  # whether activations are computed again in the backward pass
+    # Bytes of judges that are models, by name; None where the size is not known.
     judges: dict[str, float | None] | None = None
 
     @cached_property

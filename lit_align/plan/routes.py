@@ -10,17 +10,11 @@ from lit_align.models.scoring.ragged_attention import repeats_keys, takes_ragged
 
 @dataclass(frozen=True)
 class Routes:
-    """Holds the ways of one model on one kind of device.
+    """Holds the ways of one model on one kind of device."""
 
-    Attributes:
-        unpadded: Batches are read as a line of tokens; else as packed groups.
-        shares_prompts: A group's rows share the keys and values of their prompt while they are drawn.
-        repeats_keys: Keys and values that several heads share are repeated for each of them.
-    """
-
-    unpadded: bool = True
-    shares_prompts: bool = True
-    repeats_keys: bool = False
+    unpadded: bool = True  # batches are read as a line of tokens; else as packed groups
+    shares_prompts: bool = True  # A group's rows share the keys and values of their prompt while they are drawn
+    repeats_keys: bool = False  # keys and values that several heads share are repeated for each of them
 
 
 def routes_of(policy: LanguageModel, kind: str) -> Routes:

@@ -16,35 +16,20 @@ MANY = 2**20  # held-out prompts of a set that nobody has counted: the token bud
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts what is done at once on one device.
+    """Counts what is done at once on one device."""
 
-    Attributes:
-        prompt: Longest prompt, tokens.
-        prompt_assumed: Nobody has said how long it is.
-        group: Responses to a prompt.
-        length: Longest response, tokens.
-        batch: Prompts in one forward and backward pass.
-        prompts: Prompts of an iteration.
-        heldout: Held-out prompts.
-        token_budget: Most tokens in a micro-batch of sampling or scoring.
-        samples: Whether responses are drawn at all.
-        scores: Whether they are scored before training.
-        iterations: Number of iterations of the run.
-        routes: Which way the model is read and sampled.
-    """
-
-    prompt: int
-    prompt_assumed: bool
-    group: int
-    length: int
-    batch: int
-    prompts: int
-    heldout: int
-    token_budget: int
-    samples: bool
-    scores: bool
-    iterations: int
-    routes: Routes = field(default_factory=Routes)
+    prompt: int  # longest prompt, tokens
+    prompt_assumed: bool  # nobody has said how long it is
+    group: int  # responses to a prompt
+    length: int  # longest response, tokens
+    batch: int  # prompts in one forward and backward pass
+    prompts: int  # prompts of an iteration
+    heldout: int  # held-out prompts
+    token_budget: int  # most tokens in a micro-batch of sampling or scoring
+    samples: bool  # whether responses are drawn at all
+    scores: bool  # whether they are scored before training
+    iterations: int  # number of iterations of the run
+    routes: Routes = field(default_factory=Routes)  # which way the model is read and sampled
 
     def micro_batch(self, prompts: int, group: int) -> int:
         """Return the prompts in the largest micro-batch of sampling or scoring."""
@@ -61,17 +46,7 @@ def workload_of(
     iterations: int = 1,
     prompt_tokens: int | None = None,
 ) -> Workload:
-    """Return what a module does at once with its data.
-
-    Args:
-        module: The algorithm; nothing of it is loaded.
-        data: Its data module.
-        prompts: Those of the first iteration, if they could be read.
-        routes: Routes of its policy.
-        devices: Number of devices that an iteration is dealt to.
-        iterations: Number of iterations of the run.
-        prompt_tokens: Longest prompt, instead of looking.
-    """
+    """Return what a module does at once with its data; :func:`lit_align.plan.plan.plan_of` has the arguments."""
     sampler = module.sampler
     group, length = sampler.group_size, sampler.max_new_tokens
     longest = prompt_tokens

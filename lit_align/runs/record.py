@@ -129,11 +129,7 @@ class RunRecord(Callback):
 
 
 def of_all_ranks(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
-    """Return seconds and tokens of stages: each lasts as long as on the slowest rank, and its tokens are those of all.
-
-    Args:
-        taken: Seconds and tokens by stage, of every rank.
-    """
+    """Return seconds and tokens by stage: each lasts as on the slowest rank, and its tokens are those of all."""
     seconds: dict[str, float] = {}
     tokens: dict[str, int] = {}
     for lasted, drawn in taken:
@@ -143,11 +139,9 @@ def of_all_ranks(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[
 
 
 def iterations_table(history: list[dict[str, float]], timings: list[dict[str, float]]) -> Table:
-    """Return the iterations of a run, at most 40 of them: what was measured, and the seconds of stages that take any.
+    """Return the table of a run, at most 40 iterations: what was measured, and the seconds of stages that take any.
 
-    Args:
-        history: Rows of metrics, one an iteration, in their order.
-        timings: Rows of seconds, ``<stage>_seconds`` by ``iteration``.
+    ``history`` has the metrics of each iteration in order, ``timings`` its ``<stage>_seconds``.
     """
     table = Table(title="iterations (win rate against the initial policy)")
     columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}

@@ -20,11 +20,7 @@ _SAMPLES, _SAMPLE = 32, 4096  # bytes looked at in a file of weights, evenly spa
 def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) -> str:
     """Digest tensors, on whatever device they are, in one pass over them; of a sharded tensor this rank's shard counts.
 
-    A sum of the elements' bits with odd factors modulo 2^64: no change of a single element leaves it as it was.
-
-    Args:
-        weights: Names and tensors; their order matters.
-        at_once: Elements that are looked at together, >= 1; bounds the memory beside the weights, changes nothing else.
+    The order of ``weights`` matters. ``at_once`` bounds the elements that are looked at together, and so the memory.
     """
     digest = hashlib.sha256()
     for name, weight in weights:
@@ -66,9 +62,7 @@ def folder_digest(folder: Path, patterns: Sequence[str] = WEIGHTS) -> str:
 def model_digest(name: str, revision: str | None = None) -> str:
     """Digest a model with its tokenizer and code: the files of a folder, or the commit of a hub id.
 
-    Args:
-        name: Local folder or hub id.
-        revision: Branch, tag or commit of a hub id; None is the default branch.
+    ``revision`` is a branch, tag or commit of a hub id; None is the default branch.
     """
     folder = Path(name)
     return folder_digest(folder, (*WEIGHTS, *_BESIDE_WEIGHTS)) if folder.is_dir() else hub_commit(name, revision)
@@ -82,6 +76,7 @@ def hub_commit(name: str, revision: str | None) -> str:
 
 
 def _total(weight: Tensor, at_once: int) -> int:
+    # A sum of the bits with odd factors modulo 2^64: no change of a single element leaves it as it was.
     flat = weight.detach().contiguous().view(-1)
     bits = flat.view(_INTEGERS[flat.element_size()])
     total = 0

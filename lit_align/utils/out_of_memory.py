@@ -92,11 +92,9 @@ _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def keep_large_apart() -> None:
-    """Let every large tensor on a CPU have pages of its own, which are the system's again once it is freed.
-
-    Tensors of many sizes leave holes in the heap that others do not fit into, which can double what a process takes;
-    pages of their own have none, and have to be fetched anew each time, which can make a step a quarter longer.
-    """
+    """Let every large tensor on a CPU have pages of its own, which are the system's again once it is freed."""
+    # Tensors of many sizes leave holes in the heap that others do not fit into, which can double what a process takes;
+    # pages of their own have none, and have to be fetched anew each time, which can make a step a quarter longer.
     option = _of_glibc("mallopt")
     if option is not None:
         option(_MMAP_THRESHOLD, LARGE)
