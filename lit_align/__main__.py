@@ -10,7 +10,10 @@ from typing import NoReturn
 from lit_align.utils.messages import one_line
 
 _USERS = (ValueError, ImportError, RuntimeError, OSError)
-_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # what a shell expects of who was stopped
+_INTERRUPTED, _TERMINATED = (
+    128 + signal.SIGINT,
+    128 + signal.SIGTERM,
+)  # a shell expects these of a process that was stopped
 
 
 def run() -> int:
@@ -47,5 +50,5 @@ if __name__ == "__main__":
     if status in (_INTERRUPTED, _TERMINATED):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # without waiting for threads that wait for an answer
+        os._exit(status)  # some threads wait for an answer: they are not waited for
     sys.exit(status)

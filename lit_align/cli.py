@@ -99,7 +99,7 @@ class AlignmentCLI(SubcommandCLI):
         """Keep the folder of a run that goes on; the command line wins over what it had."""
         config = self.config[self.subcommand]
         asked = config.get("ckpt_path"), config["trainer"].get("run")
-        merged = {}  # only where there is a run to compare it with: a dump takes long
+        merged = {}  # a dump takes long: it is made only where there is a run to compare it with
         if asked[0] is not None:
             merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         run, checkpoint = resume.prepare(merged, *asked, fits=self.subcommand == "fit")

@@ -227,4 +227,4 @@ def keep_four_bits_unpacked(network: nn.Module) -> None:
 
 
 FLAT_WRAPPER = "_fsdp_wrapped_module."
-"""What FSDP1 puts into the names of the parameters that it wraps."""
+"""FSDP1 puts this into the names of the parameters that it wraps."""

@@ -15,7 +15,7 @@ from lit_align.run_folder import RunFolder
 
 _FILE = ("-c", "--config")
 _YOURS = {"PromptPool": ("data.train", "model.judge"), "PairData": ("data.train",), "Replay": ("data.path",)}
-"""What nobody but the user can say, for each kind of data; given responses need no judge."""
+"""The user has to give these for each kind of data; given responses need no judge."""
 
 
 def in_order(arguments: list[str]) -> list[str]:

@@ -18,13 +18,13 @@ class Anchor(ABC):
     """Makes pi_t, once, as an iteration begins: what is evaluated, saved and exported is the policy itself."""
 
     is_policy = False
-    """Whether the policy *is* pi_t as an iteration's first step begins, so that every log-ratio to the anchor is 0."""
+    """Says whether the policy *is* pi_t as an iteration's first step begins, so that every log-ratio to the anchor is 0."""
 
     copies: int = 0
-    """Copies of the trainable weights that it keeps."""
+    """Says how many copies of the trainable weights are kept."""
 
     has_frozen_update = False
-    """Whether updates of adapters go into a frozen one beside them, whose rank grows with every iteration."""
+    """Says whether updates of adapters go into a frozen one beside them, whose rank grows with every iteration."""
 
     @abstractmethod
     def begin(self, policy: Policy, iteration: int) -> None:
@@ -66,7 +66,7 @@ class Snapshot:
     def __init__(self) -> None:
         self.weights: dict[str, Tensor] = {}
         self._loaded: dict[str, Tensor] = {}  # whole weights of a checkpoint, until a policy tells how they are cut
-        self._whole: dict[str, Tensor] = {}  # while gathered
+        self._whole: dict[str, Tensor] = {}  # the whole copy, while it is gathered
         self._policy: Policy | None = None
 
     def take(self, policy: Policy) -> None:

@@ -63,7 +63,7 @@ class CollapseAlarm(Callback):
         if trainer.is_global_zero:
             for reason in new:
                 log.warning("the policy may be collapsing: %s", reason)
-        # Metrics are the same on all ranks, or nearly: none may go on alone.
+        # Metrics are the same on all ranks, or nearly so: no rank may go on alone.
         if self.stop and trainer.strategy.reduce_boolean_decision(bool(new), all=False):
             trainer.should_stop = True
 

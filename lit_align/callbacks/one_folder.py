@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from lit_align.compat import set_default_root_dir
 
-# What torchrun, Lightning's own launcher, SLURM and LSF call a process's place, of which the first has only zeros.
+# torchrun, Lightning's own launcher, SLURM and LSF say a process's place in these; the first process has zeros alone.
 _PLACES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 

@@ -77,7 +77,7 @@ def tilt_bound(best: float, tilt: float) -> float:
     check_positive("tilt", tilt)
     if not 0 < best <= 1:
         raise ValueError(f"best must lie in (0, 1], got {best}")
-    # The maximum of Z log((1-p)/Z) / (Z+p) over Z. The proof of Theorem 4.4 of [1] has log((1-p)/p) in its place, which
+    # This is the maximum of Z log((1-p)/Z) / (Z+p) over Z. The proof of Theorem 4.4 of [1] has log((1-p)/p) in its place, which
     # fails for p above 1/(1+e^{1/e}) = 0.409.
     return _lambert((1 - best) / (math.e * best)) / tilt
 
@@ -86,7 +86,7 @@ def _lambert(x: float) -> float:
     """Return W with W e^W = x, for x >= 0."""
     if x == 0:
         return 0.0
-    # Newton's method on W + log W = log x, concave in W: from below it climbs to the root without overshooting.
+    # Newton's method solves W + log W = log x, concave in W: from below it climbs to the root without overshooting.
     w = x / (1 + x)
     for _ in range(50):
         w -= w * (w + math.log(w) - math.log(x)) / (1 + w)

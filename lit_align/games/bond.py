@@ -29,9 +29,9 @@ Dominance = Float[Tensor, "*#batch Y Y"]
 Rewards = Real[Tensor, "*#batch Y"]
 
 ROUNDING = 1e-12
-"""Mixing rates that miss a sum of one by less than this sum to one."""
+"""Mixing rates whose sum is this near to one count as rates that sum to one."""
 BLOCK = 20
-"""Iterations between two looks at the residual."""
+"""The residual is looked at once in so many iterations."""
 
 
 def best_of_n(policy: Law, rewards: Rewards, n: int) -> Law:
@@ -87,8 +87,8 @@ def log_win_rate_equilibrium(
 ) -> Law:
     r"""Return the log-win-rate equilibrium, :math:`\pi^*(y) \propto \pi_{ref}(y)\, P(y \succeq \pi^*)^{1/\beta}`.
 
-    Mixed iteration reaches it. It need not be unique, so the start at the reference matters; nor interior: for 0/1 dominance and
-    beta < 1 the point mass on the best response is one, and often the one that is reached.
+    Mixed iteration reaches it. It need not be unique, so the start at the reference matters; nor interior: for 0/1
+    dominance and beta < 1 the point mass on the best response is one, and often the one that is reached.
 
     Args:
         reference: pi_ref.
@@ -107,7 +107,7 @@ def log_win_rate_equilibrium(
     solution = log_reference.exp()
     active = torch.arange(len(solution), device=solution.device)
     # The iteration is BOND with n = 2, a1 = 1/(1+beta), a2 = 0 and the law of many responses.
-    # The log-ratio to the reference, not the log-probability: it is finite where the reference is 0.
+    # The log-ratio to the reference is kept, not the log-probability: it is finite where the reference is 0.
     logratio = torch.zeros_like(solution)
     for _ in range(0, iterations, BLOCK):
         for _ in range(BLOCK):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 TOLERANCE = 1e-6
-"""How far a sum may be from one before it is a mistake and not rounding (float32 policies are within it)."""
+"""A sum this far from one is a mistake and not rounding (float32 policies are nearer)."""
 
 
 def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:

@@ -41,7 +41,7 @@ class Enumeration(Sampler):
             return super().respond(policy, prompts, seed=seed, iteration=iteration, **options)
         if not self.decoding.is_policy:
             raise ValueError(
-                "an Enumeration weighs by the policy itself: leave model.sampler.temperature, top_k and top_p"
+                "an Enumeration weighs by the policy itself: leave out model.sampler.temperature, top_k, top_p"
             )
         laws = dict.fromkeys(self.slots)
         parts = [policy.enumerate(prompts, self.decoding, source) for source in laws]

@@ -118,7 +118,7 @@ def _newton(log_reference: Tensor, skew: Tensor, beta: float, steps: int) -> Ten
         if not running.all():
             active, log_reference, skew = active[running], log_reference[running], skew[running]
             logratio, policy, residual = logratio[running], policy[running], residual[running]
-        # S(D - pi pi^T) / beta, without forming the bracket.
+        # This is S(D - pi pi^T) / beta, without forming the bracket.
         flow = skew * policy.unsqueeze(-2) / beta
         flow = flow - flow.sum(-1, keepdim=True) * policy.unsqueeze(-2)
         derivative = torch.eye(policy.shape[-1], dtype=policy.dtype, device=policy.device) - flow

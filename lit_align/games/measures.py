@@ -66,7 +66,7 @@ def exploitability(policy: Law, preference: Preference, *, reference: Law | None
 def sub_optimality(policy: Law, rewards: Real[Tensor, "*#batch Y"]) -> Value:
     """Return the best reward minus the policy's mean reward, >= 0."""
     policy, rewards = check_distribution("policy", policy), check_rewards("rewards", rewards)
-    # Gaps first: near the optimum the mean reward has no digits left to lose.
+    # Gaps are taken first: near the optimum the mean reward has no digits left to lose.
     return (policy * (rewards.amax(-1, keepdim=True) - rewards)).sum(-1)
 
 
@@ -77,7 +77,7 @@ def unchecked_win_rates(policy: Tensor, preference: Tensor) -> Tensor:
 
 
 def _kl(p: Tensor, q: Tensor, log_q: Tensor) -> Tensor:
-    # Sum p log(p/q) - p + q: the same for two laws, but every term is >= 0, so nothing cancels between terms.
+    # The sum of p log(p/q) - p + q is the same for two laws, but its terms are >= 0, so none cancels another.
     gap = (q - p) / p
     near = p * (gap - torch.log1p(gap))
     far = torch.xlogy(p, p) - p * log_q - p + q

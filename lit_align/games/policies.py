@@ -180,9 +180,7 @@ class LinearPolicy(EnumerablePolicy):
 
     def __init__(self, game: Game) -> None:
         if game.features is None:
-            raise ValueError(
-                "LinearPolicy needs a game with features: set model.policy.game.features, the number of them"
-            )
+            raise ValueError("LinearPolicy needs a game with features: set model.policy.game.features to their number")
         super().__init__(game, *_bandit(game))
         self.theta = nn.Parameter(torch.zeros(game.copies, game.features.shape[-1], dtype=torch.float64))
 

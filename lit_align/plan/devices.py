@@ -16,7 +16,7 @@ GIB = 2**30
 class Devices:
     """Says where a run takes place."""
 
-    kind: str  # ``cpu``, ``cuda``,
+    kind: str  # ``cpu`` or ``cuda``, for example
     count: int = 1  # number over all nodes
     sharded: bool = False  # whether each keeps a part of the weights only (FSDP); else each has them all
     flat: bool = False  # whether that is FSDP1, which gathers weights in the dtype they are kept in

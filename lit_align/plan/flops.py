@@ -42,7 +42,7 @@ class Work:
 def work_of(model: nn.Module, head: nn.Module) -> Work:
     """Return the work of a Hugging Face causal LM and its output ``head``, whatever its weights are stored in."""
     forward = backward = 0
-    reached = False  # by gradients, from the first trainable weight upwards
+    reached = False  # gradients reach every layer from the first trainable weight upwards
     for module in model.modules():
         trainable = any(weight.requires_grad for weight in module.parameters(recurse=False))
         if module is not head:

@@ -16,7 +16,7 @@ from lit_align.plan.workload import Workload
 from lit_align.utils.out_of_memory import LARGE
 
 Terms = dict[str, float]
-"""Bytes by what they are for."""
+"""Terms are bytes, by what they are for."""
 
 FLOAT = 4  # bytes
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # a number; a scale in 8 bits for 64 of them; a float for 256 scales
@@ -130,13 +130,13 @@ def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) ->
 def layer_activations(shapes: Shapes, precision: Precision, read: Reading, routes: Routes) -> list[float]:
     """Count the bytes that one layer keeps for the backward pass, tensor by tensor."""
     computed, tokens = precision.computed, read.tokens
-    # Each norm: its input and its result, in float32 before the scale is applied and as the next layer takes it.
+    # Each norm keeps its input and its result, in float32 before the scale is applied and as the next layer takes it.
     norms = 2 * [tokens * shapes.hidden * FLOAT, tokens * shapes.hidden * computed]
     if not shapes.adapters:
         norms += 2 * [tokens * shapes.hidden * computed]
     shared = routes.unpadded and not routes.repeats_keys  # else each head has keys and values of its own
     keys = read.keys * (shapes.key if shared else shapes.query) * computed
-    # Queries, keys, values; what is made of them, and that in the order of the tokens.
+    # These are queries, keys, values, what is made of them, and that in the order of the tokens.
     attention = [*2 * [read.queries * shapes.query * computed], *2 * [keys], tokens * shapes.query * computed]
     gate = 4 * [tokens * shapes.mlp * computed]  # gate, its activation, up, their product
     copies = []
@@ -234,7 +234,7 @@ def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing:
     else:
         sizes = [float(read.tokens * width * precision.trained) for width in 3 * shapes.adapter_outputs]
         apart, part = MOST_APART, 2 / 3
-    # Shares of the longest responses at which some tensors reach that size, and the whole of them.
+    # At these shares of the longest responses some tensors reach that size; 1 is the whole of them.
     shares = {1.0} | {apart / size for size in sizes if size > apart}
     return part * max(share * sum(size for size in sizes if share * size <= apart) for share in shares)
 

@@ -19,7 +19,7 @@ from lit_align.plan.workload import Workload, state_bytes, workload_of
 from lit_align.types import Prompts
 
 LIBRARIES = {"cpu": 0.6 * GIB}  # Python, PyTorch, transformers and Lightning once imported, measured
-BEYOND = 1.5  # times the memory: a plan of more is refused; one of less may be wrong by as much
+BEYOND = 1.5  # a plan of more than so many times the memory is refused; one of less may be wrong by as much
 
 
 @dataclass(frozen=True)

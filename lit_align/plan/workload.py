@@ -10,8 +10,8 @@ from lit_align.plan.routes import Routes
 from lit_align.sampling.sampler import prompts_within
 from lit_align.types import SCORED, Prompts
 
-ASSUMED_PROMPT = 256  # tokens, where neither the data nor the user say
-MANY = 2**20  # held-out prompts of a set that nobody has counted: the token budget is what binds
+ASSUMED_PROMPT = 256  # tokens are assumed where neither the data nor the user say
+MANY = 2**20  # nobody has counted the held-out prompts of a set: the token budget is what binds
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def state_bytes(module: AlignmentModule, dtype: torch.dtype) -> float:
         return float(dtype.itemsize * (2 * history + 3))
     try:
         optimizer.step()
-    except Exception:  # an optimiser of another device: it cannot be asked here
+    except Exception:  # an optimiser of another device cannot be asked here
         return 2.0 if "8bit" in type(optimizer).__name__ else 2.0 * dtype.itemsize
     kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return sum(value.numel() * value.element_size() for value in kept if value.numel() > 1) / weight.numel()

@@ -13,7 +13,7 @@ from lit_align.models.language_model import LanguageModel
 from lit_align.models.policy import Policy
 from lit_align.run_folder import RunFolder, whole_checkpoint
 
-_PREFIX = "policy.model."  # of the network's weights among those of a module
+_PREFIX = "policy.model."  # a module's weights that begin so are the network's
 
 
 def export_run(
@@ -44,7 +44,7 @@ def export_run(
     restore(policy.model, made)
     policy.set_frozen_update(dict(made.frozen_update))
     own = probes(policy).of(policy)
-    policy.model = policy.frozen = None  # each copy of the weights in its turn
+    policy.model = policy.frozen = None  # only one copy of the weights fits at a time
     agreement = export(policy, output, made, chosen, own=own, run=folder.path, overwrite=overwrite)
     print(f"{agreement}\n{chosen} weights of {checkpoint}: {output}")
     return agreement

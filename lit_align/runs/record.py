@@ -36,7 +36,7 @@ _COLUMNS = {  # heading -> (key of a row, format)
     "sub-optimality": ("val/sub_optimality", "{:.4f}"),
     "responses": ("train/responses", "{:.0f}"),
 }
-_ROWS = 40  # of the printed table; metrics.csv has them all
+_ROWS = 40  # the printed table has so many; metrics.csv has them all
 
 
 class RunRecord(Callback):

@@ -14,9 +14,9 @@ from lit_align.run_folder import RunFolder, trusted_checkpoint
 from lit_align.utils.files import write_text
 
 Config = dict[str, Any]
-"""A merged config, as nested dictionaries."""
+"""A merged config is nested dictionaries."""
 
-# Where a run is put, how it is shown, and what is asked of it next: never a difference.
+# These say where a run is put, how it is shown, and what is asked of it next: they are never a difference.
 _PLACES = (
     "ckpt_path",
     "weights_only",
@@ -34,7 +34,7 @@ _PLACES = (
     "trainer.max_time",
     "data.test",
 )
-# How long it goes on, on what machines, and how patiently: the same run, though the difference is told.
+# These say how long it goes on, on what machines, and how patiently: it is the same run, but they are told.
 _FREE = (
     "trainer.max_epochs",
     "trainer.accelerator",

@@ -167,7 +167,7 @@ def _loggers(folder: Path, logger: Logger | list[Logger] | bool | None) -> list[
 
 def _new_folder(parent: Path) -> Path:
     if not is_first_process():
-        return parent  # until the first process tells which folder it has made
+        return parent  # the first process will tell which folder it has made
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{n}" for n in range(1, 1000))):
         folder = parent / f"{stamp}{suffix}"

@@ -12,7 +12,7 @@ from typing import Any
 from lit_align.utils.digests import bytes_digest, text_digest
 
 _INSTALLED = {sysconfig.get_paths()[place] for place in ("stdlib", "platstdlib", "purelib", "platlib")}
-_seen: dict[str, tuple[object, str]] = {}  # module -> the spec of its last import, and its digest
+_seen: dict[str, tuple[object, str]] = {}  # by module: the spec of its last import, and its digest
 
 
 def module_digest(name: str) -> str | None:

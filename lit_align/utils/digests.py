@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
-"""Patterns of the files in a model's folder that its weights are in, and its configuration."""
+"""These patterns match the files of a model's folder that hold its weights and its configuration."""
 
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")  # tokenizer, templates, code of its own
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -24,7 +24,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:  # a signal too
+    except BaseException:  # a signal leaves nothing behind either
         partial.unlink(missing_ok=True)
         raise
     _sync(path.parent)

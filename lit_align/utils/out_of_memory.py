@@ -44,7 +44,7 @@ class Halving:
         self.doing = doing
         self.row = row
         self.advice = advice
-        self.parts = 1  # that a micro-batch is cut into
+        self.parts = 1  # each micro-batch is cut into so many
 
     def each(
         self, batches: Iterable[Sequence[int]], work: Callable[[Sequence[int]], _T]

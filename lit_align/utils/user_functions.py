@@ -29,7 +29,7 @@ def import_function(path: str, setting: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"{setting}: {path!r} is no function")
     for module in (module_name, defining_module(function)):
-        module_digest(module)  # of the code that runs, whatever becomes of its file from here on
+        module_digest(module)  # digests the code that runs, whatever becomes of its file from here on
     return function  # type: ignore[no-any-return]
 
 
