@@ -13,7 +13,7 @@ _USERS = (ValueError, ImportError, RuntimeError, OSError)
 _INTERRUPTED, _TERMINATED = (
     128 + signal.SIGINT,
     128 + signal.SIGTERM,
-)  # a shell expects these of a process that was stopped
+)  # a shell expects these
 
 
 def run() -> int:

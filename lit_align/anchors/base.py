@@ -18,7 +18,7 @@ class Anchor(ABC):
     """Makes pi_t, once, as an iteration begins: what is evaluated, saved and exported is the policy itself."""
 
     is_policy = False
-    """Says whether the policy *is* pi_t as an iteration's first step begins, so that every log-ratio to the anchor is 0."""
+    """Says whether the policy *is* pi_t as an iteration's first step begins: log-ratios to the anchor are then 0."""
 
     copies: int = 0
     """Says how many copies of the trainable weights are kept."""

@@ -77,8 +77,8 @@ def tilt_bound(best: float, tilt: float) -> float:
     check_positive("tilt", tilt)
     if not 0 < best <= 1:
         raise ValueError(f"best must lie in (0, 1], got {best}")
-    # This is the maximum of Z log((1-p)/Z) / (Z+p) over Z. The proof of Theorem 4.4 of [1] has log((1-p)/p) in its place, which
-    # fails for p above 1/(1+e^{1/e}) = 0.409.
+    # This is the maximum of Z log((1-p)/Z) / (Z+p) over Z. The proof of Theorem 4.4 of [1] has log((1-p)/p) in its
+    # place, which fails for p above 1/(1+e^{1/e}) = 0.409.
     return _lambert((1 - best) / (math.e * best)) / tilt
 
 

@@ -1,4 +1,4 @@
-"""Laws of the one line: the innermost complaint stays, its key is in front, and a mistyped name gets the nearest one."""
+"""The one line keeps the innermost complaint behind its key, and gives a mistyped name the nearest valid one."""
 
 import pytest
 
@@ -66,7 +66,8 @@ def test_the_innermost_complaint_stays_behind_its_key():
     ],
 )
 def test_what_is_mistyped_within_a_class_gets_the_nearest_name_that_is_valid_there(said, line):
-    assert lit_align.Sentiment and lit_align.RewardModel  # classes count once they are imported
+    for name in ("Sentiment", "RewardModel"):
+        getattr(lit_align, name)  # classes count once they are imported
     assert one_line(NESTED.format(said)) == line
 
 
