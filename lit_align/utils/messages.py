@@ -109,11 +109,11 @@ def _no_class(name: str, known: str | None) -> str:
 def _classes(bases: str) -> set[str]:
     """Return the public names of all classes that can be made and extend one whose path is in a text."""
     found = [_found_at(path) for path in _PATH.findall(bases)]
-    kinds: list[type] = [kind for base in found if isinstance(base, type) for kind in _extensions(base)]
+    kinds = [kind for base in found if isinstance(base, type) for kind in _extensions(base)]
     return {kind.__name__ for kind in kinds if not (inspect.isabstract(kind) or kind.__name__.startswith("_"))}
 
 
-def _extensions(base: type) -> Iterator[type]:
+def _extensions(base: Any) -> Iterator[Any]:
     yield base
     for kind in base.__subclasses__():
         yield from _extensions(kind)
