@@ -26,10 +26,10 @@ BEYOND = 1.5  # a plan of more than so many times the memory is refused; one of 
 class Plan:
     """Counts bytes on one device."""
 
-    shapes: Shapes  # shapes of the model
-    precision: Precision  # precision of its numbers
+    shapes: Shapes
+    precision: Precision
     work: Workload  # what is done at once
-    devices: Devices  # where it is done
+    devices: Devices
     optimizer: float  # bytes that the optimiser keeps for a number that trains
     copies: int = 0  # copies of what trains that the anchor keeps
     momentum: bool = False  # whether the anchor keeps frozen updates of adapters

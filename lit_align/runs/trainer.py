@@ -32,7 +32,7 @@ _ADVICE = (
 
 
 class Trainer(L.Trainer, Planner):
-    """Lightning's Trainer, set up so that one epoch is one iteration.
+    """Sets up Lightning's Trainer so that one epoch is one iteration.
 
     Rollouts are collected anew each epoch, nothing is evaluated before the first, no sampler is injected (ranks share
     prompts themselves), and loggers, checkpoints, rollouts and metrics share one folder.
@@ -52,7 +52,7 @@ class Trainer(L.Trainer, Planner):
         plugins: Added to our own (checkpoints that are written whole and checked); a ``CheckpointIO`` replaces it.
         check_memory: Refuse a run whose plan (``python -m lit_align plan``) is of more than 1.5 times the device's
             memory, before its weights load; warn where it is of more than that memory.
-        kwargs: As for Lightning's Trainer.
+        kwargs: Further arguments of Lightning's Trainer.
     """
 
     def __init__(
