@@ -141,7 +141,9 @@ def test_progress_is_told():
 
 
 def test_noise_on_rewards_that_a_game_does_not_have_is_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"model\.judge\.noise: rewards needs a game that has rewards: use comparisons"):
+    with pytest.raises(
+        ValueError, match=r"model\.judge\.noise: rewards needs a game that has rewards: use comparisons"
+    ):
         GameJudge(RockPaperScissors(), "rewards")
     assert not GameJudge(RockPaperScissors(), "comparisons").has_rewards
     assert GameJudge(game()).has_rewards
