@@ -130,8 +130,12 @@ def test_T12_groups_with_the_self_comparison_have_the_exact_step_as_minimiser_an
     exact = wind_step(start, game.reference, game.preference, **STEP)
     torch.testing.assert_close(solve(rollouts), exact, atol=1e-6, rtol=0)
 
-    without = replace(rollouts, compared=rollouts.compared & ~torch.eye(size, dtype=torch.bool))
-    overshot = solve(without)
+    place(module.policy, start)
+    others = rollouts.win_rates_against_others
+    logps = rollouts.anchor_logps, rollouts.reference_logps
+    overshot = minimised(
+        module, lambda: chances @ module.risk(module.policy.logps(rollouts.responses).sum(-1), *logps, others)
+    )
     implied = (1 / ETA + BETA) * overshot.log() - start.log() / ETA - BETA * game.reference.log()
     rates = (game.preference @ start[..., None]).squeeze(-1)
     implied, rates = implied - implied[..., :1], rates - rates[..., :1]
