@@ -39,9 +39,11 @@ class IterativeBOND(AlignmentModule):
     With beta = 1 the minimiser is the mixing step of [2], :math:`\propto (\pi_t^{(n)})^{a_1} \pi_t^{a_2}
     \pi_{ref}^{1-a_1-a_2}` (derived); a1 = 1 is no mixing. Responses come from the policy and from the anchor
     (``sampler.sources``). The backward divergence is a policy gradient: use iterations of one optimiser step, and move
-    the anchor every so many of them. From draws it aims short of best-of-n where the anchor has few slots: at 70, 86, 95
-    and 98 % of the rise in quantile that best-of-2 has, with 2, 4, 8 and 16 of them
-    (`lit_align.losses.bond`).
+    the anchor every so many of them.
+
+    From draws the backward divergence aims short of best-of-n where the anchor has few slots: at 70, 86, 95 and 98 % of
+    the rise in quantile that best-of-2 has, with 2, 4, 8 and 16 of them (`lit_align.losses.bond`). A response without a
+    reward is left out, as if it had not been drawn.
 
     Args:
         policy: What is aligned, with its reference.

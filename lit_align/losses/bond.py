@@ -30,7 +30,6 @@ from torch import Tensor
 from lit_align.losses.best_of_n import geometric_sum, log_best_of_n_ratio
 from lit_align.losses.groups import Group, group_mean
 
-
 Law = Literal["exact", "approximate"]
 
 
@@ -199,8 +198,8 @@ def jeffreys(
         anchor_sample_logps: log pi_theta of the *anchor's* responses, sequence sums, nats; carries the gradient.
         forward_weights: Weight of each under the target, such as :func:`best_of_n_weights`; rows sum to one.
         policy_sample_logps: log pi_theta of responses drawn from pi_theta itself, sequence sums, nats; gradient.
-        advantages: Of the latter, nats: :func:`bond_rewards` or their estimate, less (log pi_theta - log pi_anchor), less a baseline that
-            does not depend on the sample.
+        advantages: Of the latter, nats: :func:`bond_rewards`, or their estimate, less (log pi_theta - log pi_anchor),
+            less a baseline that does not depend on the sample.
         beta: In [0, 1]: 0 is imitation of the target's responses, 1 is KL-regularised policy gradient.
         weights: pi_theta(y|x) of each policy sample when all are enumerated, rows sum to one, taken as constants; None
             means samples, 1/K each.

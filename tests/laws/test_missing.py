@@ -111,7 +111,7 @@ def test_winds_step_is_exact_where_rewards_go_missing_at_random(wind, missing):
 
 def test_an_answer_that_is_missing_leaves_no_trace(wind):
     """What a group says of the others does not depend on what stands where nobody has looked."""
-    module, rollouts, chances, start, _ = wind
+    module, rollouts, chances, *_ = wind
     place(module.policy, random_laws(1, 3, seed=1))
     rows = with_missing(rollouts, PATTERNS["chain of three"])
     other = replace(rows, wins=torch.where(rows.compared, rows.wins, torch.rand_like(rows.wins)))
