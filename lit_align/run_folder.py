@@ -41,6 +41,13 @@ class RunFolder:
         return [cls(path.parent) for path in root.glob("*/config.yaml")]
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a run has left anything that only a run leaves: a copy of its config alone is none."""
+        if not self.path.is_dir():
+            return False
+        return any(path.exists() for path in (self.identity, self.checkpoints, self.rollouts(0).parent))
+
+    @property
     def config(self) -> Path:
         """The merged config that the run last went on with."""
         return self.path / "config.yaml"

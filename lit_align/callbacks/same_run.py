@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lit_align.compat import is_between_epochs
 from lit_align.data.base import IterationData
 from lit_align.iteration.iterated import iterated
+from lit_align.models.policy import Policy
 from lit_align.run_folder import RunFolder
 from lit_align.utils.files import write_text
 
@@ -59,6 +60,22 @@ class SameRun(Callback):
         _check(checkpoint.get("identity", {}), _identity(trainer, pl_module), "the checkpoint's run")
 
 
+def check_same_policy(folder: RunFolder, policy: Policy) -> None:
+    """Refuse a policy whose base, tokenizer, template or adapters are not those that a run began with.
+
+    Args:
+        folder: The run. One that has left no identity is not checked.
+        policy: The policy as its config describes it now.
+
+    Raises:
+        ValueError: Something of it has changed.
+    """
+    began_with = json.loads(folder.identity.read_text()) if folder.identity.exists() else {}
+    changed = _changed(began_with, policy.identity)
+    if changed:
+        raise ValueError(f"{folder.path} cannot be exported: since it began, {changed}. Put back what it began with")
+
+
 def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
     """What the run is made of; while fitting the prompts too."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -67,10 +84,15 @@ def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
 
 
 def _check(began_with: dict[str, str], found: dict[str, str], run: str) -> None:
-    changed = [name for name in began_with.keys() & found.keys() if began_with[name] != found[name]]
+    changed = _changed(began_with, found)
     if changed:
-        what = " and ".join(_WHAT.get(name, name) for name in sorted(changed))
         raise ValueError(
-            f"{run} cannot go on: {what} changed. Give what it began with (see its config.yaml), or begin a new run: "
+            f"{run} cannot go on: {changed}. Give what it began with (see its config.yaml), or begin a new run: "
             "leave out --ckpt_path and --trainer.run"
         )
+
+
+def _changed(began_with: dict[str, str], found: dict[str, str]) -> str:
+    """Say in words what differs; empty where nothing does."""
+    names = sorted(name for name in began_with.keys() & found.keys() if began_with[name] != found[name])
+    return " and ".join(_WHAT.get(name, name) for name in names) + " changed" if names else ""

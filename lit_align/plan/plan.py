@@ -5,6 +5,7 @@ from functools import cached_property
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
@@ -142,7 +143,7 @@ class Plan:
                 if value:
                     rows.setdefault(name, [None] * (1 + len(self.phases)))[column] = value
         for name, values in rows.items():
-            table.add_row(name, *("" if value is None else gib(value, 2) for value in values))
+            table.add_row(Text(name), *("" if value is None else gib(value, 2) for value in values))
         table.add_section()
         table.add_row("total", gib(sum(self.always.values()), 2), *(gib(total, 2) for total in self.totals.values()))
         return table

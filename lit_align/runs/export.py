@@ -7,6 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
+from lit_align.callbacks.same_run import check_same_policy
 from lit_align.models.exporting.export import Trained, check_folder, check_kind, default_kind, export, restore
 from lit_align.models.exporting.reload_check import Agreement, probes
 from lit_align.models.language_model import LanguageModel
@@ -26,19 +27,21 @@ def export_run(
         output: Folder to write.
         kind: ``merged`` adapters in full weights that are not quantised, ``adapters`` alone for peft, or ``full``
             weights of a run that trained them all; by default full weights.
-        overwrite: Replace what is in the folder.
+        overwrite: Replace the export that is there, and nothing else.
 
     Raises:
         FileNotFoundError: There is no checkpoint, or no config beside it.
-        ValueError: The run has no such weights, or no language model; the checkpoint and all before it are damaged.
-        FileExistsError: The folder is not empty.
+        ValueError: The run has no such weights, or no language model; its base model is another one by now; the
+            checkpoint and all before it are damaged.
+        FileExistsError: The folder is taken by something that may not be replaced.
         RuntimeError: What was reloaded is not the policy.
     """
     folder, checkpoint = _located(run)
     policy = configured_policy(folder.config)
     chosen = kind or default_kind(policy)
     check_kind(policy, chosen)
-    check_folder(output, overwrite)
+    check_folder(output, overwrite, folder.path)
+    check_same_policy(folder, policy)
     made = from_checkpoint(checkpoint)
     policy.load()
     restore(policy.model, made)
@@ -55,7 +58,7 @@ def export_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser
     parser = kind(description="Write a run's policy in Hugging Face format, reload it and compare.")
     parser.add_argument("run", type=Path, help="Run folder, whose last checkpoint is taken, or a checkpoint in one.")
     parser.add_function_arguments(export_run, skip={"run", "overwrite"})
-    parser.add_argument("--overwrite", action="store_true", help="Replace what is in the folder.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the export that is there, and nothing else.")
     return parser
 
 

@@ -13,6 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lit_align.data.ranks import from_all_ranks, load_answers
 from lit_align.iteration.iterated import Iterated, iterated
@@ -84,16 +85,16 @@ class RunRecord(Callback):
         self.timings = checkpoint.get("timings", [])
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The table, the samples, the model."""
+        """Write the rows and the model, then show the table and the samples."""
         module, folder = iterated(pl_module), RunFolder(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             self._write(trainer, module)
-            self.console.print(iterations_table(module.history, self.timings))
-            self._show_samples(module, folder, trainer.world_size)
         if self.export:
             module.export(folder.model)
         if trainer.is_global_zero:
-            self.console.print(f"[bold]run folder[/bold] {folder.path}", soft_wrap=True)
+            self.console.print(iterations_table(module.history, self.timings))
+            self._show_samples(module, folder, trainer.world_size)
+            self.console.print(Text("run folder", "bold"), folder.path, soft_wrap=True, markup=False)
 
     def _book(self, trainer: L.Trainer, iteration: int, *stages: str) -> None:
         taken = iterated(trainer.lightning_module).stages.take(*stages)
@@ -117,7 +118,7 @@ class RunRecord(Callback):
             return
         step = max(1, len(before) // max(1, self.samples))
         for (prompt, first), (_, second) in list(zip(before, after, strict=False))[::step][: self.samples]:
-            self.console.print(f"\n[bold]{prompt}[/bold]", highlight=False)
+            self.console.print(Text(f"\n{prompt}", "bold"), highlight=False)
             for name, text in (("before", first), ("after", second)):
                 self.console.print(f"  {name:>6}: ", end="", highlight=False)
                 self.console.print(" ".join(text.split()), markup=False, highlight=False, soft_wrap=True)

@@ -67,7 +67,7 @@ def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) 
 
     Args:
         config: The merged config of this command.
-        ckpt_path: A checkpoint, ``last`` (the newest run of the same config), or None.
+        ckpt_path: A checkpoint, a run folder for its last one, ``last`` (the newest run of the same config), or None.
         run: A run folder that was asked for.
         fits: Whether this is ``fit``, which can go on from rollouts alone.
 
@@ -76,7 +76,8 @@ def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) 
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        ValueError: The checkpoint and all before it are damaged, and this is not ``fit``.
+        ValueError: The checkpoint and all before it are damaged, and this is not ``fit``, or it lies outside a run, so
+            that there is no other beginning to go on from.
     """
     if ckpt_path is None:
         return (None if run is None else Path(run)), None
@@ -87,11 +88,13 @@ def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) 
         path = folder.last if folder.written_checkpoints() else None
     else:
         path = Path(ckpt_path)
+        if RunFolder(path).config.is_file():  # the run itself stands for its last checkpoint
+            path = RunFolder(path).last
         around = RunFolder.around(path)
         folder = around if around.checkpoints == path.parent else None
     checkpoint = None if path is None else trusted_checkpoint(path)
-    if checkpoint is None and not fits:
-        raise ValueError(f"{path} is damaged, and there is no checkpoint before it")
+    if checkpoint is None and (not fits or folder is None):
+        raise ValueError(f"ckpt_path: {path} is damaged, and there is no checkpoint before it")
     if fits and folder is not None:
         _tell(folder, checkpoint, config)
     if run is not None:

@@ -72,7 +72,8 @@ class Trainer(L.Trainer, Planner):
     ) -> None:
         if run is not None and not Path(run).is_dir():
             raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
-        folder = Path(run) if run is not None else _new_folder(Path(default_root_dir))
+        # A judge may change the working directory: the run stays where it began.
+        folder = Path(run).absolute() if run is not None else _new_folder(Path(default_root_dir).absolute())
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         ours: list[Callback] = [
             OneFolder(),
