@@ -25,7 +25,7 @@ FEW = 3
 """Losses (or wins) up to which an end of a win rate's interval is moved out to that of a Poisson law."""
 PRIOR = 1.5
 """Comparisons without a tie that are added to the estimate of a win rate's variance."""
-ALIKE = 0.75
+ALIKE = 0.5
 """Clusters whose comparisons are all the same that are added to those that tell how alike comparisons are."""
 
 
