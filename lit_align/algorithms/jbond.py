@@ -23,7 +23,8 @@ class JBOND(AlignmentModule):
     """Best-of-two distillation of an anchor that follows the policy [1, Algorithm 2].
 
     One response comes from the policy, two from the anchor (``sampler.sources``). It is a policy gradient: use
-    iterations of one optimiser step; the anchor moves once an iteration.
+    iterations of one optimiser step; the anchor moves once an iteration. Rewards that tie are half a win: a tie with
+    both anchors costs log(16)/4, where [1] has 0 (`lit_align.losses.jbond`).
 
     Args:
         policy: What is aligned, with its reference.

@@ -31,7 +31,9 @@ def jbond_penalty(wins_first: Batch, wins_second: Batch) -> Batch:
         -\log 16 \; (1 - P(y \succ y'_1)) (1 - P(y \succ y'_2))
 
     Source: the reward of Algorithm 2 of [1], -log 16 where r(y) < min(r(y'_1), r(y'_2)) and else 0, which this is for
-    wins of 0 and 1; for probabilities it is the mean over two independent labels (derived).
+    wins of 0 and 1; for probabilities it is the mean over two independent labels (derived). It differs from [1] where
+    rewards tie, which are wins of ½ here: a tie with both anchor samples costs log(16)/4, and a tie with one and a
+    loss to the other log(16)/2, where [1] has 0.
 
     Args:
         wins_first: P(policy sample beats the first anchor sample) in [0, 1].
