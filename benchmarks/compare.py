@@ -75,7 +75,7 @@ def momentum() -> list[Row]:
     ]
 
 
-CONTENDERS = ("wind", "sppo", "bond", "jbond")  # about 256 responses each
+CONTENDERS = ("wind", "sppo", "bond", "jbond")  # 256 to 320 responses each
 RATES = {"lr / 2": "7.5e-4", "lr": "1.5e-3", "2 lr": "3e-3"}
 
 

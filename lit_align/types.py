@@ -227,12 +227,31 @@ class Rollouts(_Batch):
         return masked_sum(known[policy], self.responses.mask)
 
     @property
+    def met(self) -> Bool[Tensor, "batch group"]:
+        """Which responses were compared with another of their group."""
+        return self._others.any(-1)
+
+    @property
+    def rewarded(self) -> Bool[Tensor, "batch group"]:
+        """Which responses have a reward and were compared by it."""
+        return self.met if self.rewards is None else self.met & ~self.rewards.isnan()
+
+    @property
     def win_rates(self) -> Float[Tensor, "batch group"]:
-        """Mean win rate against the group itself, self-comparison (½) included: right for centred losses."""
-        compared = self.compared.to(self.wins.dtype)
+        r"""Mean win rate against the group itself, self-comparison (½) included: right for losses centred over ``met``.
+
+        .. math::
+            w_i = \tfrac12 + \frac{K' - 1}{K'} (w_i^{others} - \tfrac12)
+
+        with K' the number of responses in the group that were compared with another, which is one number a group,
+        however many comparisons a response has. Where all comparisons are there, this is the mean of a row of ``wins``.
+        Where responses are enumerated it is the mean over what a response met, itself included.
+        """
         if self.weights is not None:
-            compared = compared * self.weights.unsqueeze(-2)
-        return (self.wins * compared).sum(-1) / compared.sum(-1)
+            met = self.compared * self.weights.unsqueeze(-2)
+            return (self.wins * met).sum(-1) / met.sum(-1)
+        size = self.met.sum(-1, keepdim=True).clamp(min=1)
+        return 0.5 + (size - 1) / size * (self.win_rates_against_others - 0.5)
 
     @property
     def win_rates_against_others(self) -> Float[Tensor, "batch group"]:
@@ -243,9 +262,8 @@ class Rollouts(_Batch):
         """
         if self.weights is not None:
             return self.win_rates
-        others = self.compared & ~torch.eye(self.compared.shape[-1], dtype=torch.bool, device=self.compared.device)
-        count = others.sum(-1)
-        total = torch.where(others, self.wins, torch.zeros_like(self.wins)).sum(-1)
+        count = self._others.sum(-1)
+        total = torch.where(self._others, self.wins, torch.zeros_like(self.wins)).sum(-1)
         return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, 0.5))
 
     def win_rates_between(
@@ -259,6 +277,11 @@ class Rollouts(_Batch):
         total = met.sum(-1)
         rates = (wins * met).sum(-1) / total.masked_fill(total == 0, 1.0)
         return torch.where(total > 0, rates, torch.full_like(rates, 0.5)), total > 0
+
+    @property
+    def _others(self) -> Bool[Tensor, "batch group group"]:
+        """Comparisons with another response."""
+        return self.compared & ~torch.eye(self.compared.shape[-1], dtype=torch.bool, device=self.compared.device)
 
     def trim(self) -> "Rollouts":
         """The same rollouts without the padding that all of them share."""

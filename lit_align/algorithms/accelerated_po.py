@@ -29,6 +29,9 @@ class AcceleratedPO(PairwiseModule):
         \hat\pi_{t+1} = \arg\min_\pi E\, \ell(\pi, \pi_t), \quad
         \pi_{t+1} \propto \hat\pi_{t+1} (\hat\pi_{t+1} / \hat\pi_t)^\alpha
 
+    The extrapolation is made in weights, as in [1]: that is the formula for policies linear in them, and elsewhere its
+    log-probs are off by an error quadratic in the step of an iteration (halve the step, and it is a quarter).
+
     Responses are drawn from, the loss compares with, and training starts from the extrapolated pi_t; what is evaluated,
     saved and exported is :math:`\hat\pi`. For a reward r and exact DPO iterations, T of them tilt the reference by
     :math:`W_T r/\beta` with :math:`W_T \to T/(1-\alpha) - \alpha/(1-\alpha)^2`. With intransitive preferences momentum

@@ -8,14 +8,22 @@
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import best_of_n_weights, bond_rewards, jeffreys, leave_one_out, quantiles
+from lit_align.losses import (
+    best_of_n_weights,
+    bond_rewards,
+    jeffreys,
+    leave_one_out,
+    quantiles,
+    sampled_bond_rewards,
+)
+from lit_align.losses.groups import group_mean, group_shares
 from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts
@@ -32,6 +40,10 @@ class IterativeBOND(AlignmentModule):
     \pi_{ref}^{1-a_1-a_2}` (derived); a1 = 1 is no mixing. Responses come from the policy and from the anchor
     (``sampler.sources``). The backward divergence is a policy gradient: use iterations of one optimiser step, and move
     the anchor every so many of them.
+
+    From draws the backward divergence aims short of best-of-n where the anchor has few slots: at 70, 86, 95 and 98 % of
+    the rise in quantile that best-of-2 has, with 2, 4, 8 and 16 of them (`lit_align.losses.bond`). A response without a
+    reward is left out, as if it had not been drawn.
 
     Args:
         policy: What is aligned, with its reference.
@@ -81,10 +93,11 @@ class IterativeBOND(AlignmentModule):
         """Baselines: the mean advantage of the other prompts. Enumerated gradients need none."""
         if rollouts.weights is not None:
             return rollouts
-        return replace(rollouts, baselines=leave_one_out(self._advantages(rollouts).mean(-1)))
+        mean = group_mean(self._advantages(rollouts), self._shares(rollouts))
+        return replace(rollouts, baselines=leave_one_out(mean, self._counts(rollouts)))
 
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The surrogate of each prompt; one whose rewards are not all there has weight 0."""
+        """The surrogate of the responses that have a reward; a prompt with too few of them has weight 0."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("anchor")
         advantages = self._advantages(rollouts)
         if rollouts.baselines is not None:
@@ -95,17 +108,30 @@ class IterativeBOND(AlignmentModule):
             rollouts.policy_logps[:, mine],
             advantages,
             beta=self.beta,
-            weights=None if rollouts.weights is None else rollouts.weights[:, mine],
+            weights=self._shares(rollouts),
         )
-        return values, rollouts.compared.flatten(1).all(-1).to(values.dtype)
+        return values, self._counts(rollouts).to(values.dtype)
+
+    def _counts(self, rollouts: Rollouts) -> Bool[Tensor, " batch"]:
+        """Whether a prompt has what both divergences need: all it enumerates, or one draw and n of the anchor's."""
+        rewarded = rollouts.rewarded
+        if rollouts.weights is not None:
+            return rewarded.all(-1)
+        enough = rewarded[:, rollouts.slots("anchor")].sum(-1) >= self.n
+        return enough & rewarded[:, rollouts.slots("policy")].any(-1)
+
+    def _shares(self, rollouts: Rollouts) -> Float[Tensor, "batch samples"]:
+        """Weight of each of the policy's samples."""
+        mine, weights = rollouts.slots("policy"), rollouts.weights
+        drawn_from = None if weights is None else weights[:, mine]
+        return group_shares(rollouts.rewarded[:, mine], drawn_from, dtype=rollouts.current_logps.dtype)
 
     def _advantages(self, rollouts: Rollouts) -> Float[Tensor, "batch samples"]:
         """Of the policy's samples: best-of-n reward, less the log-ratios that the divergences take."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("anchor")
-        at_most, below = self._quantiles(rollouts, mine, theirs)
         current = rollouts.current_logps[:, mine]
         to_anchor = current - rollouts.anchor_logps[:, mine]
-        advantages = bond_rewards(at_most, below, n=self.n, law=self.law) - to_anchor
+        advantages = self._best_of_n_rewards(rollouts, mine, theirs) - to_anchor
         if self.a1 == 1:
             return advantages
         to_reference = current - rollouts.reference_logps[:, mine]
@@ -114,15 +140,17 @@ class IterativeBOND(AlignmentModule):
 
     def _forward_weights(self, rollouts: Rollouts, theirs: list[int]) -> Float[Tensor, "batch anchors"]:
         if rollouts.weights is None:
-            return best_of_n_weights(_rewards(rollouts)[:, theirs], self.n)
-        at_most, below = self._quantiles(rollouts, theirs, theirs)
-        rewards = bond_rewards(at_most, below, n=self.n, law=self.law)
+            return best_of_n_weights(_rewards(rollouts)[:, theirs], self.n, rollouts.rewarded[:, theirs])
+        rewards = self._best_of_n_rewards(rollouts, theirs, theirs)
         return (rewards + rollouts.weights[:, theirs].log()).softmax(-1)
 
-    def _quantiles(self, rollouts: Rollouts, placed: list[int], among: list[int]) -> tuple[Tensor, Tensor]:
+    def _best_of_n_rewards(self, rollouts: Rollouts, placed: list[int], among: list[int]) -> Tensor:
         rewards = _rewards(rollouts)
-        weights = None if rollouts.weights is None else rollouts.weights[:, among]
-        return quantiles(rewards[:, placed], rewards[:, among], weights)
+        if rollouts.weights is None:
+            known = rollouts.rewarded[:, among]
+            return sampled_bond_rewards(rewards[:, placed], rewards[:, among], known, n=self.n, law=self.law)
+        standing = quantiles(rewards[:, placed], rewards[:, among], rollouts.weights[:, among])
+        return bond_rewards(*standing, n=self.n, law=self.law)
 
 
 def _rewards(rollouts: Rollouts) -> Float[Tensor, "batch group"]:

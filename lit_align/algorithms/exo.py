@@ -13,6 +13,7 @@ from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
 from lit_align.losses import exo, exo_pairwise
+from lit_align.losses.groups import group_shares
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
@@ -55,17 +56,18 @@ class EXO(AlignmentModule):
         self.beta_reward = beta_reward
 
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The divergence of each group; one whose rewards are not all there has weight 0."""
+        """The divergence over the responses that have a reward; a group of fewer than two of them has weight 0."""
         assert rollouts.rewards is not None  # it needs them
+        logps, rewarded = rollouts.policy_logps, rollouts.rewarded
         values = exo(
-            rollouts.policy_logps,
+            logps,
             rollouts.reference_logps,
-            rollouts.rewards.nan_to_num(0.0).to(rollouts.policy_logps.dtype),
+            rollouts.rewards.nan_to_num(0.0).to(logps.dtype),
             beta_policy=self.beta_policy,
             beta_reward=self.beta_reward,
-            weights=rollouts.weights,
+            weights=group_shares(rewarded, rollouts.weights, dtype=logps.dtype),
         )
-        return values, rollouts.compared.flatten(1).all(-1).to(values.dtype)
+        return values, (rewarded.sum(-1) > 1).to(values.dtype)
 
 
 class EXOPairwise(PairwiseModule):

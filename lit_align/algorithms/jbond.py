@@ -6,7 +6,7 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lit_align.anchors.base import Anchor
@@ -23,7 +23,8 @@ class JBOND(AlignmentModule):
     """Best-of-two distillation of an anchor that follows the policy [1, Algorithm 2].
 
     One response comes from the policy, two from the anchor (``sampler.sources``). It is a policy gradient: use
-    iterations of one optimiser step; the anchor moves once an iteration.
+    iterations of one optimiser step; the anchor moves once an iteration. Rewards that tie are half a win: a tie with
+    both anchors costs log(16)/4, where [1] has 0 (`lit_align.losses.jbond`).
 
     Args:
         policy: What is aligned, with its reference.
@@ -68,16 +69,27 @@ class JBOND(AlignmentModule):
         """
         if rollouts.responses.group_size != 3:
             raise ValueError("J-BOND takes three drawn responses, not all of them: set model.sampler to a Sampler")
-        return replace(rollouts, baselines=leave_one_out(self._advantages(rollouts)))
+        return replace(rollouts, baselines=leave_one_out(self._advantages(rollouts), self._counts(rollouts)))
 
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The surrogate of each prompt; one whose comparisons are not all there has weight 0."""
+        """The surrogate of each prompt; one without the comparisons that its terms need has weight 0."""
         order = self._order(rollouts)
         advantages = self._advantages(rollouts)
         if rollouts.baselines is not None:
             advantages = advantages - rollouts.baselines
         values = jbond(rollouts.policy_logps[:, order], self._wins(rollouts), advantages, beta=self.beta)
-        return values, rollouts.compared.flatten(1).all(-1).to(values.dtype)
+        return values, self._counts(rollouts).to(values.dtype)
+
+    def _counts(self, rollouts: Rollouts) -> Bool[Tensor, " batch"]:
+        """Whether a prompt has the comparisons that its terms need.
+
+        The forward divergence needs that of the anchor's two responses, the backward one those of the policy's with
+        each. Both go out together: one alone would change the share that ``beta`` gives them.
+        """
+        order = self._order(rollouts)
+        compared = rollouts.compared[:, order][:, :, order]
+        forward, backward = compared[:, 1, 2], compared[:, 0, 1] & compared[:, 0, 2]
+        return (forward | (self.beta == 1)) & (backward | (self.beta == 0))
 
     def _advantages(self, rollouts: Rollouts) -> Float[Tensor, " batch"]:
         order = self._order(rollouts)

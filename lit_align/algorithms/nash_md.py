@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
 from lit_align.losses import nash_md
+from lit_align.losses.groups import group_shares
 from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts
@@ -47,14 +48,15 @@ class NashMD(AlignmentModule):
         self.tau = tau
 
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The surrogate of each prompt; a prompt whose comparisons are all missing has weight 0."""
+        """The surrogate of the responses that met an opponent; a prompt where none did has weight 0."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("mixture")
-        win_rates, compared = rollouts.win_rates_between(mine, theirs)
+        win_rates, met = rollouts.win_rates_between(mine, theirs)
+        logps, weights = rollouts.policy_logps[:, mine], rollouts.weights
         values = nash_md(
-            rollouts.policy_logps[:, mine],
+            logps,
             rollouts.reference_logps[:, mine],
             win_rates,
             tau=self.tau,
-            weights=None if rollouts.weights is None else rollouts.weights[:, mine],
+            weights=group_shares(met, None if weights is None else weights[:, mine], dtype=logps.dtype),
         )
-        return values, compared.any(-1).to(values.dtype)
+        return values, met.any(-1).to(values.dtype)

@@ -15,6 +15,7 @@ from lit_align.algorithms.pairwise import Pairing, check_pairing, policy_and
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
 from lit_align.losses import sppo, sppo_offset, sppo_regression
+from lit_align.losses.groups import group_mean, group_shares
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 
@@ -73,18 +74,15 @@ def sppo_losses(
     """The loss of :class:`SPPO` and its weights; arguments as there. ``all`` is one term, the mean over responses."""
     win_rates = rollouts.win_rates if opponents == "group" else rollouts.win_rates_against_others
     constant = torch.full_like(win_rates[:, 0], 0.5)
+    share = group_shares(rollouts.met, rollouts.weights, dtype=win_rates.dtype)
     if offset == "partition":
-        constant = sppo_offset(win_rates, beta=beta, weights=rollouts.weights)
+        constant = sppo_offset(win_rates, beta=beta, weights=share)
     if pairing == "all":
-        size = rollouts.compared.shape[-1]
-        met = (rollouts.compared.sum(-1) > 1).to(win_rates.dtype)
-        share = met / size if rollouts.weights is None else met * rollouts.weights
-        total = share.sum(-1, keepdim=True)
-        share = share / total.masked_fill(total == 0, 1.0)
+        total = group_mean(rollouts.met.to(win_rates.dtype), rollouts.weights)
         values = sppo_regression(
             rollouts.policy_logps, rollouts.anchor_logps, win_rates, beta=beta, offset=constant, weights=share
         )
-        return values[:, None], total
+        return values[:, None], total[:, None]
     pairs = PAIRINGS[pairing](rollouts)
     values = sppo(
         *policy_and(rollouts.anchor_logps, rollouts, pairs),

@@ -25,7 +25,7 @@ class Extrapolated(Anchor):
     The momentum is taken between *iterates*, never from the last extrapolated point, and :math:`\hat\theta_{-1} =
     \hat\theta_0`. The policy itself moves: it samples from pi_t, starts from it, and is compared with it. In
     softmax-linear policies this is eq. (3.6) of [1] exactly, :math:`\pi_t \propto \hat\pi_t (\hat\pi_t /
-    \hat\pi_{t-1})^\alpha`; elsewhere it differs by the square of the step.
+    \hat\pi_{t-1})^\alpha`; elsewhere its log-probs are off by an error quadratic in the step.
 
     theta are the weights of the *network*. Low-rank adapters hold factors of an update, and adding factors does not add
     their products: there the momentum goes into a second, frozen update beside the trainable one. It is exact, and its

@@ -2,13 +2,20 @@
 
 from dataclasses import replace
 
-from torch import nn
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_align.evaluation.diversity import DistinctN
+from lit_align.evaluation.estimates import Estimate
 from lit_align.evaluation.win_rate import WinRate
 from lit_align.judges.base import Judge, tell_missing
-from lit_align.types import Rollouts
+from lit_align.types import Prompts, Rollouts
+from lit_align.utils.digests import text_digest
+
+CLUSTER = ("cluster", "family")
+"""Columns that name what a prompt is one of, such as its topic family; the first that a row has."""
 
 
 class HeldOut(nn.Module):
@@ -16,26 +23,30 @@ class HeldOut(nn.Module):
 
     Keys of the result: ``reward``, ``kl`` (nats, mean of log pi - log pi_ref over the responses; an estimate of the KL
     divergence only where they are draws from pi, at temperature 1 without top-k and top-p), ``length`` (tokens),
-    ``truncated`` (share), ``distinct_2``; and for each opponent and judge ``win_rate`` with ``_low`` and ``_high``, its
-    95 % interval by prompt. The initial policy and the training judge have the plain names; others add ``_previous`` or
-    ``_JUDGE``.
+    ``truncated`` (share), ``distinct_2``; and for each opponent and judge ``win_rate``. The initial policy and the
+    training judge have the plain names; others add ``_previous`` or ``_JUDGE``.
+
+    With ``_low`` and ``_high`` rewards, KL, length and win rates have their 95 % interval: by the ``cluster`` (or
+    ``family``) of the prompts where the data have that column, for another set of such clusters; by prompt otherwise.
+    With a single one there is no interval.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.reward = MeanMetric(nan_strategy="ignore")  # one that is missing does not count
-        self.kl, self.length, self.truncated = (MeanMetric() for _ in range(3))
+        self.reward, self.kl, self.length = (Estimate() for _ in range(3))
+        self.truncated = MeanMetric()
         self.distinct_2 = DistinctN(2)
         self.win_rates = nn.ModuleDict()
 
     def update(self, rollouts: Rollouts) -> None:
         """Add the policy's own measures."""
         responses = rollouts.responses
+        clusters = clusters_of(responses.prompts).repeat_interleave(responses.group_size)
         if rollouts.rewards is not None:
-            self.reward.update(rollouts.rewards)
+            self.reward.update(rollouts.rewards.flatten(), clusters)
         if rollouts.reference_token_logps is not None:
-            self.kl.update(rollouts.anchor_logps - rollouts.reference_logps)
-        self.length.update(responses.lengths.float())
+            self.kl.update((rollouts.anchor_logps - rollouts.reference_logps).flatten(), clusters)
+        self.length.update(responses.lengths.flatten().float(), clusters)
         self.truncated.update(responses.truncated.float())
         self.distinct_2.update(responses.ids, responses.mask)
 
@@ -58,17 +69,18 @@ class HeldOut(nn.Module):
         name = f"win_rate{suffix}"
         if name not in self.win_rates:
             self.win_rates[name] = WinRate().to(self.reward.device)
-        self._win_rate(name).update(wins, prompts.record_id)
+        self._win_rate(name).update(wins, clusters_of(prompts))
 
     def result(self) -> dict[str, float]:
         """All measures of what was added since the last call."""
-        means = {"reward": self.reward, "kl": self.kl, "length": self.length, "truncated": self.truncated}
-        values = {name: float(mean.compute()) for name, mean in means.items() if mean.update_count}
-        values["distinct_2"] = float(self.distinct_2.compute())
-        for name in (name for name in self.win_rates if self._win_rate(name).update_count):
-            rate, low, high = self._win_rate(name).compute().tolist()
-            values |= {name: rate, f"{name}_low": low, f"{name}_high": high}
-        for metric in (*means.values(), self.distinct_2, *(self._win_rate(name) for name in self.win_rates)):
+        values: dict[str, float] = {}
+        means = {"reward": self.reward, "kl": self.kl, "length": self.length}
+        rates = {name: self._win_rate(name) for name in self.win_rates}
+        for name, estimate in (means | rates).items():
+            if estimate.update_count:
+                values |= estimate.columns(name)
+        for name, metric in (("truncated", self.truncated), ("distinct_2", self.distinct_2)):
+            values[name] = float(metric.compute())
             metric.reset()
         return values
 
@@ -76,6 +88,20 @@ class HeldOut(nn.Module):
         metric = self.win_rates[name]
         assert isinstance(metric, WinRate)
         return metric
+
+
+def clusters_of(prompts: Prompts) -> Int[Tensor, " batch"]:
+    """An id of what each prompt is one of: the cluster that its row names, or else itself.
+
+    Args:
+        prompts: The prompts.
+    """
+    named = [next((record[name] for name in CLUSTER if name in record), None) for record in prompts.records]
+    ids = [
+        own if name is None else int(text_digest(repr(name)), 16) >> 1
+        for own, name in zip(prompts.record_id.tolist(), named, strict=True)
+    ]
+    return torch.tensor(ids)
 
 
 def without_rewards(rollouts: Rollouts) -> Rollouts:

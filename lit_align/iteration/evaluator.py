@@ -139,7 +139,8 @@ class HeldOutEvaluator(Evaluator):
 
     def judged(self, judge: Judge | None) -> dict[str, Judge]:
         """Rewards and win rates, with the ends of their intervals."""
-        own = {} if judge is None else {"reward": judge} | dict.fromkeys((*_rates(""), *_rates("_previous")), judge)
+        columns = (*_with_ends("reward"), *_rates(""), *_rates("_previous"))
+        own = {} if judge is None else dict.fromkeys(columns, judge)
         return own | {rate: other for name, other in self.judges.items() for rate in _rates(f"_{name}")}
 
     def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts, verdicts: Path) -> None:
@@ -154,7 +155,11 @@ class HeldOutEvaluator(Evaluator):
 
 def _rates(suffix: str) -> list[str]:
     """A win rate and the ends of its interval."""
-    return [f"win_rate{suffix}{end}" for end in ("", "_low", "_high")]
+    return _with_ends(f"win_rate{suffix}")
+
+
+def _with_ends(name: str) -> list[str]:
+    return [f"{name}{end}" for end in ("", "_low", "_high")]
 
 
 def _check_names(names: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 from lit_align.losses.aipo import aipo
 from lit_align.losses.alpha_dpo import alpha_dpo
 from lit_align.losses.best_of_n import best_of_n_ratio, cumulative, log_best_of_n_ratio
-from lit_align.losses.bond import best_of_n_weights, bond_rewards, jeffreys, quantiles
+from lit_align.losses.bond import best_of_n_weights, bond_rewards, jeffreys, quantiles, sampled_bond_rewards
 from lit_align.losses.chi_po import chi_po
 from lit_align.losses.dpo import dpo, robust_dpo
 from lit_align.losses.exo import exo, exo_pairwise
@@ -49,6 +49,7 @@ __all__ = [
     "robust_dpo",
     "rpo",
     "rpo_mean",
+    "sampled_bond_rewards",
     "simpo",
     "sppo",
     "sppo_offset",

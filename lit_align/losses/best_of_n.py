@@ -55,7 +55,7 @@ def best_of_n_ratio(
     Returns:
         A density ratio in [0, n], without a loop over n; finite for responses of probability zero too.
     """
-    return at_most.pow(n - 1) * _geometric_sum(at_most, below, n)
+    return at_most.pow(n - 1) * geometric_sum(at_most, below, n)
 
 
 def log_best_of_n_ratio(
@@ -72,11 +72,20 @@ def log_best_of_n_ratio(
         In [-inf, log n]; -inf only where F = 0 and n > 1.
     """
     # xlogy: 0 log 0 = 0, the best of one draw is the draw.
-    return torch.xlogy(n - 1, at_most) + _geometric_sum(at_most, below, n).log()
+    return torch.xlogy(n - 1, at_most) + geometric_sum(at_most, below, n).log()
 
 
-def _geometric_sum(at_most: Tensor, below: Tensor, n: int) -> Tensor:
-    """1 + q + … + q^{n-1} with q = below / at_most, in [1, n]."""
+def geometric_sum(at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int) -> Float[Tensor, "*shape"]:
+    """The sum 1 + q + … + q^{n-1} of the powers of q = below / at_most.
+
+    Args:
+        at_most: F, or what is proportional to it, >= 0.
+        below: F^-, or as much of it, in [0, at_most].
+        n: Terms, >= 1.
+
+    Returns:
+        In [1, n]; n where both are 0, which counts as q = 1.
+    """
     # expm1: exact where q is within rounding of 1. 0 / 0 is nan, and counts as q = 1.
     decay = (at_most / below).log()
     total = torch.expm1(-n * decay) / torch.expm1(-decay)

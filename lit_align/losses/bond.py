@@ -11,22 +11,29 @@ The best of n responses to a prompt, ties broken at random, has the law
 
 It is distilled by the Jeffreys divergence :math:`(1-\beta)\,\mathrm{KL}(\pi^{(n)} \| \pi_\theta) +
 \beta\,\mathrm{KL}(\pi_\theta \| \pi^{(n)})` (:func:`jeffreys`): the forward part needs expectations under the best-of-n
-law (:func:`best_of_n_weights`), the backward part its density (:func:`quantiles`, then :func:`bond_rewards`). The law
-drawn from is called the anchor: the reference, or the previous iterate.
+law (:func:`best_of_n_weights`), the backward part its density: :func:`sampled_bond_rewards` from draws, and where all
+responses are enumerated :func:`quantiles`, then :func:`bond_rewards`. The law drawn from is called the anchor: the
+reference, or the previous iterate.
+
+How far the backward part aims depends on how many anchor draws it has. Of the rise in quantile that best-of-2 has over
+one draw, the law that it distils has 70, 86, 95 and 98 % with 2, 4, 8 and 16 of them (derived, for many responses of
+small probability); the forward part is unbiased with any number.
 """
 
 import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lit_align.losses.best_of_n import log_best_of_n_ratio
+from lit_align.losses.best_of_n import geometric_sum, log_best_of_n_ratio
 from lit_align.losses.groups import Group, group_mean
 
+Law = Literal["exact", "approximate"]
 
-def best_of_n_weights(rewards: Group, n: int) -> Group:
+
+def best_of_n_weights(rewards: Group, n: int, known: Bool[Tensor, "batch group"] | None = None) -> Group:
     r"""Weights that turn K samples of a law into an unbiased estimate of expectations under its best-of-n law.
 
     .. math::
@@ -39,9 +46,10 @@ def best_of_n_weights(rewards: Group, n: int) -> Group:
     Args:
         rewards: Rewards of i.i.d. responses; only their order counts.
         n: Of best-of-n, 1 to K; 1 weighs all responses equally, K puts all the weight on the best.
+        known: Which rewards are there; None means all. The others are left out of the K.
 
     Returns:
-        Weight of each response, >= 0, rows sum to one.
+        Weight of each response, >= 0, rows sum to one; the rows of fewer than n known rewards are 0.
 
     Raises:
         ValueError: n < 1, or n is larger than the group.
@@ -53,44 +61,43 @@ def best_of_n_weights(rewards: Group, n: int) -> Group:
     subsets = torch.tensor([math.comb(k, n) / math.comb(size, n) for k in range(size + 1)], dtype=torch.float64)
     ranks = torch.arange(size + 1)
     shares = (subsets - subsets[:, None]) / (ranks - ranks[:, None]).clamp(min=1)
-    ordered, values = rewards.sort(dim=-1).values, rewards.contiguous()
+    # A reward that is not known is above all others, and in none of the counts.
+    values = rewards if known is None else rewards.masked_fill(~known, torch.inf)
+    ordered, values = values.sort(dim=-1).values, values.contiguous()
     at_most = torch.searchsorted(ordered, values, right=True)
     below = torch.searchsorted(ordered, values)
-    return shares.to(rewards)[below, at_most]
+    weights = shares.to(rewards)[below, at_most]
+    if known is None:
+        return weights
+    drawn = subsets.to(rewards)[known.sum(-1, keepdim=True)]  # C(K', n) / C(K, n)
+    return torch.where(known & (drawn > 0), weights / drawn, torch.zeros_like(weights))
 
 
 def quantiles(
     rewards: Float[Tensor, "batch samples"],
     anchor_rewards: Float[Tensor, "batch anchors"],
-    weights: Float[Tensor, "batch anchors"] | None = None,
+    weights: Float[Tensor, "batch anchors"],
 ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch samples"]]:
-    r"""Where each response stands among the anchor's: F and F^-.
+    r"""Where each response stands in the anchor's law: F and F^-.
 
     .. math::
-        \hat F = \frac{\#\{j : r'_j \le r\} + 1}{k + 1}, \quad \hat F^- = \frac{\#\{j : r'_j < r\}}{k + 1}
-
-    Source: the Monte-Carlo quantiles of [1]; the response is counted among the k samples, so that no logarithm is
-    infinite (derived: [1] does not say).
+        F = \sum_j \mu_j 1\{r'_j \le r\}, \quad F^- = \sum_j \mu_j 1\{r'_j < r\}
 
     Args:
         rewards: Rewards of the responses to be placed.
-        anchor_rewards: Rewards of the anchor's responses to the same prompt, not among the former.
-        weights: Probability of each of the anchor's responses when all are enumerated, rows sum to one: F and F^- are
-            then exact, and 0 where nothing lies below. None means samples.
+        anchor_rewards: Rewards of all responses of the anchor to the same prompt.
+        weights: Probability of each of these, rows sum to one.
 
     Returns:
-        F in (0, 1] and F^- in [0, 1), at most F.
+        F and F^- in [0, 1], F^- at most F; 0 where nothing lies below.
     """
     placed, drawn = rewards.unsqueeze(-1), anchor_rewards.unsqueeze(-2)
     at_most, below = (drawn <= placed).to(rewards.dtype), (drawn < placed).to(rewards.dtype)
-    if weights is not None:
-        return (at_most * weights.unsqueeze(-2)).sum(-1), (below * weights.unsqueeze(-2)).sum(-1)
-    samples = anchor_rewards.shape[-1]
-    return (at_most.sum(-1) + 1) / (samples + 1), below.sum(-1) / (samples + 1)
+    return (at_most * weights.unsqueeze(-2)).sum(-1), (below * weights.unsqueeze(-2)).sum(-1)
 
 
 def bond_rewards(
-    at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], *, n: int, law: Literal["exact", "approximate"]
+    at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], *, n: int, law: Law
 ) -> Float[Tensor, "*shape"]:
     r"""Log of the best-of-n law over the law drawn from: the reward whose best policy at KL strength 1 is best-of-n.
 
@@ -113,13 +120,60 @@ def bond_rewards(
     Raises:
         ValueError: n < 1, or no such ``law``.
     """
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n}")
-    if law not in ("exact", "approximate"):
-        raise ValueError(f"law must be 'exact' or 'approximate', got {law!r}")
+    _check_law(n, law)
     if law == "exact":
         return log_best_of_n_ratio(at_most, below, n)
     return torch.xlogy(n - 1, at_most)
+
+
+def sampled_bond_rewards(
+    rewards: Float[Tensor, "batch samples"],
+    anchor_rewards: Float[Tensor, "batch anchors"],
+    known: Bool[Tensor, "batch anchors"] | None = None,
+    *,
+    n: int,
+    law: Law,
+) -> Float[Tensor, "batch samples"]:
+    r"""An estimate of :func:`bond_rewards` from draws of the anchor.
+
+    .. math::
+        \hat r = (n-1) (H_j - H_k) + \log\sum_{i=1}^n \Big(\frac{b}{j}\Big)^{i-1}, \quad
+        j = \#\{r' \le r\}, \; b = \#\{r' < r\}, \; H_m = 1 + \tfrac12 + \dots + \tfrac1m
+
+    of k draws, the second term in the ``exact`` law alone. Source: derived; [1] puts a Monte-Carlo quantile into the
+    logarithm. There is no unbiased estimate of log F from k draws, but there is one of its series up to the power k,
+
+    .. math::
+        E[H_J - H_k] = -\sum_{m=1}^k \frac{(1 - F)^m}{m}, \quad J \sim \mathrm{Binomial}(k, F),
+
+    which the U-statistics of the powers of 1 - F add up to. It is finite where no draw lies below. The logarithm of
+    (j + 1) / (k + 1) in its place aims shorter: 53 % of best-of-2's rise in quantile with two draws, where this has
+    70 %, and 85 against 95 % with eight. The ratio b / j of the second term has a bias that vanishes with more draws
+    and, where no two draws tie, none.
+
+    Args:
+        rewards: Rewards of the responses to be placed.
+        anchor_rewards: Rewards of the anchor's draws for the same prompt, not among the former.
+        known: Which of these are there; None means all. The others are left out of the k draws.
+        n: Of best-of-n, >= 1.
+        law: As for :func:`bond_rewards`.
+
+    Returns:
+        Reward of each response in nats, finite; 0 of the approximate law where no draw is better.
+
+    Raises:
+        ValueError: n < 1, or no such ``law``.
+    """
+    _check_law(n, law)
+    placed, drawn = rewards.unsqueeze(-1), anchor_rewards.unsqueeze(-2)
+    there = torch.ones_like(drawn, dtype=torch.bool) if known is None else known.unsqueeze(-2)
+    at_most, below = ((drawn <= placed) & there).sum(-1), ((drawn < placed) & there).sum(-1)
+    terms = torch.arange(1, anchor_rewards.shape[-1] + 1, dtype=torch.float64).reciprocal().cumsum(0)
+    harmonic = torch.nn.functional.pad(terms, (1, 0)).to(rewards)
+    log_quantile = harmonic[at_most] - harmonic[there.sum(-1)]
+    if law == "approximate":
+        return (n - 1) * log_quantile
+    return (n - 1) * log_quantile + geometric_sum(at_most.to(rewards), below.to(rewards), n).log()
 
 
 def jeffreys(
@@ -144,8 +198,8 @@ def jeffreys(
         anchor_sample_logps: log pi_theta of the *anchor's* responses, sequence sums, nats; carries the gradient.
         forward_weights: Weight of each under the target, such as :func:`best_of_n_weights`; rows sum to one.
         policy_sample_logps: log pi_theta of responses drawn from pi_theta itself, sequence sums, nats; gradient.
-        advantages: Of the latter, nats: :func:`bond_rewards` - (log pi_theta - log pi_anchor), less a baseline that
-            does not depend on the sample.
+        advantages: Of the latter, nats: :func:`bond_rewards`, or their estimate, less (log pi_theta - log pi_anchor),
+            less a baseline that does not depend on the sample.
         beta: In [0, 1]: 0 is imitation of the target's responses, 1 is KL-regularised policy gradient.
         weights: pi_theta(y|x) of each policy sample when all are enumerated, rows sum to one, taken as constants; None
             means samples, 1/K each.
@@ -162,3 +216,10 @@ def jeffreys(
     mu = None if weights is None else weights.detach()
     backward = -group_mean(advantages.detach() * policy_sample_logps, mu)
     return (1 - beta) * forward + beta * backward
+
+
+def _check_law(n: int, law: Law) -> None:
+    if n < 1:
+        raise ValueError(f"n must be >= 1, got {n}")
+    if law not in ("exact", "approximate"):
+        raise ValueError(f"law must be 'exact' or 'approximate', got {law!r}")

@@ -17,7 +17,7 @@ where q stands in for the best-of-2 law: its log-ratio agrees with log F at F = 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Batch = Float[Tensor, " batch"]
@@ -31,7 +31,9 @@ def jbond_penalty(wins_first: Batch, wins_second: Batch) -> Batch:
         -\log 16 \; (1 - P(y \succ y'_1)) (1 - P(y \succ y'_2))
 
     Source: the reward of Algorithm 2 of [1], -log 16 where r(y) < min(r(y'_1), r(y'_2)) and else 0, which this is for
-    wins of 0 and 1; for probabilities it is the mean over two independent labels (derived).
+    wins of 0 and 1; for probabilities it is the mean over two independent labels (derived). It differs from [1] where
+    rewards tie, which are wins of ½ here: a tie with both anchor samples costs log(16)/4, and a tie with one and a
+    loss to the other log(16)/2, where [1] has 0.
 
     Args:
         wins_first: P(policy sample beats the first anchor sample) in [0, 1].
@@ -74,16 +76,18 @@ def jbond_advantages(
     return beta * (jbond_penalty(wins[:, 0, 1], wins[:, 0, 2]) - logratio) - gamma * logratio
 
 
-def leave_one_out(values: Batch) -> Batch:
-    """Mean over the *other* prompts: a baseline that does not depend on the prompt's own sample.
+def leave_one_out(values: Batch, counts: Bool[Tensor, " batch"]) -> Batch:
+    """Mean over the *other* prompts that count: a baseline that does not depend on the prompt's own sample.
 
     Args:
         values: One number a prompt.
+        counts: Which prompts count; the values of the others are not looked at.
 
     Returns:
-        Mean of the others, in the same unit; 0 for a single prompt.
+        Mean of the others, in the same unit; 0 where no other counts.
     """
-    return (values.sum() - values) / max(len(values) - 1, 1)
+    known = torch.where(counts, values, torch.zeros_like(values))
+    return (known.sum() - known) / (counts.sum() - counts.long()).clamp(min=1)
 
 
 def jbond(policy_logps: Triple, wins: Float[Tensor, "batch 3 3"], advantages: Batch, *, beta: float) -> Batch:

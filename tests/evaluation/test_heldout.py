@@ -8,7 +8,9 @@ from lit_align.evaluation.heldout import HeldOut, without_rewards
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
 
 LENGTHS = [2, 3, 1]
-OWN = {"kl", "length", "truncated", "distinct_2"}
+OWN = {"kl", "kl_low", "kl_high", "length", "length_low", "length_high", "truncated", "distinct_2"}
+KL = {"kl", "kl_low", "kl_high"}
+T_2 = 4.30265  # Student's quantile of two degrees of freedom
 
 
 def rollouts(rewards: list[float] | None = None, rows=range(3), scored: bool = True) -> Rollouts:
@@ -48,15 +50,49 @@ class Alphabet(Judge):
 def test_own_measures_by_hand():
     heldout = HeldOut()
     heldout.update(rollouts([1.0, 2.0, -6.0]))
+    kl = torch.tensor([2 * 1.0, 3 * -0.5, 1 * 0.25])  # per response, not per token
+    halves = {
+        name: T_2 * float(values.std()) / 3**0.5
+        for name, values in (("reward", torch.tensor([1.0, 2.0, -6.0])), ("kl", kl), ("length", torch.arange(1.0, 4.0)))
+    }
+    means = {"reward": -1.0, "kl": float(kl.mean()), "length": 2.0}
     assert heldout.result() == pytest.approx(
-        {
-            "reward": -1.0,
-            "kl": (2 * 1.0 + 3 * -0.5 + 1 * 0.25) / 3,  # per response, not per token
-            "length": 2.0,
+        means
+        | {f"{name}_low": mean - halves[name] for name, mean in means.items()}
+        | {f"{name}_high": mean + halves[name] for name, mean in means.items()}
+        | {
             "truncated": 1 / 3,
             "distinct_2": 2 / 3,  # 12 | 12 21
-        }
+        },
+        rel=1e-5,
     )
+
+
+@pytest.mark.parametrize("column", ["cluster", "family"])
+def test_intervals_are_by_the_cluster_that_the_data_name(column):
+    """Two of the three prompts are of one family: two clusters, and a quantile of one degree of freedom."""
+    some = rollouts([1.0, 3.0, 8.0])
+    for record, name in zip(some.responses.prompts.records, "xxy", strict=True):
+        record[column] = name
+    heldout = HeldOut()
+    heldout.update(some)
+    heldout.update_against("", Alphabet(), (some, ["a", "b", "z"]), (some, ["x", "y", "c"]))
+    result = heldout.result()
+    half = 12.7062 * (2 * (4.0**2 + 4.0**2) / 9) ** 0.5  # sums of what each cluster is above three terms of the mean 4
+    assert result["reward_high"] - result["reward"] == pytest.approx(half, rel=1e-4)
+    alone = HeldOut()
+    alone.update(rollouts([1.0, 3.0, 8.0]))
+    assert result["reward_high"] > alone.result()["reward_high"]
+    assert result["win_rate_low"] < 0.1
+
+
+def test_a_single_cluster_has_no_interval():
+    some = rollouts([1.0, 3.0, 8.0])
+    for record in some.responses.prompts.records:
+        record["cluster"] = "the same"
+    heldout = HeldOut()
+    heldout.update(some)
+    assert set(heldout.result()) == {"reward", "kl", "length", "truncated", "distinct_2"}
 
 
 def test_kl_is_positive_where_the_policy_is_more_sure_of_its_own_responses():
@@ -70,7 +106,7 @@ def test_what_is_not_known_is_not_reported():
     heldout.update(rollouts())
     assert set(heldout.result()) == OWN
     heldout.update(rollouts(scored=False))
-    assert set(heldout.result()) == OWN - {"kl"}
+    assert set(heldout.result()) == OWN - KL
 
 
 def test_updates_in_parts_are_one_update():

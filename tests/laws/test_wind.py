@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_align import WIND, Sampler
-from lit_align.games import kl, rock_paper_scissors, wind_equilibrium, wind_iterates, wind_step
+from lit_align.games import hard_preference, kl, rock_paper_scissors, wind_equilibrium, wind_iterates, wind_step
 from lit_align.games.game import Game
 from lit_align.games.judge import GameJudge
 from lit_align.games.lab import play
@@ -130,12 +130,30 @@ def test_T12_groups_with_the_self_comparison_have_the_exact_step_as_minimiser_an
     exact = wind_step(start, game.reference, game.preference, **STEP)
     torch.testing.assert_close(solve(rollouts), exact, atol=1e-6, rtol=0)
 
-    without = replace(rollouts, compared=rollouts.compared & ~torch.eye(size, dtype=torch.bool))
-    overshot = solve(without)
+    place(module.policy, start)
+    others = rollouts.win_rates_against_others
+    logps = rollouts.anchor_logps, rollouts.reference_logps
+    overshot = minimised(
+        module, lambda: chances @ module.risk(module.policy.logps(rollouts.responses).sum(-1), *logps, others)
+    )
     implied = (1 / ETA + BETA) * overshot.log() - start.log() / ETA - BETA * game.reference.log()
     rates = (game.preference @ start[..., None]).squeeze(-1)
     implied, rates = implied - implied[..., :1], rates - rates[..., :1]
     torch.testing.assert_close(implied, size / (size - 1) * rates, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "short"), [(3, (0.09, 0.13)), (4, (0.12, 0.14))])
+@pytest.mark.parametrize("risk", ["kl", "nce"])
+def test_the_kl_and_nce_risks_of_groups_fall_short_where_preferences_are_hard(risk, size, short):
+    start = torch.full((1, 4), 0.25, dtype=torch.float64)
+    game = Game(start, hard_preference(torch.arange(4.0, dtype=torch.float64))[None])
+    groups, chances = every_group(*[start[0]] * size)
+    module = on(game, WIND, start=start, risk=risk, beta=0.1, eta=5.0, sampler=Sampler(group_size=size))
+    rollouts = judged(module, groups, start[0])
+    found = minimised(module, lambda: chances @ row_losses(module, rollouts)[0])
+    exact = wind_step(start, game.reference, game.preference, beta=0.1, eta=5.0)
+    made, wanted = (law.log() - law.log().mean() for law in (found, exact))
+    assert short[0] < 1 - float((made * wanted).sum() / (wanted * wanted).sum()) < short[1]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

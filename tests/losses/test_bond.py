@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_align.losses import best_of_n_weights, bond_rewards, jeffreys, quantiles
+from lit_align.losses import best_of_n_weights, bond_rewards, jeffreys, quantiles, sampled_bond_rewards
 from tests.losses.enumeration import kl, over_tuples, simplex
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -84,10 +84,54 @@ def test_best_of_more_than_the_group_or_less_than_one_is_refused(n):
         best_of_n_weights(torch.rand(2, 4), n)
 
 
-def test_quantiles_of_samples_count_the_response_itself():
-    at_most, below = quantiles(torch.tensor([[-5.0, 1.0, 9.0]]), torch.tensor([[0.0, 1.0, 1.0, 2.0]]))
-    torch.testing.assert_close(at_most * 5, torch.tensor([[1.0, 4.0, 5.0]]))
-    torch.testing.assert_close(below * 5, torch.tensor([[0.0, 1.0, 4.0]]))
+def test_rewards_that_are_not_known_are_left_out_of_the_group():
+    rewards = torch.tensor([[3.0, 9.0, 1.0, 4.0, -9.0, 2.0], [1.0, 1.0, 1.0, 4.0, 4.0, 4.0]])
+    known = torch.tensor([[True, False, True, True, False, True], [False, True, False, False, False, True]])
+    weights = best_of_n_weights(rewards, 2, known)
+    torch.testing.assert_close(weights[0, known[0]] * 6, torch.tensor([2.0, 0.0, 3.0, 1.0]))
+    torch.testing.assert_close(weights[1], torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 1.0]))
+    assert (weights[~known] == 0).all()
+    assert (best_of_n_weights(rewards, 3, known)[1] == 0).all()
+
+
+def test_estimated_rewards_by_hand():
+    placed, drawn = torch.tensor([[-5.0, 1.0, 9.0]]), torch.tensor([[0.0, 1.0, 1.0, 2.0]])
+    found = sampled_bond_rewards(placed, drawn, n=3, law="approximate")
+    torch.testing.assert_close(found, torch.tensor([[-2 * (1 + 1 / 2 + 1 / 3 + 1 / 4), -2 / 4, 0.0]]))
+    q = torch.tensor([1.0, 1 / 3, 1.0])  # nothing lies at or below the first
+    exact = sampled_bond_rewards(placed, drawn, n=3, law="exact")
+    torch.testing.assert_close(exact - found, (1 + q + q**2).log()[None])
+
+
+@pytest.mark.parametrize("law", ["exact", "approximate"])
+def test_draws_without_a_reward_are_as_if_they_had_not_been(law):
+    placed, drawn = torch.randn(1, 3), torch.randn(1, 6)
+    known = torch.tensor([[True, False, True, True, False, True]])
+    few = sampled_bond_rewards(placed, drawn[known][None], n=2, law=law)
+    torch.testing.assert_close(sampled_bond_rewards(placed, drawn, known, n=2, law=law), few)
+
+
+def mean_estimate(quantile, draws, n):
+    """Of the log-quantile times n - 1: the mean over how many of the draws are at most as good."""
+    drawn = (torch.arange(draws) >= torch.arange(draws + 1)[:, None]).to(torch.float64)  # row j: j zeros, then ones
+    found = sampled_bond_rewards(torch.full((draws + 1, 1), 0.5), drawn, n=n, law="approximate")[:, 0]
+    chances = [math.comb(draws, j) * quantile**j * (1 - quantile) ** (draws - j) for j in range(draws + 1)]
+    return sum(chance * float(value) for chance, value in zip(chances, found, strict=True))
+
+
+@pytest.mark.parametrize("draws", [1, 2, 5, 16])
+@pytest.mark.parametrize("quantile", [0.0, 0.2, 0.9, 1.0])
+def test_the_mean_estimate_is_the_series_of_the_logarithm_up_to_the_number_of_draws(quantile, draws):
+    series = -sum((1 - quantile) ** m / m for m in range(1, draws + 1))
+    assert mean_estimate(quantile, draws, n=3) == pytest.approx(2 * series)
+
+
+@pytest.mark.parametrize(("draws", "share"), [(2, 0.70), (4, 0.86), (8, 0.95), (16, 0.98)])
+def test_with_so_many_draws_the_law_aimed_at_has_this_share_of_the_rise_of_best_of_2(draws, share):
+    quantiles = (torch.arange(1000) + 0.5) / 1000  # of many responses of small probability
+    aim = torch.tensor([mean_estimate(float(quantile), draws, n=2) for quantile in quantiles]).softmax(0)
+    best_of_2 = (2 * quantiles) / (2 * quantiles).sum()
+    assert (aim @ quantiles - 0.5) / (best_of_2 @ quantiles - 0.5) == pytest.approx(share, abs=0.005)
 
 
 def test_quantiles_under_a_known_law_are_its_cumulative_probabilities():

@@ -105,8 +105,19 @@ def test_at_the_anchor_one_sample_in_three_is_penalised():
 
 
 def test_the_baseline_of_a_prompt_is_the_mean_of_the_others():
-    torch.testing.assert_close(leave_one_out(torch.tensor([1.0, 2.0, 6.0])), torch.tensor([4.0, 3.5, 1.5]))
-    torch.testing.assert_close(leave_one_out(torch.tensor([5.0])), torch.tensor([0.0]))
+    values = torch.tensor([1.0, 2.0, 6.0])
+    torch.testing.assert_close(leave_one_out(values, torch.ones(3).bool()), torch.tensor([4.0, 3.5, 1.5]))
+    torch.testing.assert_close(leave_one_out(torch.tensor([5.0]), torch.tensor([True])), torch.tensor([0.0]))
+
+
+def test_the_baseline_does_not_look_at_prompts_that_do_not_count():
+    values, counts = torch.tensor([1.0, torch.nan, 2.0, 6.0]), torch.tensor([True, False, True, True])
+    torch.testing.assert_close(leave_one_out(values, counts), torch.tensor([4.0, 3.0, 3.5, 1.5]))
+
+
+def test_a_tie_with_both_anchors_costs_a_quarter_of_the_full_penalty():
+    half = torch.tensor([0.5])
+    torch.testing.assert_close(jbond_penalty(half, half), torch.tensor([-math.log(16) / 4]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
