@@ -37,7 +37,7 @@ class Enumeration(Sampler):
         if sources is not None:
             options: dict[str, Any] = {"sources": sources, "report": report, "halving": halving, "drawn": drawn}
             return super().respond(policy, prompts, seed=seed, iteration=iteration, **options)
-        if not self.decoding.is_policy:
+        if not self.is_policy:
             raise ValueError("an Enumeration weighs by the policy itself: leave sampler.temperature, top_k and top_p")
         laws = dict.fromkeys(self.slots)
         parts = [policy.enumerate(prompts, self.decoding, source) for source in laws]

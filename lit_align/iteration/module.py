@@ -504,7 +504,7 @@ class AlignmentModule(L.LightningModule):
         self.column_judges = was | {column: judge for column, judge in now.items() if judge}
 
     def _log_collected(self, rollouts: Rollouts) -> None:
-        is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy
+        is_policy, anchored = self.sampler.is_policy, self.anchor.is_policy
         values = collected_metrics(rollouts, is_policy=is_policy, anchor_is_policy=anchored)
         if rollouts.weights is None and rollouts.responses.drawn:
             drawn = rollouts.responses.truncated.numel() * (int(self.iteration) + 1)

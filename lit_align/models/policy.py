@@ -75,7 +75,12 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+        self,
+        prompts: Prompts,
+        uniforms: Float[Tensor, "batch group length"],
+        decoding: Decoding,
+        source: str,
+        at_once: int = 0,
     ) -> Responses:
         """Draw one response for each row of uniforms, in eval mode, without gradients.
 
@@ -85,6 +90,7 @@ class Policy(nn.Module, ABC):
             decoding: The sampling law.
             source: ``policy``, ``reference``, or ``mixture``: each token from their logits mixed, by
                 ``decoding.mixture``.
+            at_once: Most prompts under way at once, 0 for all: bounds memory, does not change what is drawn.
         """
 
     def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
