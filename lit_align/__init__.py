@@ -40,6 +40,7 @@ HOME = {
     "LoRA": "models.loading.adapters",
     "MPO": "algorithms.mpo",
     "MemoryCheck": "callbacks.memory_check",
+    "Metric": "evaluation.metric",
     "MinorDPO": "algorithms.minor_dpo",
     "MovingAverage": "anchors.moving_average",
     "NashMD": "algorithms.nash_md",

@@ -10,6 +10,9 @@ from lit_align.evaluation.win_rate import WinRate
 from lit_align.judges.base import Judge, tell_missing
 from lit_align.types import Rollouts
 
+MEASURES = ("reward", "kl", "length", "truncated", "distinct_2")
+"""What is measured of the responses alone."""
+
 
 class HeldOut(nn.Module):
     """Reward, KL to the reference, length, truncation, diversity, and win rates against named opponents.

@@ -1,14 +1,15 @@
 """Evaluation of an iterate on held-out prompts, against the initial policy and the iterate before."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from lit_align.evaluation.heldout import HeldOut, without_rewards
+from lit_align.evaluation.heldout import MEASURES, HeldOut, without_rewards
+from lit_align.evaluation.metric import Measure, Metric, OwnMetrics
 from lit_align.iteration.collector import Collector, Score
 from lit_align.iteration.heldout_files import HeldOutFiles
 from lit_align.iteration.origins import who_judges_of, whose_law
@@ -67,15 +68,19 @@ class HeldOutEvaluator(Evaluator):
 
     Args:
         judges: Judges that only evaluate, by name.
+        metrics: Measures of your own, by name.
 
     Raises:
-        ValueError: A name would give a column two judges.
+        ValueError: A name would give a column two judges, or two measures.
     """
 
-    def __init__(self, judges: dict[str, Judge] | None = None) -> None:
+    def __init__(
+        self, judges: dict[str, Judge] | None = None, metrics: Mapping[str, Metric | Measure] | None = None
+    ) -> None:
         super().__init__(judges)
-        _check_names(self.judges)
+        rates = _check_names(self.judges)
         self.measures = HeldOut()
+        self.own = OwnMetrics(metrics or {}, {*MEASURES, *rates})
 
     def evaluate(
         self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
@@ -113,6 +118,7 @@ class HeldOutEvaluator(Evaluator):
                 same = own.responses.sample_logps
                 own = replace(own, anchor_token_logps=same, reference_token_logps=same)
             self.measures.update(own)
+            self.own.update(*_with_text(policy, own))
             initial = own
             if iteration != INITIAL:
                 silent = replace(collector, stages=Stages(visible=False))
@@ -135,7 +141,7 @@ class HeldOutEvaluator(Evaluator):
 
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
-        return self.measures.result()
+        return self.measures.result() | self.own.result()
 
     def judged(self, judge: Judge | None) -> dict[str, Judge]:
         """Rewards and win rates, with the ends of their intervals."""
@@ -157,8 +163,8 @@ def _rates(suffix: str) -> list[str]:
     return [f"win_rate{suffix}{end}" for end in ("", "_low", "_high")]
 
 
-def _check_names(names: Collection[str]) -> None:
-    """Refuse a judge whose win rate would be in a column of another.
+def _check_names(names: Collection[str]) -> set[str]:
+    """Refuse a judge whose win rate would be in a column of another; the columns of all are given.
 
     Raises:
         ValueError: There is one.
@@ -169,6 +175,7 @@ def _check_names(names: Collection[str]) -> None:
         if not taken.isdisjoint(rates):
             raise ValueError(f"eval_judges: the name {name!r} is taken: its win rate would be in the column of another")
         taken |= set(rates)
+    return taken
 
 
 def _with_text(policy: Policy, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:

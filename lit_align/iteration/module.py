@@ -24,6 +24,7 @@ from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
 from lit_align.data.base import IterationData
 from lit_align.data.ranks import gathered
+from lit_align.evaluation.metric import Measure, Metric
 from lit_align.iteration.collector import Collector, collected_metrics
 from lit_align.iteration.evaluator import Evaluator, HeldOutEvaluator
 from lit_align.iteration.heldout_files import HeldOutFiles
@@ -71,6 +72,8 @@ class AlignmentModule(L.LightningModule):
         evaluator: How an iterate is measured, instead of sampling held-out prompts; it has judges of its own.
         keep_rollouts: Write every iteration's rollouts to the run folder; without them, a killed run samples and judges
             its last iteration again.
+        metrics: Measures of your own over the held-out responses: name -> function or
+            :class:`~lit_align.evaluation.metric.Metric`, logged as ``val/NAME``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
@@ -107,6 +110,7 @@ class AlignmentModule(L.LightningModule):
         eval_judges: dict[str, Judge] | None = None,
         evaluator: Evaluator | None = None,
         keep_rollouts: bool = True,
+        metrics: dict[str, Metric | Measure] | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -121,7 +125,12 @@ class AlignmentModule(L.LightningModule):
         self.reset_optimizer = reset_optimizer
         self.stages = Stages(visible=False)
         self.collector = Collector(policy, judge, sampler, self.anchor, self.stages)
-        self.evaluator = evaluator or HeldOutEvaluator(eval_judges)
+        if evaluator is not None and metrics:
+            raise ValueError(
+                "model.metrics are measured by the evaluator of held-out responses: leave out model.evaluator, or give "
+                "it a HeldOutEvaluator with these metrics"
+            )
+        self.evaluator = evaluator or HeldOutEvaluator(eval_judges, metrics)
         self.guard = StepGuard(policy)
         self.keep_rollouts = keep_rollouts
         self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count

@@ -34,7 +34,7 @@ _PLACES = (
     "trainer.max_time",
     "data.test",
 )
-# How long it goes on, on what machines, and how patiently: the same run, though the difference is told.
+# How long it goes on, on what machines, how patiently, and what is measured: the same run; the difference is told.
 _FREE = (
     "trainer.max_epochs",
     "trainer.accelerator",
@@ -42,6 +42,7 @@ _FREE = (
     "trainer.devices",
     "trainer.num_nodes",
     "model.sampler.token_budget",
+    "model.metrics",
 )
 _JUDGES = ("model.judge", "model.eval_judges")
 
