@@ -85,6 +85,11 @@ class AlignmentCLI(SubcommandCLI):
             return ConfiguredTrainer({**self.config_init[self.subcommand]["trainer"]})
         return super().instantiate_trainer(**kwargs)
 
+    def instantiate_classes(self) -> None:
+        """Lightning's way; the module need not describe itself, since its config is there."""
+        super().instantiate_classes()
+        self.model.configured = True
+
     def before_instantiate_classes(self) -> None:
         """A run that goes on keeps its folder; the command line wins over what it had."""
         config = self.config[self.subcommand]

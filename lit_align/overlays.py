@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lit_align.iteration.python_config import refuse_notes
 from lit_align.run_folder import RunFolder
 
 _FILE = ("-c", "--config")
@@ -85,6 +86,7 @@ def check_whole(arguments: list[str]) -> None:
     missing = ", ".join(f"--{name}" for name in _missing(command, groups))
     if missing:
         raise ValueError(f"{files[0]} leaves open what is yours: give {missing}, or another -c with it")
+    refuse_notes(_all_said(groups), files[-1])
 
 
 def _missing(command: list[str], groups: list[list[str]]) -> list[str]:

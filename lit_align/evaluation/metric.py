@@ -10,6 +10,7 @@ import torch
 
 from lit_align.data.ranks import from_all_ranks, interleaved, order_of_shares
 from lit_align.types import Rollouts
+from lit_align.utils.arguments import note_arguments
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,11 @@ class Metric(ABC):
     calls it, once for each evaluation. Where it raises, or gives what is no finite number, a line says so, the value is
     nan, and the run goes on.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass note its arguments."""
+        super().__init_subclass__(**kwargs)
+        note_arguments(cls)
 
     @abstractmethod
     def __call__(self, rollouts: Rollouts, texts: list[str]) -> float | Mapping[str, float]:

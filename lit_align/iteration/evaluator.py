@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from lit_align.judges.store import StoredJudge
 from lit_align.models.policy import Policy
 from lit_align.run_folder import verdicts_of
 from lit_align.types import Prompts, Rollouts
+from lit_align.utils.arguments import note_arguments, noting
 
 ONE = ("policy",)
 INITIAL = 0  # the iteration whose policy is the reference, which everything is compared with
@@ -31,6 +33,12 @@ class Evaluator(nn.Module, ABC):
         judges: Judges that only evaluate, by name.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass note its arguments."""
+        super().__init_subclass__(**kwargs)
+        note_arguments(cls)
+
+    @noting
     def __init__(self, judges: dict[str, Judge] | None = None) -> None:
         super().__init__()
         self.judges = judges or {}

@@ -32,6 +32,7 @@ from lit_align.iteration.judged_columns import ColumnJudges, columns_of_others, 
 from lit_align.iteration.minibatches import Minibatches
 from lit_align.iteration.optimizers import Schedule, named, scheduled
 from lit_align.iteration.origins import who_judges
+from lit_align.iteration.python_config import leave_config
 from lit_align.iteration.requirements import check_data, check_judge, check_optimizer, check_sampler, tell_given_by
 from lit_align.iteration.scores import check_same, full_precision, has_dropout, remembered, scores_of
 from lit_align.iteration.stages import Stages
@@ -45,6 +46,7 @@ from lit_align.sampling.sampler import Sampler, Slot
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record, Rollouts
 from lit_align.utils.annotations import inherit_annotations
+from lit_align.utils.arguments import note_arguments, noting
 
 TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
 
@@ -90,13 +92,18 @@ class AlignmentModule(L.LightningModule):
     phases: ClassVar[int] = 1
     """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
 
+    configured: bool = False
+    """Whether a config made it, which its command line leaves in the run folder; else it describes itself there."""
+
     iteration: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a config give an algorithm of one's own what the algorithm it extends takes."""
+        """Let a config give an algorithm of one's own what the algorithm it extends takes; note what it is given."""
         super().__init_subclass__(**kwargs)
         inherit_annotations(cls)
+        note_arguments(cls)
 
+    @noting
     def __init__(
         self,
         policy: Policy,
@@ -159,6 +166,8 @@ class AlignmentModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check data and judges before any weights load."""
         fits = stage == "fit"
+        if fits and not self.configured:
+            leave_config(self, self.trainer)
         if fits or isinstance(self.trainer.datamodule, IterationData):  # type: ignore[attr-defined]
             self.meet(self.data, fits=fits)
         for judge in self.judges.values():

@@ -7,6 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
+from lit_align.iteration.python_config import refuse_notes
 from lit_align.models.exporting.export import Trained, check_folder, check_kind, default_kind, export, restore
 from lit_align.models.exporting.reload_check import Agreement, probes
 from lit_align.models.language_model import LanguageModel
@@ -63,12 +64,14 @@ def configured_policy(config: Path) -> LanguageModel:
     """The policy that a run's config describes; nothing else of it is built.
 
     Raises:
-        ValueError: It is no language model.
+        ValueError: It is no language model, or was handed over in Python in a way that no config can say.
     """
     described: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
+    policy = described["model"]["init_args"]["policy"]
+    refuse_notes({"model": {"policy": policy}}, str(config))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Policy, "policy")
-    parsed = parser.parse_object({"policy": described["model"]["init_args"]["policy"]})
+    parsed = parser.parse_object({"policy": policy})
     policy = parser.instantiate_classes(parsed).policy
     if not isinstance(policy, LanguageModel):
         raise ValueError(f"{config}: the policy is a {type(policy).__name__}; only language models are exported")
