@@ -6,14 +6,15 @@ give something else in its place.
 
 import inspect
 import logging
+from abc import ABC
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import yaml
 
 import lit_align
@@ -108,18 +109,22 @@ def said(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): said(item) for key, item in value.items()}
-    if isinstance(value, list | tuple) and not any(isinstance(item, Mapping) for item in value):  # rows are data
-        return [said(item) for item in value]
+    if isinstance(value, list | tuple):
+        return _note(value) if any(isinstance(item, Mapping) for item in value) else [said(item) for item in value]
     if isinstance(value, partial) and not value.args:
         return _instance(value.func, _defaults(value.func) | value.keywords)
     if inspect.isclass(value):
         return _instance(value, _defaults(value))
     if inspect.isroutine(value):
         return _path(value) or _note(value)
-    if arguments := built_with(value):
-        return _instance(type(value), arguments)
-    plain = type(value).__init__ is object.__init__ or is_dataclass(value)
-    return _instance(type(value), {}) if plain and not vars(value) else _note(value)
+    arguments = built_with(value) if hasattr(value, "__dict__") else {}
+    return _instance(type(value), arguments) if arguments or _takes_nothing(type(value)) else _note(value)
+
+
+def _takes_nothing(kind: type) -> bool:
+    """Whether it is a class of Python code that is built without arguments."""
+    bases = [base for base in kind.__mro__ if base not in (object, ABC)]
+    return not any("__init__" in vars(base) or "__new__" in vars(base) or base is torch.Tensor for base in bases)
 
 
 def _instance(kind: Any, arguments: Mapping[str, Any]) -> Any:
