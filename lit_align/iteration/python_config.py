@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 
 import lit_align
+from lit_align.judges.identity import is_ours
 from lit_align.run_folder import RunFolder
 from lit_align.sampling.uniforms import run_seed
 from lit_align.utils.arguments import built_with
+from lit_align.utils.code_digests import is_installed
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +123,10 @@ def said(value: Any) -> Any:
 
 
 def _takes_nothing(kind: type) -> bool:
-    """Whether it is a class of Python code that is built without arguments."""
+    """Whether it is a class of this package or of the user's that is built without arguments."""
     bases = [base for base in kind.__mro__ if base not in (object, ABC)]
-    return not any("__init__" in vars(base) or "__new__" in vars(base) or base is torch.Tensor for base in bases)
+    of_others = is_installed(kind.__module__) and not is_ours(kind.__module__)
+    return not of_others and not any("__init__" in vars(base) or "__new__" in vars(base) for base in bases)
 
 
 def _instance(kind: Any, arguments: Mapping[str, Any]) -> Any:
