@@ -1,13 +1,15 @@
 """The config of a run that was made in Python, as far as YAML can say it: what ``export`` and ``-c RUN`` take.
 
-What it cannot say, such as a lambda or a list of rows, stands there as a note. Whoever uses the config is told, and may
-give something else in its place.
+What it cannot say, such as a lambda or a list of rows, is left out and noted in a comment. Whoever uses the config is
+told, and may give something else in its place.
 """
 
 import inspect
 import logging
+import re
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,11 +28,22 @@ from lit_align.utils.code_digests import is_installed
 log = logging.getLogger(__name__)
 
 _HEAD = f"# lightning.pytorch=={L.__version__}\n"  # the command line leaves the same
-_NOTE = "<handed over in Python: "
+_NOTED = re.compile(r"^# handed over in Python: (\S+), (.*)$", re.MULTILINE)
 _TRAINER = (
     *("max_epochs", "num_nodes", "precision", "accumulate_grad_batches", "gradient_clip_val"),
     *("gradient_clip_algorithm", "check_val_every_n_epoch", "limit_val_batches"),
 )
+
+
+@dataclass(frozen=True)
+class _HandedOver:
+    """Stands for what YAML cannot say.
+
+    Attributes:
+        what: Says what it is.
+    """
+
+    what: str
 
 
 def leave_config(module: L.LightningModule, trainer: L.Trainer) -> None:
@@ -45,11 +58,13 @@ def leave_config(module: L.LightningModule, trainer: L.Trainer) -> None:
     folder = RunFolder(Path(trainer.log_dir or trainer.default_root_dir))
     if not trainer.is_global_zero:
         return
-    text = _HEAD + yaml.safe_dump(config_of(module, trainer, folder), sort_keys=False)
+    config, notes = apart(config_of(module, trainer, folder))
+    head = _HEAD + "".join(f"# handed over in Python: {name}, {what}\n" for name, what in notes.items())
+    text = head + yaml.safe_dump(config, sort_keys=False)
     there = folder.config.read_text() if folder.config.exists() else None
     if there is not None and not there.startswith(_HEAD.partition("==")[0]):
         log.warning("%s is not of a run, and stays as it is: this run leaves no config", folder.config)
-    elif there is None or yaml.safe_load(there) != yaml.safe_load(text):
+    elif there != text:
         folder.replace_config(text)
 
 
@@ -71,39 +86,56 @@ def config_of(module: L.LightningModule, trainer: L.Trainer, folder: RunFolder) 
     }
 
 
-def notes(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Settings that a config cannot say, by dotted name without ``init_args``, and what was handed over for each.
+def apart(config: Any, name: str = "") -> tuple[Any, dict[str, str]]:
+    """A config without what YAML cannot say, and what that is, by dotted name without ``init_args``.
 
     Args:
-        config: A config or a part of one.
+        config: What :func:`said` gives, or a part of it.
         name: Of the part.
     """
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            yield from notes(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
-    elif isinstance(config, list):
-        for value in config:
-            yield from notes(value, name)
-    elif isinstance(config, str) and config.startswith(_NOTE):
-        yield name, config.removeprefix(_NOTE).removesuffix(">")
+    if not isinstance(config, Mapping):
+        found = [item for item in (config if isinstance(config, list) else [config]) if isinstance(item, _HandedOver)]
+        return (None, {name: found[0].what}) if found else (config, {})
+    left, notes = {}, {}
+    for key, value in config.items():
+        left[key], inner = apart(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+        notes |= inner
+        if left[key] is None and inner:
+            del left[key]
+    return left, notes
 
 
-def refuse_notes(config: Any, path: str) -> None:
-    """Refuse what a config cannot say, in one line.
+def handed_over(text: str) -> dict[str, str]:
+    """What a config notes that it cannot say: setting -> what was handed over for it."""
+    return dict(_NOTED.findall(text))
+
+
+def refuse_handed_over(text: str, path: str, *, under: str = "", instead: Collection[str] = ()) -> None:
+    """Refuse a config that would say something else than the run was, in one line.
 
     Args:
-        config: What is used of it.
-        path: What the message calls the config.
+        text: The config.
+        path: What the message calls it.
+        under: Begin of the names of the settings that are used; by default all are.
+        instead: Names of settings that are given beside it.
 
     Raises:
-        ValueError: There is such a setting.
+        ValueError: A setting was handed over in Python, and nothing is given in its place.
     """
-    for name, what in notes(config):
-        raise ValueError(f"{path}: {name} was {what}, handed over in Python, which no config can say: give --{name}")
+    for name, what in handed_over(text).items():
+        # Another judge has no need of the function of the one before; another algorithm keeps policy and optimiser.
+        given = any(
+            other == name or other.startswith(f"{name}.") or ("." in other and name.startswith(f"{other}."))
+            for other in instead
+        )
+        if name.startswith(under) and not given:
+            raise ValueError(
+                f"{path}: {name} was {what}, handed over in Python, which no config can say: give --{name}"
+            )
 
 
 def said(value: Any) -> Any:
-    """A value as YAML has it; a note of one that YAML cannot say."""
+    """A value as YAML has it; what stands for one that YAML cannot say, to be taken :func:`apart`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value.value if isinstance(value, str) and hasattr(value, "value") else value
     if isinstance(value, Path):
@@ -154,7 +186,7 @@ def _path(thing: Any) -> str | None:
     return f"{module}.{name}" if found is thing else None
 
 
-def _note(value: Any) -> str:
+def _note(value: Any) -> _HandedOver:
     name = getattr(value, "__qualname__", None)
     if name is not None:
         what = "a lambda" if name.endswith("<lambda>") else f"{name} of {value.__module__}"
@@ -162,4 +194,4 @@ def _note(value: Any) -> str:
         what = f"a {type(value).__name__} of {len(value)} rows"
     else:
         what = f"a {type(value).__name__}"
-    return f"{_NOTE}{what}>"
+    return _HandedOver(what)

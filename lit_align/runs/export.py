@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
-from lit_align.iteration.python_config import refuse_notes
+from lit_align.iteration.python_config import refuse_handed_over
 from lit_align.models.exporting.export import Trained, check_folder, check_kind, default_kind, export, restore
 from lit_align.models.exporting.reload_check import Agreement, probes
 from lit_align.models.language_model import LanguageModel
@@ -66,12 +66,11 @@ def configured_policy(config: Path) -> LanguageModel:
     Raises:
         ValueError: It is no language model, or was handed over in Python in a way that no config can say.
     """
+    refuse_handed_over(config.read_text(), str(config), under="model.policy")
     described: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
-    policy = described["model"]["init_args"]["policy"]
-    refuse_notes({"model": {"policy": policy}}, str(config))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Policy, "policy")
-    parsed = parser.parse_object({"policy": policy})
+    parsed = parser.parse_object({"policy": described["model"]["init_args"]["policy"]})
     policy = parser.instantiate_classes(parsed).policy
     if not isinstance(policy, LanguageModel):
         raise ValueError(f"{config}: the policy is a {type(policy).__name__}; only language models are exported")

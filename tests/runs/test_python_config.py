@@ -10,7 +10,7 @@ import yaml
 
 from lit_align import DPO, WIND, Extrapolated, LanguageModel, LoRA, PromptPool, RewardFunction, Sampler
 from lit_align.cli import main
-from lit_align.iteration.python_config import notes, said
+from lit_align.iteration.python_config import apart, handed_over, said
 from lit_align.run_folder import RunFolder
 from tests.command_line import forbid_weights, refusal
 from tests.conftest import happiness, prompts_of, write_jsonl
@@ -62,7 +62,7 @@ def config_of(folder):
 def test_the_config_says_what_the_run_was_built_with(sayable, tiny_model, files):
     run, folder = sayable
     config = config_of(folder)
-    assert not list(notes(config))
+    assert not handed_over(folder.config.read_text())
     assert config["seed_everything"] == 0
     trainer = config["trainer"]
     assert (trainer["max_epochs"], trainer["accumulate_grad_batches"], trainer["accelerator"]) == (2, 2, "cpu")
@@ -103,7 +103,7 @@ def test_it_is_exported(sayable, unsayable, tmp_path):
 
 def test_what_no_config_can_say_is_told_of_in_a_line_that_names_the_setting(unsayable, monkeypatch, capsys):
     forbid_weights(monkeypatch)
-    named = dict(notes(config_of(unsayable)))
+    named = handed_over(unsayable.config.read_text())
     assert named["model.judge.function"] == "a lambda"
     assert named["data.train"] == "a list of 16 rows"
     line = refusal(monkeypatch, capsys, "fit", "-c", str(unsayable.path))
@@ -116,6 +116,8 @@ def test_what_is_given_in_the_place_of_what_no_config_can_say_is_taken(unsayable
     instead += ["--model.optimizer.lr", "0.1", "--data.train", files["train"], "--data.heldout", files["heldout"]]
     cli = main(["plan", "-c", str(unsayable.path), *instead])
     assert cli.model.judge.name.endswith("happiness")
+    another = ["--model.judge", "Sentiment", *instead[2:]]
+    assert type(main(["plan", "-c", str(unsayable.path), *another]).model.judge).__name__ == "Sentiment"
 
 
 def test_a_plain_trainer_leaves_one_where_its_checkpoints_are_and_touches_no_file_of_another_kind(
@@ -151,6 +153,6 @@ def test_what_has_no_path_that_leads_to_it_is_noted():
 
     assert said(WIND)["class_path"] == "lit_align.WIND"
     assert said(happy) == f"{__name__}.happy"
-    assert "Local" in dict(notes({"x": said(Local)}))["x"]
-    assert dict(notes({"x": {"y": [said(lambda: 0)]}})) == {"x.y": "a lambda"}
-    assert dict(notes({"x": said(torch.ones(1))})) == {"x": "a Tensor"}
+    assert "Local" in apart({"x": said(Local)})[1]["x"]
+    some = {"x": {"init_args": {"y": [said(lambda: 0)], "z": None}}, "t": said(torch.ones(1))}
+    assert apart(some) == ({"x": {"init_args": {"z": None}}}, {"x.y": "a lambda", "t": "a Tensor"})
