@@ -70,7 +70,8 @@ def check_whole(arguments: list[str]) -> None:
         arguments: A command line in order.
 
     Raises:
-        ValueError: They name no policy, hold what Python handed over and no config can say, or leave open which model, prompts and judge; the message says what to type.
+        ValueError: They name no policy, leave open which model, prompts and judge, or had something from Python that no
+            config can say; the message says what to type.
     """
     command, groups = _grouped(arguments)
     files = [_value(group) for group in groups if _is_file(group)]

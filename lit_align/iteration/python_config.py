@@ -96,7 +96,8 @@ def apart(config: Any, name: str = "") -> tuple[Any, dict[str, str]]:
     if not isinstance(config, Mapping):
         found = [item for item in (config if isinstance(config, list) else [config]) if isinstance(item, _HandedOver)]
         return (None, {name: found[0].what}) if found else (config, {})
-    left, notes = {}, {}
+    left: dict[str, Any] = {}
+    notes: dict[str, str] = {}
     for key, value in config.items():
         left[key], inner = apart(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
         notes |= inner
