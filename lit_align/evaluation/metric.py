@@ -1,4 +1,4 @@
-"""Metrics of one's own: what a user measures of the held-out responses, beside what is measured anyway."""
+"""Users measure the held-out responses with metrics of their own, beside what is measured anyway."""
 
 import logging
 import math
@@ -15,11 +15,11 @@ from lit_align.utils.arguments import note_arguments
 log = logging.getLogger(__name__)
 
 Measure = Callable[[Rollouts, list[str]], Any]
-"""What a :class:`Metric` is called like; any such function is a metric."""
+"""A :class:`Metric` is called like this; any function that is called so is a metric."""
 
 
 class Metric(ABC):
-    """Measures the responses of an iterate to the held-out prompts; a function that is called alike is a metric too.
+    """A metric measures an iterate's responses to the held-out prompts; a function that is called alike is one too.
 
     Its name in ``model.metrics`` names its column: ``val/NAME`` for a number, ``val/NAME_KEY`` for each number of a
     dictionary. It sees the responses of all devices at once, in the order of the prompts, on the CPU. The first device
@@ -45,11 +45,11 @@ class Metric(ABC):
 
 
 class OwnMetrics:
-    """The metrics of a user, over the held-out responses of all ranks.
+    """This measures the held-out responses of all ranks with the metrics of a user.
 
     Args:
-        metrics: Name -> metric.
-        taken: Columns that are measured anyway.
+        metrics: Each metric has a name.
+        taken: These columns are measured anyway.
 
     Raises:
         ValueError: A metric might be in the column of another measure.
@@ -63,20 +63,20 @@ class OwnMetrics:
                 raise ValueError(f"model.metrics: the name {name!r} is taken: val/{other} is measured anyway")
         self.metrics = dict(metrics)
         self._shares: list[tuple[Rollouts, list[str]]] = []
-        self._columns: set[str] = set()  # that have had a value
+        self._columns: set[str] = set()  # these have had a value
 
     def update(self, rollouts: Rollouts, texts: list[str]) -> None:
-        """Add responses of this rank.
+        """Add the responses of this rank.
 
         Args:
-            rollouts: One response to each prompt.
+            rollouts: They hold one response to each prompt.
             texts: The responses as text.
         """
         if self.metrics:
             self._shares.append((rollouts, texts))
 
     def result(self) -> dict[str, float]:
-        """All measures of what was added on any rank since the last call; every rank has to call it, and gets the same.
+        """Return all measures of what any rank has added since the last call; every rank calls it, and gets the same.
 
         A column that has no value this time, and had one before, is nan: loggers would repeat the value that it had.
         """
@@ -108,14 +108,14 @@ class OwnMetrics:
 
 
 def _as_one(shares: list[tuple[Rollouts, list[str]]]) -> tuple[Rollouts, list[str]]:
-    """The responses of several ranks as those of one, as their prompts were dealt."""
+    """Return the responses of several ranks as those of one, in the order in which their prompts were dealt."""
     order = order_of_shares([len(texts) for _, texts in shares])
     texts = [text for _, some in shares for text in some]
     return interleaved([rollouts for rollouts, _ in shares]).trim(), [texts[place] for place in order]
 
 
 def _number(value: Any, column: str) -> float:
-    """A finite number, of whatever library.
+    """Return a finite number, whatever library it is of.
 
     Raises:
         TypeError: It is none.

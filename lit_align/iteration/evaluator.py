@@ -76,7 +76,7 @@ class HeldOutEvaluator(Evaluator):
 
     Args:
         judges: Judges that only evaluate, by name.
-        metrics: Measures of your own, by name.
+        metrics: These are measures of your own, by name.
 
     Raises:
         ValueError: A name would give a column two judges, or two measures.

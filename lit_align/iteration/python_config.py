@@ -1,4 +1,4 @@
-"""The config of a run that was made in Python, as far as YAML can say it: what ``export`` and ``-c RUN`` take.
+"""A run that was made in Python leaves a config as well, as far as YAML can say it, for ``export`` and ``-c RUN``.
 
 What it cannot say, such as a lambda or a list of rows, is left out and noted in a comment. Whoever uses the config is
 told, and may give something else in its place.
@@ -37,10 +37,10 @@ _TRAINER = (
 
 @dataclass(frozen=True)
 class _HandedOver:
-    """Stands for what YAML cannot say.
+    """An object of this class stands for what YAML cannot say.
 
     Attributes:
-        what: Says what it is.
+        what: It says what was handed over.
     """
 
     what: str
@@ -52,8 +52,8 @@ def leave_config(module: L.LightningModule, trainer: L.Trainer) -> None:
     Its callbacks and loggers are not in it. A file of that name that no run has left stays as it is.
 
     Args:
-        module: Has noted the arguments it was built with, as its data have.
-        trainer: Any Lightning trainer.
+        module: It has noted the arguments that it was built with, as its data have.
+        trainer: Any Lightning trainer will do.
     """
     folder = RunFolder(Path(trainer.log_dir or trainer.default_root_dir))
     if not trainer.is_global_zero:
@@ -69,12 +69,12 @@ def leave_config(module: L.LightningModule, trainer: L.Trainer) -> None:
 
 
 def config_of(module: L.LightningModule, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:
-    """What a run was built with, as a command line would say it.
+    """Say what a run was built with, as a command line would.
 
     Args:
-        module: What trains.
-        trainer: What trains it, with its data.
-        folder: Of the run.
+        module: It is what trains.
+        trainer: It trains the module, and has its data.
+        folder: It is where the run lies.
     """
     settings = {name: said(getattr(trainer, name)) for name in _TRAINER}
     device = {"accelerator": trainer.strategy.root_device.type, "devices": trainer.num_devices}
@@ -87,11 +87,11 @@ def config_of(module: L.LightningModule, trainer: L.Trainer, folder: RunFolder) 
 
 
 def apart(config: Any, name: str = "") -> tuple[Any, dict[str, str]]:
-    """A config without what YAML cannot say, and what that is, by dotted name without ``init_args``.
+    """Return a config without what YAML cannot say, and what that is, by dotted name without ``init_args``.
 
     Args:
-        config: What :func:`said` gives, or a part of it.
-        name: Of the part.
+        config: It is what :func:`said` gives, or a part of it.
+        name: The part has this name.
     """
     if not isinstance(config, Mapping):
         found = [item for item in (config if isinstance(config, list) else [config]) if isinstance(item, _HandedOver)]
@@ -107,7 +107,7 @@ def apart(config: Any, name: str = "") -> tuple[Any, dict[str, str]]:
 
 
 def handed_over(text: str) -> dict[str, str]:
-    """What a config notes that it cannot say: setting -> what was handed over for it."""
+    """Return what a config notes that it cannot say: setting -> what was handed over for it."""
     return dict(_NOTED.findall(text))
 
 
@@ -115,10 +115,10 @@ def refuse_handed_over(text: str, path: str, *, under: str = "", instead: Collec
     """Refuse a config that would say something else than the run was, in one line.
 
     Args:
-        text: The config.
-        path: What the message calls it.
-        under: Begin of the names of the settings that are used; by default all are.
-        instead: Names of settings that are given beside it.
+        text: This is the config.
+        path: The message calls it so.
+        under: The names of the settings that are used begin so; by default all are used.
+        instead: These settings are given beside it.
 
     Raises:
         ValueError: A setting was handed over in Python, and nothing is given in its place.
@@ -136,7 +136,7 @@ def refuse_handed_over(text: str, path: str, *, under: str = "", instead: Collec
 
 
 def said(value: Any) -> Any:
-    """A value as YAML has it; what stands for one that YAML cannot say, to be taken :func:`apart`."""
+    """Return a value as YAML has it; where YAML cannot say it, return what :func:`apart` then takes out."""
     if value is None or isinstance(value, bool | int | float | str):
         return value.value if isinstance(value, str) and hasattr(value, "value") else value
     if isinstance(value, Path):
@@ -156,7 +156,7 @@ def said(value: Any) -> Any:
 
 
 def _takes_nothing(kind: type) -> bool:
-    """Whether it is a class of this package or of the user's that is built without arguments."""
+    """Say whether it is a class of this package or of the user's that is built without arguments."""
     bases = [base for base in kind.__mro__ if base not in (object, ABC)]
     of_others = is_installed(kind.__module__) and not is_ours(kind.__module__)
     return not of_others and not any("__init__" in vars(base) or "__new__" in vars(base) for base in bases)
@@ -168,13 +168,13 @@ def _instance(kind: Any, arguments: Mapping[str, Any]) -> Any:
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
-    """What a class or function takes if nobody says otherwise."""
+    """Return what a class or function takes if nobody says otherwise."""
     parameters = inspect.signature(kind).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def _path(thing: Any) -> str | None:
-    """The public name of a class or function, or its dotted path; None where it has none."""
+    """Return the public name of a class or function, or its dotted path; None where no path leads to it."""
     module, name = thing.__module__, thing.__qualname__
     if name in lit_align.HOME and getattr(lit_align, name) is thing:
         return f"lit_align.{name}"

@@ -1,4 +1,4 @@
-"""The arguments that an object was built with: what tells it from another, and what a config says of it."""
+"""Objects remember the arguments that they were built with: these tell them apart, and a config says them."""
 
 import inspect
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Any, ParamSpec
 
-_BUILT_WITH = "_built_with"  # attribute of what was built
+_BUILT_WITH = "_built_with"  # the attribute that holds them
 _P = ParamSpec("_P")
 
 
 def noting(init: Callable[_P, None]) -> Callable[_P, None]:
-    """An ``__init__`` that leaves its arguments for :func:`built_with`; those of the class that was asked for count."""
+    """Make an ``__init__`` leave its arguments for :func:`built_with`; those of the class that was asked for count."""
 
     @wraps(init)
     def noted(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -32,12 +32,12 @@ def note_arguments(kind: type) -> None:
 
 
 def is_noted(init: Callable[..., None]) -> bool:
-    """Whether :func:`noting` has made it."""
+    """Say whether :func:`noting` has made it."""
     return hasattr(init, "notes")
 
 
 def built_with(thing: Any) -> dict[str, Any]:
-    """The arguments that an object was built with, defaults included, by name."""
+    """Return the arguments that an object was built with by name, defaults included."""
     given: dict[str, Any] = vars(thing).get(_BUILT_WITH, {})
     if not is_dataclass(thing):
         return given
