@@ -107,7 +107,7 @@ def test_what_no_config_can_say_is_told_of_in_a_line_that_names_the_setting(unsa
     assert named["model.judge.function"] == "a lambda"
     assert named["data.train"] == "a list of 16 rows"
     line = refusal(monkeypatch, capsys, "fit", "-c", str(unsayable.path))
-    assert f"{unsayable.path}: model.judge.function was a lambda, handed over in Python" in line
+    assert f"{unsayable.config}: model.judge.function was a lambda, handed over in Python" in line
     assert "--model.judge.function" in line
 
 
