@@ -95,6 +95,7 @@ def test_a_command_line_goes_on_with_it_as_the_same_run(sayable, capsys):
     assert len(folder.older_configs) == 1
 
 
+@pytest.mark.slow
 def test_it_is_exported(sayable, unsayable, tmp_path):
     for folder in (sayable[1], unsayable):
         main(["export", str(folder.path), "--output", str(tmp_path / folder.path.name)])
@@ -120,6 +121,7 @@ def test_what_is_given_in_the_place_of_what_no_config_can_say_is_taken(unsayable
     assert type(main(["plan", "-c", str(unsayable.path), *another]).model.judge).__name__ == "Sentiment"
 
 
+@pytest.mark.slow
 def test_a_plain_trainer_leaves_one_where_its_checkpoints_are_and_touches_no_file_of_another_kind(
     tiny_model, files, tmp_path, caplog
 ):
