@@ -1,6 +1,6 @@
 """The README's table of methods: what their files in ``configs/algorithms/`` say of them, and ``results.json``.
 
-python benchmarks/methods.py        # rewrites the table in README.md
+python benchmarks/methods.py        # rewrites the table in README.md, and tells of new methods in CHANGELOG.md
 """
 
 import json
@@ -13,6 +13,7 @@ from compare import Row, methods
 from lit_align import HOME
 
 ROOT = Path(__file__).parents[1]
+ADDED = "### Added\n\n"
 BEGIN, END = "<!-- methods -->\n", "<!-- /methods -->\n"
 HEAD = """\
 | algorithm | paper | file | config | what is checked | win rate (95 %) | responses | seconds |
@@ -50,7 +51,22 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return HEAD + "".join(sorted((line(method, results) for method in methods()), key=order))
 
 
+def with_stubs(changelog: str) -> str:
+    """The changelog, with what the first line of its file says of each method that is not in it yet."""
+    fresh = ""
+    for method in methods():
+        text = method.overlay.read_text()
+        kind, (title, _, said) = yaml.safe_load(text)["model"]["class_path"], text.splitlines()[0].partition(" (")
+        name = title.removeprefix("# ")
+        if not re.search(rf"\b({kind}|{re.escape(name)})\b", changelog, re.IGNORECASE):
+            fresh += f"- **{name}** (`{kind}`, {said}\n"
+    head, heading, rest = changelog.partition(ADDED)
+    return head + heading + fresh + rest
+
+
 def main() -> None:
+    changelog = ROOT / "CHANGELOG.md"
+    changelog.write_text(with_stubs(changelog.read_text()))
     path = ROOT / "benchmarks" / "results.json"
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)

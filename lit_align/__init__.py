@@ -4,20 +4,29 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-HOME = {
-    "AIPO": "algorithms.aipo",
-    "AcceleratedPO": "algorithms.accelerated_po",
+
+def _algorithms() -> dict[str, str]:
+    """Every class in a file of ``algorithms/`` that extends a module, and its file, which is read and not imported."""
+    from pathlib import Path
+    from re import MULTILINE, findall
+
+    files = sorted(Path(__file__).with_name("algorithms").glob("*.py"))
+    found = {file.stem: findall(r"^class (\w+)\((\w+)", file.read_text(encoding="utf-8"), MULTILINE) for file in files}
+    bases = {name: base for classes in found.values() for name, base in classes}
+
+    def is_module(name: str) -> bool:
+        return name.endswith("Module") or (name in bases and is_module(bases[name]))
+
+    return {name: f"algorithms.{stem}" for stem, classes in found.items() for name, _ in classes if is_module(name)}
+
+
+HOME = _algorithms() | {
     "AlignmentModule": "iteration.module",
-    "AlphaDPO": "algorithms.alpha_dpo",
     "Anchor": "anchors.base",
     "Checkpoints": "callbacks.checkpoints",
-    "ChiPO": "algorithms.chi_po",
     "CollapseAlarm": "callbacks.collapse",
     "Contexts": "games.contexts",
-    "DPO": "algorithms.dpo",
     "DataCheck": "callbacks.data_check",
-    "EXO": "algorithms.exo",
-    "EXOPairwise": "algorithms.exo",
     "EnumerablePolicy": "games.policies",
     "Enumeration": "games.enumeration",
     "Evaluator": "iteration.evaluator",
@@ -26,51 +35,38 @@ HOME = {
     "Game": "games.game",
     "GameJudge": "games.judge",
     "HeldOutEvaluator": "iteration.evaluator",
-    "INPO": "algorithms.inpo",
-    "IPO": "algorithms.ipo",
     "Initial": "anchors.previous",
     "Interrupts": "callbacks.interrupts",
-    "IterativeBOND": "algorithms.bond",
-    "JBOND": "algorithms.jbond",
     "Judge": "judges.base",
     "JudgeError": "judges.patience",
     "LLMJudge": "judges.llm_judge",
     "LanguageModel": "models.language_model",
     "LinearPolicy": "games.policies",
     "LoRA": "models.loading.adapters",
-    "MPO": "algorithms.mpo",
     "MemoryCheck": "callbacks.memory_check",
-    "MinorDPO": "algorithms.minor_dpo",
+    "Metric": "evaluation.metric",
     "MovingAverage": "anchors.moving_average",
-    "NashMD": "algorithms.nash_md",
-    "ONPO": "algorithms.onpo",
-    "ORPO": "algorithms.orpo",
     "OneFolder": "callbacks.one_folder",
     "Optimistic": "anchors.optimistic",
     "PairData": "data.pair_data",
     "PairRM": "judges.pair_rm",
     "PairwiseFunction": "judges.pairwise",
-    "PairwiseModule": "algorithms.pairwise",
     "Patience": "judges.patience",
     "Policy": "models.policy",
     "Predictions": "callbacks.predictions",
     "Previous": "anchors.previous",
     "Profile": "callbacks.profile",
     "PromptPool": "data.prompt_pool",
-    "RPO": "algorithms.rpo",
     "RandomGame": "games.game",
     "Replay": "data.replay",
     "RewardFunction": "judges.reward",
     "RewardJudge": "judges.reward",
     "RewardModel": "judges.reward_model",
-    "RobustDPO": "algorithms.dpo",
     "RockPaperScissors": "games.game",
     "RunRecord": "runs.record",
-    "SPPO": "algorithms.sppo",
     "SameRun": "callbacks.same_run",
     "Sampler": "sampling.sampler",
     "Sentiment": "judges.sentiment",
-    "SimPO": "algorithms.simpo",
     "Source": "data.sources",
     "StageBars": "callbacks.progress",
     "TabularPolicy": "games.policies",
@@ -78,13 +74,11 @@ HOME = {
     "Trainer": "runs.trainer",
     "TreePolicy": "games.tree",
     "Verdict": "judges.base",
-    "WIND": "algorithms.wind",
     "WholeFiles": "callbacks.checkpoints",
-    "XPO": "algorithms.xpo",
     "adamw": "iteration.module",
     "play": "games.lab",
 }
-"""Public name -> the module that defines it: the one place where a class is registered.
+"""Public name -> the module that defines it: the one place where a class is registered; algorithms register themselves.
 
 Configs name a class as ``NAME`` or ``lit_align.NAME``. A module is imported when its name is first asked for, so that
 ``import lit_align`` and ``--help`` stay quick.

@@ -5,6 +5,7 @@ import sys
 from abc import ABC
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any, Generic
 
 from jsonargparse import Namespace
@@ -13,7 +14,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lit_align.compat import on_class_change
 from lit_align.utils.messages import arguments_of
 
-_SETTINGS = {"AlignmentModule": "model", "IterationData": "data"}
+_SETTINGS = {"AlignmentModule": "model", "IterationData": "data", "Decoding": "sampler"}
 
 
 @contextmanager
@@ -48,7 +49,10 @@ def shared(old: Any, new: Any) -> Set[str]:
     to itself, as an algorithm with an anchor of its own does.
     """
     bases = [base for base in _bases(new) if base in _bases(old) and base.__module__.startswith("lit_align.")]
-    init = bases[-1].__dict__.get("__init__") if bases else None
+    if not bases:
+        return set()
+    common = bases[0] if is_dataclass(bases[0]) else bases[-1]  # the fields of a dataclass are those of its bases too
+    init = common.__dict__.get("__init__")
     return set() if init is None else inspect.signature(init).parameters.keys() & arguments_of(new)
 
 

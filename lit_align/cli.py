@@ -95,6 +95,12 @@ class AlignmentCLI(SubcommandCLI):
         return super().instantiate_trainer(**kwargs)
 
     @override
+    def instantiate_classes(self) -> None:
+        """Instantiate as Lightning does; the module need not describe itself, since its config is there."""
+        super().instantiate_classes()
+        self.model.configured = True
+
+    @override
     def before_instantiate_classes(self) -> None:
         """Keep the folder of a run that goes on; the command line wins over what it had."""
         config = self.config[self.subcommand]

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lit_align.iteration.python_config import refuse_handed_over
 from lit_align.run_folder import RunFolder
 
 _FILE = ("-c", "--config")
@@ -68,7 +69,8 @@ def check_whole(arguments: list[str]) -> None:
         arguments: A command line in order.
 
     Raises:
-        ValueError: They name no policy, or leave open which model, prompts and judge; the message says what to type.
+        ValueError: They name no policy, leave open which model, prompts and judge, or had something from Python that no
+            config can say; the message says what to type.
     """
     command, groups = _grouped(arguments)
     files = [_value(group) for group in groups if _is_file(group)]
@@ -76,6 +78,9 @@ def check_whole(arguments: list[str]) -> None:
         return
     if not all(isinstance(_read(file), dict) for file in files):
         return  # the parser says so
+    for group in filter(_is_file, groups):
+        others = _all_said([other for other in groups if other is not group])
+        refuse_handed_over(_text(_value(group)), _value(group), instead=others.keys())
     if "model.policy" not in _all_said(groups):
         whole = [["-c", _whole_config_near(files[-1])], *groups]
         works = ["python", "-m", "lit_align", *command, *(argument for group in whole for argument in group)]
@@ -115,8 +120,13 @@ def _value(group: list[str]) -> str:
 
 def _read(file: str) -> Any:
     """Return what a config says, a file or the text itself; nothing of one that the parser will refuse."""
+    return _loaded(_text(file))
+
+
+def _text(file: str) -> str:
+    """Return what stands in a config, a file or the text itself."""
     path = RunFolder(Path(file)).config if Path(file).is_dir() else Path(file)
-    return _loaded(path.read_text() if path.is_file() else file)
+    return path.read_text() if path.is_file() else file
 
 
 def _loaded(text: str) -> Any:

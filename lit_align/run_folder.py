@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from lit_align.utils.files import write_text
+
 log = logging.getLogger(__name__)
 
 _ROLLOUTS = re.compile(r"iteration-(?P<iteration>\d+)-rank(?P<rank>\d+)(-of-(?P<of>\d+))?\.parquet")
@@ -56,6 +58,12 @@ class RunFolder:
     def older_config(self, number: int) -> Path:
         """Return the config that made room for another as the ``number``-th, from 1."""
         return self.path / f"config-{number}.yaml"
+
+    def replace_config(self, text: str) -> None:
+        """Leave a config; the one that was there makes room as ``config-1.yaml``, ``config-2.yaml``, ..."""
+        if self.config.exists():
+            write_text(self.older_config(1 + len(self.older_configs)), self.config.read_text())
+        write_text(self.config, text)
 
     @property
     def identity(self) -> Path:

@@ -52,6 +52,14 @@ def test_the_table_of_methods_is_the_one_that_is_made_from_their_files(monkeypat
     assert methods.table(results) == README.split(methods.BEGIN)[1].split(methods.END)[0]
 
 
+def test_the_changelog_tells_of_every_method(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    methods, changelog = importlib.import_module("methods"), (ROOT / "CHANGELOG.md").read_text()
+    assert methods.with_stubs(changelog) == changelog
+    (told,) = (line for line in changelog.splitlines() if "CalDPO" in line)
+    assert methods.with_stubs(changelog.replace(f"{told}\n", "")) == changelog
+
+
 def python_blocks():
     return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 

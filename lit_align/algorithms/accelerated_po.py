@@ -17,7 +17,8 @@ from lit_align.algorithms.pairwise import PairwiseModule, policy_and
 from lit_align.algorithms.sppo import Offset, Opponents, sppo_losses
 from lit_align.anchors.extrapolated import Extrapolated
 from lit_align.judges.base import Judge
-from lit_align.losses import dpo, ipo
+from lit_align.losses.dpo import dpo
+from lit_align.losses.ipo import ipo
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, pair_lengths, policy_and
 from lit_align.judges.base import Judge
-from lit_align.losses import aipo
+from lit_align.losses.aipo import aipo
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_align.algorithms.pairings import PAIRINGS, Pairs, gather
 from lit_align.algorithms.pairwise import PairwiseModule, pair_lengths, policy_and
 from lit_align.judges.base import Judge
-from lit_align.losses import alpha_dpo
+from lit_align.losses.alpha_dpo import alpha_dpo
 from lit_align.losses.margins import mean_margin
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts

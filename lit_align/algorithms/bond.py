@@ -15,15 +15,9 @@ from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import (
-    best_of_n_weights,
-    bond_rewards,
-    jeffreys,
-    leave_one_out,
-    quantiles,
-    sampled_bond_rewards,
-)
+from lit_align.losses.bond import best_of_n_weights, bond_rewards, jeffreys, quantiles, sampled_bond_rewards
 from lit_align.losses.groups import group_mean, group_shares
+from lit_align.losses.jbond import leave_one_out
 from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts

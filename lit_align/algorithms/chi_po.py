@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
 from lit_align.judges.base import Judge
-from lit_align.losses import chi_po
+from lit_align.losses.chi_po import chi_po
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

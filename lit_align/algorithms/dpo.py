@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, policy_and
 from lit_align.judges.base import Judge
-from lit_align.losses import dpo, robust_dpo
+from lit_align.losses.dpo import dpo, robust_dpo
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

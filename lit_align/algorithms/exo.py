@@ -12,7 +12,7 @@ from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import exo, exo_pairwise
+from lit_align.losses.exo import exo, exo_pairwise
 from lit_align.losses.groups import group_shares
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, pair_lengths, policy_and
 from lit_align.judges.base import Judge
-from lit_align.losses import ipo, ipo_mean
+from lit_align.losses.ipo import ipo, ipo_mean
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

@@ -13,7 +13,7 @@ from lit_align.anchors.base import Anchor
 from lit_align.anchors.moving_average import MovingAverage
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import jbond, jbond_advantages, leave_one_out
+from lit_align.losses.jbond import jbond, jbond_advantages, leave_one_out
 from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts

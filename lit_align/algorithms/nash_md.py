@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import nash_md
 from lit_align.losses.groups import group_shares
+from lit_align.losses.nash_md import nash_md
 from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts

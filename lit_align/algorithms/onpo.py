@@ -13,7 +13,7 @@ from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
 from lit_align.anchors.optimistic import Optimistic
 from lit_align.judges.base import Judge
-from lit_align.losses import ipo
+from lit_align.losses.ipo import ipo
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_align.algorithms.pairings import Pairs, gather
 from lit_align.algorithms.pairwise import PairwiseModule, pair_lengths
 from lit_align.judges.base import Judge
-from lit_align.losses import orpo
+from lit_align.losses.orpo import orpo
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

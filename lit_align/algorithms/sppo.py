@@ -14,8 +14,8 @@ from lit_align.algorithms.pairings import PAIRINGS, gather
 from lit_align.algorithms.pairwise import Pairing, check_pairing, policy_and
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import sppo, sppo_offset, sppo_regression
 from lit_align.losses.groups import group_mean, group_shares
+from lit_align.losses.sppo import sppo, sppo_offset, sppo_regression
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

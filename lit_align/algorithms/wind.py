@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import wind_kl, wind_nce, wind_squared
 from lit_align.losses.groups import group_shares
+from lit_align.losses.wind import wind_kl, wind_nce, wind_squared
 from lit_align.models.policy import Policy
 from lit_align.types import Rollouts
 

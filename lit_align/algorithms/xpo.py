@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
-from lit_align.losses import xpo
+from lit_align.losses.xpo import xpo
 from lit_align.models.policy import Policy
 from lit_align.sampling.sampler import Slot
 from lit_align.types import Rollouts

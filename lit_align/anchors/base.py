@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_align.models.policy import Policy
 from lit_align.models.sharding.gather import full_state, piece, pieces_of, trainable
 from lit_align.types import Responses
+from lit_align.utils.arguments import note_arguments
 
 
 class Anchor(ABC):
@@ -25,6 +26,11 @@ class Anchor(ABC):
 
     has_frozen_update = False
     """Says whether updates of adapters go into a frozen one beside them, whose rank grows with every iteration."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass note its arguments."""
+        super().__init_subclass__(**kwargs)
+        note_arguments(cls)
 
     @abstractmethod
     def begin(self, policy: Policy, iteration: int) -> None:

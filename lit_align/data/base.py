@@ -20,6 +20,7 @@ from lit_align.data.templates import content_id, question_id
 from lit_align.sampling.uniforms import run_seed
 from lit_align.types import Prompts, Record, Responses, Rollouts
 from lit_align.utils.annotations import inherit_annotations
+from lit_align.utils.arguments import note_arguments
 from lit_align.utils.digests import text_digest
 
 Encode = Callable[[list[Record]], Prompts]
@@ -73,9 +74,10 @@ class IterationData(L.LightningDataModule, ABC):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a config give data of one's own what the class they extend takes."""
+        """Let a config give data of one's own what the class they extend takes; what they are given is noted."""
         super().__init_subclass__(**kwargs)
         inherit_annotations(cls)
+        note_arguments(cls)
 
     def __init__(
         self,

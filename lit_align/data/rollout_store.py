@@ -6,6 +6,7 @@ the model, tokenizer, template and weights that drew them.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ Origin = dict[str, str]
 
 JUDGE = ("judge", "judge_identity")
 """What an origin says of a judge: its name, for messages, and its identity, which decides."""
+
+_AT_ONCE = re.compile(r", prompts_at_once=\d+")  # version 0.1 names it with the law, and draws the same with any
 
 _TOKEN_LOGPS = tuple(token_logps_column(policy) for policy in POLICIES)
 
@@ -71,7 +74,7 @@ def save_rollouts(
 def load_origin(path: Path) -> Origin:
     """Where the responses in a readable file come from."""
     origin: Origin = json.loads(pq.read_schema(path).metadata[b"lit_align"]).get("origin", {})
-    return origin
+    return origin | ({"sampler": _AT_ONCE.sub("", origin["sampler"])} if "sampler" in origin else {})
 
 
 def load_ids(path: Path) -> list[int]:

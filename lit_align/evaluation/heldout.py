@@ -17,6 +17,9 @@ from lit_align.utils.digests import text_digest
 CLUSTER = ("cluster", "family")
 """Columns that name what a prompt is one of, such as its topic family; the first that a row has."""
 
+MEASURES = ("reward", "kl", "length", "truncated", "distinct_2")
+"""What is measured of the responses alone."""
+
 
 class HeldOut(nn.Module):
     """Reward, KL to the reference, length, truncation, diversity, and win rates against named opponents.

@@ -39,7 +39,7 @@ class Enumeration(Sampler):
         if sources is not None:
             options: dict[str, Any] = {"sources": sources, "report": report, "halving": halving, "drawn": drawn}
             return super().respond(policy, prompts, seed=seed, iteration=iteration, **options)
-        if not self.decoding.is_policy:
+        if not self.is_policy:
             raise ValueError(
                 "an Enumeration weighs by the policy itself: leave out model.sampler.temperature, top_k, top_p"
             )

@@ -78,7 +78,12 @@ class EnumerablePolicy(Policy):
     @torch.no_grad()
     @override
     def sample(
-        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+        self,
+        prompts: Prompts,
+        uniforms: Float[Tensor, "batch group length"],
+        decoding: Decoding,
+        source: str,
+        at_once: int = 0,
     ) -> Responses:
         length = self.tokens.shape[1]
         if uniforms.shape[-1] < length:
@@ -87,7 +92,7 @@ class EnumerablePolicy(Policy):
             )
         walk = _Walk(self._law(source, decoding), self.children_of)
         short = uniforms[..., :length]
-        ids, logps, lengths = generate(walk, prompts.ids, prompts.mask, short, decoding, self.eos)
+        ids, logps, lengths = generate(walk, prompts.ids, prompts.mask, short, decoding, self.eos, at_once=at_once)
         mask = torch.arange(ids.shape[-1]) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
         return Responses(prompts, ids, mask, ~torch.isin(last, self.eos), logps)

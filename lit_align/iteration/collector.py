@@ -48,11 +48,16 @@ class PolicyAndAnchor:
     anchor: Anchor
 
     def sample(
-        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+        self,
+        prompts: Prompts,
+        uniforms: Float[Tensor, "batch group length"],
+        decoding: Decoding,
+        source: str,
+        at_once: int = 0,
     ) -> Responses:
         """One response for each row of uniforms, as :meth:`Policy.sample` draws it."""
         with self._answering_as(source) as name:
-            return self.policy.sample(prompts, uniforms, decoding, name)
+            return self.policy.sample(prompts, uniforms, decoding, name, at_once)
 
     def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
         """Every response there is, as :meth:`Policy.enumerate` gives it."""

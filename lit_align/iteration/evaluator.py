@@ -1,14 +1,16 @@
 """Evaluation of an iterate on held-out prompts, against the initial policy and the iterate before."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from lit_align.evaluation.heldout import HeldOut, without_rewards
+from lit_align.evaluation.heldout import MEASURES, HeldOut, without_rewards
+from lit_align.evaluation.metric import Measure, Metric, OwnMetrics
 from lit_align.iteration.collector import Collector, Score
 from lit_align.iteration.heldout_files import HeldOutFiles
 from lit_align.iteration.origins import who_judges_of, whose_law
@@ -18,6 +20,7 @@ from lit_align.judges.store import StoredJudge
 from lit_align.models.policy import Policy
 from lit_align.run_folder import verdicts_of
 from lit_align.types import Prompts, Rollouts
+from lit_align.utils.arguments import note_arguments, noting
 
 ONE = ("policy",)
 INITIAL = 0  # the iteration whose policy is the reference, which everything is compared with
@@ -30,6 +33,12 @@ class Evaluator(nn.Module, ABC):
         judges: Judges that only evaluate, by name.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass note its arguments."""
+        super().__init_subclass__(**kwargs)
+        note_arguments(cls)
+
+    @noting
     def __init__(self, judges: dict[str, Judge] | None = None) -> None:
         super().__init__()
         self.judges = judges or {}
@@ -67,15 +76,19 @@ class HeldOutEvaluator(Evaluator):
 
     Args:
         judges: Judges that only evaluate, by name.
+        metrics: These are measures of your own, by name.
 
     Raises:
-        ValueError: A name would give a column two judges.
+        ValueError: A name would give a column two judges, or two measures.
     """
 
-    def __init__(self, judges: dict[str, Judge] | None = None) -> None:
+    def __init__(
+        self, judges: dict[str, Judge] | None = None, metrics: Mapping[str, Metric | Measure] | None = None
+    ) -> None:
         super().__init__(judges)
-        _check_names(self.judges)
+        rates = _check_names(self.judges)
         self.measures = HeldOut()
+        self.own = OwnMetrics(metrics or {}, {*MEASURES, *rates})
 
     def evaluate(
         self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
@@ -113,6 +126,7 @@ class HeldOutEvaluator(Evaluator):
                 same = own.responses.sample_logps
                 own = replace(own, anchor_token_logps=same, reference_token_logps=same)
             self.measures.update(own)
+            self.own.update(*_with_text(policy, own))
             initial = own
             if iteration != INITIAL:
                 silent = replace(collector, stages=Stages(visible=False))
@@ -135,7 +149,7 @@ class HeldOutEvaluator(Evaluator):
 
     def result(self) -> dict[str, float]:
         """All measures since the last call."""
-        return self.measures.result()
+        return self.measures.result() | self.own.result()
 
     def judged(self, judge: Judge | None) -> dict[str, Judge]:
         """Rewards and win rates, with the ends of their intervals."""
@@ -162,8 +176,8 @@ def _with_ends(name: str) -> list[str]:
     return [f"{name}{end}" for end in ("", "_low", "_high")]
 
 
-def _check_names(names: Collection[str]) -> None:
-    """Refuse a judge whose win rate would be in a column of another.
+def _check_names(names: Collection[str]) -> set[str]:
+    """Refuse a judge whose win rate would be in a column of another; the columns of all are given.
 
     Raises:
         ValueError: There is one.
@@ -174,6 +188,7 @@ def _check_names(names: Collection[str]) -> None:
         if not taken.isdisjoint(rates):
             raise ValueError(f"eval_judges: the name {name!r} is taken: its win rate would be in the column of another")
         taken |= set(rates)
+    return taken
 
 
 def _with_text(policy: Policy, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:

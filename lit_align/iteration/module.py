@@ -24,6 +24,7 @@ from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
 from lit_align.data.base import IterationData
 from lit_align.data.ranks import gathered
+from lit_align.evaluation.metric import Measure, Metric
 from lit_align.iteration.collector import Collector, collected_metrics
 from lit_align.iteration.evaluator import Evaluator, HeldOutEvaluator
 from lit_align.iteration.heldout_files import HeldOutFiles
@@ -31,6 +32,7 @@ from lit_align.iteration.judged_columns import ColumnJudges, columns_of_others, 
 from lit_align.iteration.minibatches import Minibatches
 from lit_align.iteration.optimizers import Schedule, named, scheduled
 from lit_align.iteration.origins import who_judges
+from lit_align.iteration.python_config import leave_config
 from lit_align.iteration.requirements import check_data, check_judge, check_optimizer, check_sampler, tell_given_by
 from lit_align.iteration.scores import check_same, full_precision, has_dropout, remembered, scores_of
 from lit_align.iteration.stages import Stages
@@ -44,6 +46,7 @@ from lit_align.sampling.sampler import Sampler, Slot
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record, Rollouts
 from lit_align.utils.annotations import inherit_annotations
+from lit_align.utils.arguments import note_arguments, noting
 
 TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
 
@@ -71,6 +74,8 @@ class AlignmentModule(L.LightningModule):
         evaluator: How an iterate is measured, instead of sampling held-out prompts; it has judges of its own.
         keep_rollouts: Write every iteration's rollouts to the run folder; without them, a killed run samples and judges
             its last iteration again.
+        metrics: Measures of your own over the held-out responses: name -> function or
+            :class:`~lit_align.evaluation.metric.Metric`, logged as ``val/NAME``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
@@ -87,13 +92,18 @@ class AlignmentModule(L.LightningModule):
     phases: ClassVar[int] = 1
     """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
 
+    configured: bool = False
+    """Whether a config made it, which its command line leaves in the run folder; else it describes itself there."""
+
     iteration: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a config give an algorithm of one's own what the algorithm it extends takes."""
+        """Let a config give an algorithm of one's own what the algorithm it extends takes; note what it is given."""
         super().__init_subclass__(**kwargs)
         inherit_annotations(cls)
+        note_arguments(cls)
 
+    @noting
     def __init__(
         self,
         policy: Policy,
@@ -107,6 +117,7 @@ class AlignmentModule(L.LightningModule):
         eval_judges: dict[str, Judge] | None = None,
         evaluator: Evaluator | None = None,
         keep_rollouts: bool = True,
+        metrics: dict[str, Metric | Measure] | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -121,7 +132,12 @@ class AlignmentModule(L.LightningModule):
         self.reset_optimizer = reset_optimizer
         self.stages = Stages(visible=False)
         self.collector = Collector(policy, judge, sampler, self.anchor, self.stages)
-        self.evaluator = evaluator or HeldOutEvaluator(eval_judges)
+        if evaluator is not None and metrics:
+            raise ValueError(
+                "model.metrics are measured by the evaluator of held-out responses: leave out model.evaluator, or give "
+                "it a HeldOutEvaluator with these metrics"
+            )
+        self.evaluator = evaluator or HeldOutEvaluator(eval_judges, metrics)
         self.guard = StepGuard(policy)
         self.keep_rollouts = keep_rollouts
         self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
@@ -150,6 +166,8 @@ class AlignmentModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check data and judges before any weights load."""
         fits = stage == "fit"
+        if fits and not self.configured:
+            leave_config(self, self.trainer)
         if fits or isinstance(self.trainer.datamodule, IterationData):  # type: ignore[attr-defined]
             self.meet(self.data, fits=fits)
         for judge in self.judges.values():
@@ -504,7 +522,7 @@ class AlignmentModule(L.LightningModule):
         self.column_judges = was | {column: judge for column, judge in now.items() if judge}
 
     def _log_collected(self, rollouts: Rollouts) -> None:
-        is_policy, anchored = self.sampler.decoding.is_policy, self.anchor.is_policy
+        is_policy, anchored = self.sampler.is_policy, self.anchor.is_policy
         values = collected_metrics(rollouts, is_policy=is_policy, anchor_is_policy=anchored)
         if rollouts.weights is None and rollouts.responses.drawn:
             drawn = rollouts.responses.truncated.numel() * (int(self.iteration) + 1)

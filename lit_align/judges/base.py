@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lit_align.judges.calls import call_judge
-from lit_align.judges.identity import Description, built_with, is_noted, noting
+from lit_align.judges.identity import Description
 from lit_align.judges.patience import Faults, JudgeError, Patience
 from lit_align.types import Prompts, Record
 from lit_align.utils.annotations import inherit_annotations
+from lit_align.utils.arguments import built_with, is_noted, noting
 from lit_align.utils.digests import text_digest
 
 log = logging.getLogger(__name__)

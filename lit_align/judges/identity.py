@@ -4,11 +4,10 @@ import inspect
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from copyreg import dispatch_table
-from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache, partial, wraps
+from functools import cache, partial
 from numbers import Real
 from pathlib import Path
 from types import CellType, FunctionType, MappingProxyType, ModuleType
@@ -21,50 +20,7 @@ from lit_align.utils.digests import bytes_digest, model_digest, weights_digest
 
 log = logging.getLogger(__name__)
 
-_BUILT_WITH = "_built_with"  # attribute of what was built
 _PLAIN = (dict, OrderedDict, MappingProxyType)  # mappings with nothing but their items
-
-
-def noting(init: Callable[..., None]) -> Callable[..., None]:
-    """An ``__init__`` that leaves its arguments for :func:`built_with`; those of the class that was asked for count."""
-
-    @wraps(init)
-    def noted(self: Any, *args: Any, **kwargs: Any) -> None:
-        if _BUILT_WITH not in vars(self):
-            object.__setattr__(self, _BUILT_WITH, _bound(init, self, *args, **kwargs))  # it may be frozen
-        init(self, *args, **kwargs)
-
-    noted.notes = True  # type: ignore[attr-defined]
-    return noted
-
-
-def is_noted(init: Callable[..., None]) -> bool:
-    """Whether :func:`noting` has made it."""
-    return hasattr(init, "notes")
-
-
-def built_with(thing: Any) -> dict[str, Any]:
-    """The arguments that an object was built with, defaults included, by name."""
-    given: dict[str, Any] = vars(thing).get(_BUILT_WITH, {})
-    if not is_dataclass(thing):
-        return given
-    # Its __init__ was written after the class was made, and its arguments are its fields.
-    return {field.name: getattr(thing, field.name) for field in fields(thing) if field.init} | given
-
-
-def _bound(init: Callable[..., None], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    signature = inspect.signature(init)
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError:  # it says so itself in a moment
-        return {}
-    bound.apply_defaults()
-    (_, *names) = signature.parameters.values()
-    found: dict[str, Any] = {}
-    for name in names:
-        value = bound.arguments[name.name]
-        found |= value if name.kind is name.VAR_KEYWORD else {name.name: value}
-    return found
 
 
 @runtime_checkable

@@ -199,7 +199,12 @@ class LanguageModel(Policy):
 
     @torch.no_grad()
     def sample(
-        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+        self,
+        prompts: Prompts,
+        uniforms: Float[Tensor, "batch group length"],
+        decoding: Decoding,
+        source: str,
+        at_once: int = 0,
     ) -> Responses:
         """Draw one response for each row of uniforms, in eval mode, from ``policy``, ``reference`` or ``mixture``."""
         device = self.device
@@ -209,7 +214,10 @@ class LanguageModel(Policy):
             network: NextToken = CausalLMNextToken(model)
             if source == "mixture":
                 network = Mixture(network, self._reference_next_token(), decoding.mixture)
-            ids, logps, lengths = generate(network, inputs.ids, inputs.mask, uniforms.to(device), decoding, self.eos)
+            numbers = uniforms.to(device)
+            ids, logps, lengths = generate(
+                network, inputs.ids, inputs.mask, numbers, decoding, self.eos, at_once=at_once
+            )
         mask = torch.arange(ids.shape[-1], device=device) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
         drawn = Responses(inputs, ids, mask, truncated=~torch.isin(last, self.eos), sample_logps=logps)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from lit_align.models.loading.frozen_update import Factors
 from lit_align.models.sharding.cut import Shard
 from lit_align.sampling.decoding import Decoding
 from lit_align.types import Prompts, Record, Responses
+from lit_align.utils.arguments import note_arguments
 
 
 class Policy(nn.Module, ABC):
@@ -29,6 +31,11 @@ class Policy(nn.Module, ABC):
 
     context_length: int
     """Longest prompt and response together, in tokens."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass note its arguments."""
+        super().__init_subclass__(**kwargs)
+        note_arguments(cls)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -75,7 +82,12 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+        self,
+        prompts: Prompts,
+        uniforms: Float[Tensor, "batch group length"],
+        decoding: Decoding,
+        source: str,
+        at_once: int = 0,
     ) -> Responses:
         """Draw one response for each row of uniforms, in eval mode, without gradients.
 
@@ -85,6 +97,7 @@ class Policy(nn.Module, ABC):
             decoding: The sampling law.
             source: ``policy``, ``reference``, or ``mixture``: each token from their logits mixed, by
                 ``decoding.mixture``.
+            at_once: Most prompts under way at once, 0 for all: bounds memory, does not change what is drawn.
         """
 
     def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
 from lit_align.callbacks.same_run import check_same_policy
+from lit_align.iteration.python_config import refuse_handed_over
 from lit_align.models.exporting.export import Trained, check_folder, check_kind, default_kind, export, restore
 from lit_align.models.exporting.reload_check import Agreement, probes
 from lit_align.models.language_model import LanguageModel
@@ -66,8 +67,9 @@ def configured_policy(config: Path) -> LanguageModel:
     """Build the policy that a run's config describes, and nothing else of it.
 
     Raises:
-        ValueError: It is no language model.
+        ValueError: It is no language model, or was handed over in Python in a way that no config can say.
     """
+    refuse_handed_over(config.read_text(), str(config), under="model.policy")
     described: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Policy, "policy")

@@ -147,23 +147,30 @@ def iterations_table(history: list[dict[str, float]], timings: list[dict[str, fl
     """
     table = Table(title="iterations (win rate against the initial policy)")
     columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
+    columns |= _others(history)
     lasted = {name: _seconds(timings, name) for name in ("sample", "judge", "score", "train", "evaluate")}
     stages = [name for name, seconds in lasted.items() if max(seconds.values(), default=0) >= 0.5]
     for heading in (*columns, *(f"{name} s" for name in stages)):
         table.add_column(heading, justify="right")
     measured = [row for row in history if any(name.startswith("val/") for name in row)] or history
     for row in _spread(measured, history[-1:]):
-        cells = [_cell(row, heading) for heading in columns]
+        cells = [_cell(row, *column) for column in columns.values()]
         seconds = [lasted[name].get(int(row["iteration"])) for name in stages]
         table.add_row(*cells, *("-" if value is None else f"{value:.0f}" for value in seconds))
     return table
 
 
-def _cell(row: dict[str, float], heading: str) -> str:
-    key, layout = _COLUMNS[heading]
+def _others(history: list[dict[str, float]]) -> dict[str, tuple[str, str]]:
+    """Columns of measures of a user's own; the win rates of further judges are in ``metrics.csv``."""
+    known = {key for key, _ in _COLUMNS.values()}
+    names = sorted({name for row in history for name in row if name.startswith("val/")} - known)
+    return {name.removeprefix("val/"): (name, "{:.4g}") for name in names if not name.startswith("val/win_rate")}
+
+
+def _cell(row: dict[str, float], key: str, layout: str) -> str:
     if key not in row:
         return "-"
-    return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if "interval" in heading else layout.format(row[key])
+    return f"{row[key]:.3f} - {row['val/win_rate_high']:.3f}" if key == "val/win_rate_low" else layout.format(row[key])
 
 
 def _seconds(timings: list[dict[str, float]], stage: str) -> dict[int, float]:

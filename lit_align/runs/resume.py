@@ -11,7 +11,6 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 import lit_align
 from lit_align.judges.base import Judge
 from lit_align.run_folder import RunFolder, trusted_checkpoint
-from lit_align.utils.files import write_text
 
 Config = dict[str, Any]
 """A merged config is nested dictionaries."""
@@ -34,7 +33,8 @@ _PLACES = (
     "trainer.max_time",
     "data.test",
 )
-# These say how long it goes on, on what machines, and how patiently: it is the same run, but they are told.
+# These say how long it goes on, on what machines, how patiently, and what is measured: it is the same run, but they are
+# told.
 _FREE = (
     "trainer.max_epochs",
     "trainer.accelerator",
@@ -42,6 +42,7 @@ _FREE = (
     "trainer.devices",
     "trainer.num_nodes",
     "model.sampler.token_budget",
+    "model.metrics",
 )
 _JUDGES = ("model.judge", "model.eval_judges")
 
@@ -49,11 +50,12 @@ _JUDGES = ("model.judge", "model.eval_judges")
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ, by dotted name without ``init_args``; one that a config lacks is None there.
 
-    A class is the same whatever path names it.
+    A class is the same whatever path names it. A run that was made in Python says what it was given, and no more.
     """
     before, after = _flat(old), _flat(new)
     classes = _class_names(old) & _class_names(new)
-    names = sorted(name for name in before.keys() | after.keys() if not _under(name, _PLACES))
+    said = before.keys() | after.keys() if _says_all(old) == _says_all(new) else before.keys() & after.keys()
+    names = sorted(name for name in said if not _under(name, _PLACES))
     pairs = {name: (before.get(name), after.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if not _mean_the_same(*pair, classes=name in classes)}
 
@@ -100,12 +102,9 @@ def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) 
 
 def keep_config(folder: RunFolder, text: str) -> None:
     """Leave the config in the run folder; one that differs makes room as ``config-1.yaml``, ``config-2.yaml``, ..."""
-    if folder.config.exists():
-        old = folder.config.read_text()
-        if not differences(yaml.safe_load(old), yaml.safe_load(text)):
-            return
-        write_text(folder.older_config(1 + len(folder.older_configs)), old)
-    write_text(folder.config, text)
+    if folder.config.exists() and not differences(yaml.safe_load(folder.config.read_text()), yaml.safe_load(text)):
+        return
+    folder.replace_config(text)
 
 
 def _newest_run(config: Config, fits: bool) -> RunFolder:
@@ -193,6 +192,11 @@ def _class_names(config: Any, name: str = "") -> set[str]:
     for key, value in config.items():
         found |= _class_names(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
     return found
+
+
+def _says_all(config: Config) -> bool:
+    """Whether a command line has left it, with every setting there is."""
+    return "trainer" not in config or "run" in config["trainer"]
 
 
 def _flat(config: Any, name: str = "") -> Config:

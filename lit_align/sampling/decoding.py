@@ -9,26 +9,27 @@ from torch import Tensor
 _BLOCK = 256  # tokens of the vocabulary that are summed together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How next-token logits become a distribution.
+    """The law that responses are drawn from; a :class:`~lit_align.sampling.sampler.Sampler` has these settings too.
 
     Attributes:
-        max_new_tokens: Longest response, end-of-sequence included.
-        temperature: Divides the logits; 1 samples from the policy itself, 0 is greedy.
+        max_new_tokens: Longest response, end-of-sequence included; longer ones are cut and marked truncated.
+        temperature: Divides the logits, >= 0; 1 samples from the policy itself, which the algorithms' laws assume;
+            0 is greedy.
         top_k: Keep the k most likely tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with at least this probability, in (0, 1]; 1 keeps all.
-        mixture: Weight of the reference in [0, 1] where the policy's and the reference's logits are mixed.
-        prompts_at_once: Most prompts under way at once; others take the place of those that have ended. 0 is all.
-            Bounds memory, does not change what is drawn.
+        mixture: Weight of the reference, in [0, 1], where its logits and the policy's are mixed.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
-    max_new_tokens: int
+    max_new_tokens: int = 64
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     mixture: float = 0.5
-    prompts_at_once: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
@@ -42,8 +43,6 @@ class Decoding:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if not 0 <= self.mixture <= 1:
             raise ValueError(f"mixture must lie in [0, 1], got {self.mixture}")
-        if self.prompts_at_once < 0:
-            raise ValueError(f"prompts_at_once must be >= 0 (0 is all), got {self.prompts_at_once}")
 
     @property
     def is_policy(self) -> bool:

@@ -46,6 +46,7 @@ def generate(
     decoding: Decoding,
     eos: Int[Tensor, " ends"],
     *,
+    at_once: int = 0,
     compact: float = 0.125,
     look_every: int | None = None,
 ) -> tuple[Int[Tensor, "batch group length"], Float[Tensor, "batch group length"], Int[Tensor, "batch group"]]:
@@ -56,8 +57,10 @@ def generate(
         ids: Prompt tokens, left-padded.
         mask: True on prompt tokens.
         uniforms: One number a token; their last dimension is the longest response.
-        decoding: The sampling law, and how many prompts are under way at once.
+        decoding: The sampling law.
         eos: Token ids that end a response (generation configs have several).
+        at_once: Most prompts under way at once; others take the place of those that have ended. 0 is all. Bounds
+            memory, does not change what is drawn.
         compact: Finished rows make way, and others take their place, once they are this share of the batch: each time
             copies the cache. More than 1 never lets them go. Does not change what is drawn.
         look_every: Steps between two looks at which rows have ended, >= 1; more keep a device busy while the host does
@@ -67,7 +70,7 @@ def generate(
         Token ids (0 after the end), their log-probabilities under the sampling law (0 after the end), and lengths,
         the end-of-sequence token included.
     """
-    drawn, waiting = _Drawn(uniforms), _Waiting(ids, mask, uniforms.shape[1], decoding.prompts_at_once, compact)
+    drawn, waiting = _Drawn(uniforms), _Waiting(ids, mask, uniforms.shape[1], at_once, compact)
     look_every = look_every or (1 if ids.device.type in _NO_WAIT else _LOOK)
     rows = torch.arange(0, device=ids.device)  # the row of the result that each row of the model fills
     alive = torch.ones_like(rows, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from itertools import chain
 from typing import Literal, Protocol, runtime_checkable
 
@@ -47,27 +47,28 @@ class Samples(Protocol):
     """The part of a policy that the sampler needs."""
 
     def sample(
-        self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
+        self,
+        prompts: Prompts,
+        uniforms: Float[Tensor, "batch group length"],
+        decoding: Decoding,
+        source: str,
+        at_once: int = 0,
     ) -> Responses:
-        """Draw one response for each row of uniforms."""
+        """Draw one response for each row of uniforms, with at most so many prompts under way at once."""
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(Decoding):
     """Draws K responses to each prompt, in micro-batches of similar length under a token budget.
+
+    The law that it draws from is that of :class:`~lit_align.sampling.decoding.Decoding`, with the same settings.
 
     Attributes:
         group_size: K, responses per prompt, >= 1; algorithms that compare need at least 2.
         sources: Who draws each response of a group, one entry a slot; it then sets ``group_size``. Empty: the policy
             draws them all.
-        max_new_tokens: Longest response, end-of-sequence included; longer ones are cut and marked truncated.
-        temperature: Divides the logits, >= 0; 1 samples from the policy itself, which the algorithms' laws assume;
-            0 is greedy.
-        top_k: Keep the k most likely tokens; 0 keeps all.
-        top_p: Keep the smallest set of tokens with this probability, in (0, 1]; 1 keeps all.
         token_budget: Most tokens (prompt and longest response, over all rows) in one micro-batch of sampling or
             scoring; bounds memory, does not change what is drawn. A micro-batch that runs out of memory is halved.
-        mixture: Weight of the reference in the ``mixture`` of a slot, in [0, 1].
 
     Raises:
         ValueError: An argument is out of its range.
@@ -75,12 +76,8 @@ class Sampler:
 
     group_size: int = 8
     sources: tuple[Slot, ...] = ()
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    _: KW_ONLY
     token_budget: int = 16_384
-    mixture: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
@@ -90,12 +87,12 @@ class Sampler:
             raise ValueError(f"sampler.group_size must be >= 1, got {self.group_size}")
         if self.token_budget < 1:
             raise ValueError(f"sampler.token_budget must be >= 1, got {self.token_budget}")
-        _ = self.decoding
+        super().__post_init__()
 
     @property
     def decoding(self) -> Decoding:
-        """The sampling law."""
-        return Decoding(self.max_new_tokens, self.temperature, self.top_k, self.top_p, self.mixture)
+        """The law alone, which says whether responses would be the same if they were drawn again."""
+        return Decoding(**{field.name: getattr(self, field.name) for field in fields(Decoding)})
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -109,7 +106,7 @@ class Sampler:
 
     def warn_if_not_policy(self) -> None:
         """Say once that the responses are not draws from pi_t."""
-        if not self.decoding.is_policy:
+        if not self.is_policy:
             log.warning(
                 "sampling at temperature %s, top_k %s, top_p %s does not draw from the policy itself: laws that need "
                 "responses from pi_t hold only approximately",
@@ -153,7 +150,7 @@ class Sampler:
             part = prompts.select(rows).trim()
             uniforms = token_uniforms(part.record_id, group, self.max_new_tokens, seed=seed, iteration=iteration)
             at_once = -(-self._fitting(part.ids.shape[1], group) // halving.parts)
-            return self._draw(policy, part, uniforms, slots, replace(self.decoding, prompts_at_once=at_once))
+            return self._draw(policy, part, uniforms, slots, at_once)
 
         for rows, part in halving.each(self._runs(prompts, group), draw):
             order += rows
@@ -166,11 +163,13 @@ class Sampler:
         return replace(joined, source=slots, iteration=iteration, seed=seed)
 
     def _draw(
-        self, policy: Samples, prompts: Prompts, uniforms: Tensor, slots: tuple[str, ...], decoding: Decoding
+        self, policy: Samples, prompts: Prompts, uniforms: Tensor, slots: tuple[str, ...], at_once: int
     ) -> Responses:
         """One micro-batch; a slot keeps its own random numbers whoever draws the others."""
         places = {source: [i for i, slot in enumerate(slots) if slot == source] for source in dict.fromkeys(slots)}
-        drawn = [policy.sample(prompts, uniforms[:, at], decoding, source) for source, at in places.items()]
+        drawn = [
+            policy.sample(prompts, uniforms[:, at], self.decoding, source, at_once) for source, at in places.items()
+        ]
         order = torch.argsort(torch.tensor([place for at in places.values() for place in at]))
         return _side_by_side(prompts, drawn, order)
 

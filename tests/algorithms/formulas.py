@@ -166,12 +166,6 @@ def simpo(row: Row, rows: list[Row]) -> float:
     return row.label(lambda d: softplus(0.7 - 2 * d), row.mean(row.policy))
 
 
-def orpo(row: Row, rows: list[Row]) -> float:
-    """lambda 0.3."""
-    odds = [math.exp(x / n) / (1 - math.exp(x / n)) for x, n in zip(row.policy, row.lengths, strict=True)]
-    return row.mean_nll + 0.3 * row.label(logistic(1.0), math.log(odds[0] / odds[1]))
-
-
 def aipo(row: Row, rows: list[Row]) -> float:
     """beta 0.2, alpha 0.3, lambda 0.4."""
     asked = row.policy[0] - row.policy[1] - 1.3 * (row.anchor[0] - row.anchor[1])

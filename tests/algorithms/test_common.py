@@ -1,8 +1,11 @@
 """What every algorithm has in common: its loss is the one written down, reads what it says it reads, and trains."""
 
+import inspect
 import tempfile
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -98,7 +101,12 @@ def gradient(module, rollouts):
 
 def test_every_algorithm_is_here():
     assert set(ALGORITHMS) == {case.name for case in CASES}
-    assert all(issubclass(getattr(lit_align, name), AlignmentModule) for name in ALGORITHMS)
+    stems = [path.stem for path in (Path(lit_align.__file__).parent / "algorithms").glob("*.py")]
+    modules = [import_module(f"lit_align.algorithms.{stem}") for stem in stems if stem != "__init__"]
+    own = [thing for module in modules for thing in vars(module).values() if inspect.isclass(thing)]
+    names = {kind.__name__ for kind in own if issubclass(kind, AlignmentModule) and "algorithms" in kind.__module__}
+    assert names == {*ALGORITHMS, "PairwiseModule"}
+    assert all(getattr(lit_align, name).__name__ == name for name in names)
 
 
 def test_the_loss_is_the_one_that_is_written_down(case):

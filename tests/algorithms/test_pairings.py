@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lit_align.algorithms.pairings import PAIRINGS, all_pairs, best_worst, gather, random_pairs
-from lit_align.losses import dpo, inpo, ipo
+from lit_align.losses.dpo import dpo
+from lit_align.losses.inpo import inpo
+from lit_align.losses.ipo import ipo
 from lit_align.types import Prompts, Responses, Rollouts
 
 FAIR = ["random", "all"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from lit_align.data.rollout_store import load_rollouts, save_rollouts
+from lit_align.data.rollout_store import load_origin, load_rollouts, save_rollouts
 from lit_align.types import Prompts, Responses, Rollouts, pad_left
 
 LENGTHS = torch.tensor([[3, 5, 1], [2, 4, 4]])
@@ -169,3 +169,10 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path):
     path.write_text("not parquet")
     with pytest.raises(ValueError, match=r"it\.parquet is damaged"):
         load_rollouts(path)
+
+
+def test_the_law_of_a_sampler_is_read_without_how_many_prompts_version_0_1_had_under_way_at_once(tmp_path):
+    law = "Sampler Decoding(max_new_tokens=5, temperature=1.0"
+    path = tmp_path / "it.parquet"
+    save_rollouts(path, responses(), TEXTS, {"sampler": f"{law}, prompts_at_once=16)", "policy": "a"})
+    assert load_origin(path) == {"sampler": f"{law})", "policy": "a"}

@@ -67,7 +67,7 @@ def moved(policy, seed=3, size=0.7):
 
 def everything(policy, source="policy", mixture=0.5):
     """Every response to every context."""
-    return policy.enumerate(policy.encode(policy.game.records), Decoding(8, mixture=mixture), source)
+    return policy.enumerate(policy.encode(policy.game.records), Decoding(max_new_tokens=8, mixture=mixture), source)
 
 
 def draws(policy, source="policy", count=4000, seed=0, **decoding):

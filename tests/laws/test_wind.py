@@ -10,7 +10,7 @@ from lit_align.games import hard_preference, kl, rock_paper_scissors, wind_equil
 from lit_align.games.game import Game
 from lit_align.games.judge import GameJudge
 from lit_align.games.lab import play
-from lit_align.losses import implied_win_rates
+from lit_align.losses.wind import implied_win_rates
 from tests.games.instances import random_laws
 from tests.laws.instances import (
     collected,

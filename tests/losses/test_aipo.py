@@ -5,12 +5,18 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import aipo, dpo
-from tests.losses.pair_losses import LENGTHS, PAIR_LOSSES, columns
+from lit_align.losses.aipo import aipo
+from lit_align.losses.dpo import dpo
+from tests.losses.pair_losses import LENGTHS, NOT_NEGATIVE, POSITIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
 
-AIPO = PAIR_LOSSES["aipo"]
+AIPO = PairLoss(
+    aipo,
+    {"beta": 0.2, "alpha": 0.3, "nll_weight": 0.4},
+    {"beta": POSITIVE, "alpha": NOT_NEGATIVE, "nll_weight": NOT_NEGATIVE},
+    lengths=True,
+)
 
 
 def test_the_loss_by_hand():

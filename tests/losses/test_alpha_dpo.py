@@ -5,13 +5,19 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import alpha_dpo
+from lit_align.losses.alpha_dpo import alpha_dpo
 from lit_align.losses.margins import mean_margin
-from tests.losses.pair_losses import LENGTHS, PAIR_LOSSES, columns
+from tests.losses.pair_losses import LENGTHS, NOT_NEGATIVE, POSITIVE, PairLoss, columns
+from tests.losses.test_simpo import SIMPO
 
 pytestmark = pytest.mark.usefixtures("double")
 
-ALPHA_DPO, SIMPO = PAIR_LOSSES["alpha_dpo"], PAIR_LOSSES["simpo"]
+ALPHA_DPO = PairLoss(
+    alpha_dpo,
+    {"beta": 2.0, "gamma": 0.7, "alpha": 0.3, "margin_mean": 0.3, "margin_std": 0.8},
+    {"beta": POSITIVE, "gamma": NOT_NEGATIVE, "alpha": NOT_NEGATIVE, "margin_std": POSITIVE},
+    lengths=True,
+)
 
 
 def test_the_loss_by_hand():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_align.losses import best_of_n_weights, bond_rewards, jeffreys, quantiles, sampled_bond_rewards
+from lit_align.losses.bond import best_of_n_weights, bond_rewards, jeffreys, quantiles, sampled_bond_rewards
 from tests.losses.enumeration import kl, over_tuples, simplex
 
 pytestmark = pytest.mark.usefixtures("double")

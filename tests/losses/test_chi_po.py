@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import chi_po
+from lit_align.losses.chi_po import chi_po
 from tests.losses.chi_squared import chi_squared_law, lambert
 from tests.losses.enumeration import bradley_terry, minimiser, over_pairs, simplex, tilted
-from tests.losses.pair_losses import columns
+from tests.losses.pair_losses import POSITIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
+
+CHI_PO = PairLoss(chi_po, {"beta": 0.2, "r_max": 1e3}, {"beta": POSITIVE, "r_max": POSITIVE})
 
 
 def of_logratios(chosen, rejected, **options):

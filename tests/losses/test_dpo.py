@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from lit_align.losses import dpo, robust_dpo
+from lit_align.losses.dpo import dpo, robust_dpo
 from tests.losses.enumeration import bradley_terry, minimiser, over_pairs, simplex, tilted
 
 pytestmark = pytest.mark.usefixtures("double")

@@ -5,11 +5,15 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import exo, exo_pairwise
+from lit_align.losses.exo import exo, exo_pairwise
 from tests.losses.enumeration import kl, minimiser, simplex, tilted, total_variation
-from tests.losses.pair_losses import columns
+from tests.losses.pair_losses import POSITIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
+
+EXO_PAIRWISE = PairLoss(
+    exo_pairwise, {"beta": 0.2, "eps": 0.1}, {"beta": POSITIVE, "eps": [0.0, -0.1, 0.5, float("nan")]}
+)
 
 BETAS = {"beta_policy": 0.5, "beta_reward": 0.8}
 

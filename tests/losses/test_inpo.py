@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_align.losses import inpo, ipo
+from lit_align.losses.inpo import inpo
+from lit_align.losses.ipo import ipo
 from tests.losses.enumeration import intransitive, minimiser, over_pairs, simplex, tilted, total_variation
 
 pytestmark = pytest.mark.usefixtures("double")

@@ -7,10 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_align.losses import ipo, ipo_mean
+from lit_align.losses.ipo import ipo, ipo_mean
 from tests.losses.enumeration import intransitive, minimiser, over_pairs, simplex, tilted, total_variation
+from tests.losses.pair_losses import POSITIVE, PairLoss
 
 pytestmark = pytest.mark.usefixtures("double")
+
+IPO_MEAN = PairLoss(ipo_mean, {"tau": 0.4}, {"tau": POSITIVE}, lengths=True)
 
 TAU = 0.4
 few = settings(max_examples=30, deadline=None, derandomize=True)

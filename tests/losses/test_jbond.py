@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import jbond, jbond_advantages, jbond_penalty, leave_one_out
+from lit_align.losses.jbond import jbond, jbond_advantages, jbond_penalty, leave_one_out
 from tests.losses.enumeration import bradley_terry, intransitive, kl, simplex
 
 pytestmark = pytest.mark.usefixtures("double")

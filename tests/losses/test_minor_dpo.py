@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import dpo, minor_dpo
-from tests.losses.pair_losses import columns
+from lit_align.losses.dpo import dpo
+from lit_align.losses.minor_dpo import minor_dpo
+from tests.losses.pair_losses import POSITIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
+
+MINOR_DPO = PairLoss(minor_dpo, {"beta": 0.2}, {"beta": POSITIVE})
 
 BETA = 0.2
 

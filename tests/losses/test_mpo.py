@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import mpo
-from tests.losses.pair_losses import columns
+from lit_align.losses.mpo import mpo
+from tests.losses.pair_losses import PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
+
+MPO = PairLoss(mpo, {}, reference=False)
 
 
 def test_the_loss_by_hand():

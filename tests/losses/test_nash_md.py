@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import nash_md
+from lit_align.losses.nash_md import nash_md
 from tests.losses.enumeration import intransitive, kl, over_tuples, simplex, tilted
 
 pytestmark = pytest.mark.usefixtures("double")

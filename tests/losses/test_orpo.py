@@ -5,13 +5,24 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import orpo, simpo
-from lit_align.losses.orpo import log_odds
-from tests.losses.pair_losses import LENGTHS, PAIR_LOSSES, columns
+from lit_align.losses.orpo import log_odds, orpo
+from lit_align.losses.simpo import simpo
+from tests.algorithms.case import PAIRS, Case
+from tests.algorithms.formulas import logistic
+from tests.losses.pair_losses import LENGTHS, NOT_NEGATIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
 
-ORPO = PAIR_LOSSES["orpo"]
+ORPO = PairLoss(orpo, {"odds_weight": 0.3}, {"odds_weight": NOT_NEGATIVE}, reference=False, lengths=True)
+
+
+def written_out(row, rows):
+    """The loss of a prompt, at lambda 0.3."""
+    odds = [math.exp(x / n) / (1 - math.exp(x / n)) for x, n in zip(row.policy, row.lengths, strict=True)]
+    return row.mean_nll + 0.3 * row.label(logistic(1.0), math.log(odds[0] / odds[1]))
+
+
+CASE = Case("ORPO", {"odds_weight": 0.3, **PAIRS}, written_out, written_out, refused={"odds_weight": [-0.1]})
 CHOSEN, REJECTED = LENGTHS
 
 

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from tests.losses.pair_losses import PAIR_LOSSES, columns
+from tests.declared import declared
+from tests.losses.pair_losses import PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
 
+PAIR_LOSSES = {loss.loss.__name__: loss for loss in declared(PairLoss)}
 few = settings(max_examples=20, deadline=None, derandomize=True)
 a_pair = st.tuples(*[st.floats(-30, 0)] * 4, st.floats(0, 1))
 some_pairs = st.lists(a_pair, min_size=1, max_size=5)

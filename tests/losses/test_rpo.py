@@ -5,10 +5,15 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import dpo, rpo, rpo_mean
-from tests.losses.pair_losses import LENGTHS, PAIR_LOSSES, columns
+from lit_align.losses.dpo import dpo
+from lit_align.losses.rpo import rpo, rpo_mean
+from tests.losses.pair_losses import LENGTHS, NOT_NEGATIVE, POSITIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
+
+RPO = PairLoss(rpo, {"beta": 0.2, "eta": 0.3}, {"beta": POSITIVE, "eta": NOT_NEGATIVE})
+RPO_MEAN = PairLoss(rpo_mean, {"beta": 0.2, "eta": 0.3}, {"beta": POSITIVE, "eta": NOT_NEGATIVE}, lengths=True)
+LOSSES = {"rpo": RPO, "rpo_mean": RPO_MEAN}
 
 BETA, ETA = 0.2, 0.3
 BOTH = ["rpo", "rpo_mean"]
@@ -29,7 +34,7 @@ def test_the_losses_by_hand():
 @pytest.mark.parametrize("preference", [0.3, 1.0])
 def test_with_eta_0_it_is_dpo(name, preference):
     rows = columns()
-    value = PAIR_LOSSES[name](*rows, eta=0.0, preference=preference)
+    value = LOSSES[name](*rows, eta=0.0, preference=preference)
     torch.testing.assert_close(value, dpo(*rows, beta=BETA, preference=preference))
 
 
@@ -42,7 +47,7 @@ def test_where_the_policy_is_the_reference_the_loss_is_log_2_and_the_nll():
 @pytest.mark.parametrize("name", BOTH)
 def test_the_supervised_loss_pulls_the_chosen_response_alone(name):
     rows = [row.requires_grad_() for row in columns()]
-    gradients = torch.autograd.grad(PAIR_LOSSES[name](*rows).sum(), rows)
+    gradients = torch.autograd.grad(LOSSES[name](*rows).sum(), rows)
     of_dpo = torch.autograd.grad(dpo(*rows, beta=BETA).sum(), rows)
     pull = torch.full((5,), BETA * ETA) if name == "rpo" else ETA / LENGTHS[0]
     torch.testing.assert_close(gradients[0], of_dpo[0] - pull)

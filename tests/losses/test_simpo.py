@@ -5,12 +5,19 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import dpo, simpo
-from tests.losses.pair_losses import LENGTHS, PAIR_LOSSES, columns
+from lit_align.losses.dpo import dpo
+from lit_align.losses.simpo import simpo
+from tests.losses.pair_losses import LENGTHS, NOT_NEGATIVE, POSITIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
 
-SIMPO = PAIR_LOSSES["simpo"]
+SIMPO = PairLoss(
+    simpo,
+    {"beta": 2.0, "gamma": 0.7},
+    {"beta": POSITIVE, "gamma": NOT_NEGATIVE},
+    reference=False,
+    lengths=True,
+)
 
 
 def test_the_loss_by_hand():

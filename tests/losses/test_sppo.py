@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_align.losses import sppo, sppo_offset, sppo_regression
+from lit_align.losses.sppo import sppo, sppo_offset, sppo_regression
 from tests.losses.enumeration import intransitive, minimiser, over_tuples, simplex, tilted, total_variation
 
 pytestmark = pytest.mark.usefixtures("double")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import implied_win_rates, wind_kl, wind_nce, wind_squared
+from lit_align.losses.wind import implied_win_rates, wind_kl, wind_nce, wind_squared
 
 RISKS = [wind_squared, wind_kl, wind_nce]
 LOG_RISKS = [wind_kl, wind_nce]

@@ -6,11 +6,14 @@ import math
 import pytest
 import torch
 
-from lit_align.losses import dpo, xpo
+from lit_align.losses.dpo import dpo
+from lit_align.losses.xpo import xpo
 from tests.losses.enumeration import bradley_terry, minimiser, simplex, tilted
-from tests.losses.pair_losses import columns
+from tests.losses.pair_losses import NOT_NEGATIVE, POSITIVE, PairLoss, columns
 
 pytestmark = pytest.mark.usefixtures("double")
+
+XPO = PairLoss(xpo, {"beta": 0.2, "alpha": 0.3}, {"beta": POSITIVE, "alpha": NOT_NEGATIVE}, explored=True)
 
 OPTIONS = {"beta": 0.2, "alpha": 0.3}
 

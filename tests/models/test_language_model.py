@@ -25,7 +25,7 @@ def policy(tiny_model) -> LanguageModel:
 
 def drawn(policy, count=6, group=4, length=LENGTH, source="policy", **options):
     prompts = policy.encode(prompts_of(count))
-    return policy.sample(prompts, torch.rand(count, group, length), Decoding(length, **options), source)
+    return policy.sample(prompts, torch.rand(count, group, length), Decoding(max_new_tokens=length, **options), source)
 
 
 def distribution(path, prompt):
@@ -52,7 +52,7 @@ def test_greedy_responses_are_those_of_transformers_and_stop_at_either_end_token
 
 def test_frequencies_of_sampled_tokens_are_the_models_probabilities(policy, tiny_model):
     prompts = policy.encode(prompts_of(1))
-    tokens = policy.sample(prompts, torch.rand(1, 8000, 1), Decoding(1), "policy").ids.flatten()
+    tokens = policy.sample(prompts, torch.rand(1, 8000, 1), Decoding(max_new_tokens=1), "policy").ids.flatten()
     expected = 8000 * distribution(tiny_model, prompts.ids[0].tolist())
     common = expected > 5
     counts = torch.bincount(tokens, minlength=len(expected)).float()

@@ -19,7 +19,7 @@ def load(path, **options) -> LanguageModel:
 
 def drawn(policy, source="policy"):
     torch.manual_seed(1)
-    return policy.sample(policy.encode(prompts_of(3)), torch.rand(3, 2, 6), Decoding(6), source)
+    return policy.sample(policy.encode(prompts_of(3)), torch.rand(3, 2, 6), Decoding(max_new_tokens=6), source)
 
 
 def step(policy, responses, rate=1e-3):

@@ -65,7 +65,7 @@ def test_the_same_config_in_the_words_of_today_finds_it(monkeypatch):
     Path("runs").mkdir()
     Path("run").rename("runs/old")
     cli = main(["fit", "-c", "today.yaml", "--ckpt_path", "last"])
-    assert Path(cli.trainer.default_root_dir) == Path("runs/old")
+    assert Path(cli.trainer.default_root_dir) == Path("runs/old").absolute()
     assert iterations == []
 
 

@@ -82,6 +82,15 @@ def test_seconds_are_shown_of_stages_that_take_any_where_they_are_known():
     assert cells(table, "evaluate s") == ["3", "2"]
 
 
+def test_measures_of_a_users_own_are_shown_and_the_win_rates_of_further_judges_are_not():
+    rows = [{"iteration": 0.0, "val/kl": 0.0, "val/says_sun": 0.123456, "val/win_rate_afinn": 0.5}]
+    rows += [{"iteration": 1.0, "val/kl": 0.0, "val/says_sun": float("nan"), "val/loud": 12.0}]
+    table = iterations_table(rows, [])
+    assert [column.header for column in table.columns] == ["it", "KL", "loud", "says_sun"]
+    assert cells(table, "says_sun") == ["0.1235", "nan"]
+    assert cells(table, "loud") == ["-", "12"]
+
+
 def test_what_a_user_or_a_model_wrote_is_shown_as_it_is_and_ends_no_run(tmp_path, tiny_model, capsys):
     odd = ["the cat [/i] [INST] [bold", "[link=x] a day [/b]", "\\[ rain \\] :smile:"]
     pools = {

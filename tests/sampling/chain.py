@@ -44,9 +44,9 @@ class ChainPolicy:
     def __init__(self):
         self.batches = []
 
-    def sample(self, prompts, uniforms, decoding, source):
-        self.batches.append((min(len(prompts), decoding.prompts_at_once), prompts.ids.shape[1]))
-        ids, logps, lengths = generate(Chain(), prompts.ids, prompts.mask, uniforms, decoding, EOS)
+    def sample(self, prompts, uniforms, decoding, source, at_once=0):
+        self.batches.append((min(len(prompts), at_once), prompts.ids.shape[1]))
+        ids, logps, lengths = generate(Chain(), prompts.ids, prompts.mask, uniforms, decoding, EOS, at_once=at_once)
         mask = torch.arange(ids.shape[-1]) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
         return Responses(prompts, ids, mask, ~torch.isin(last, EOS), logps, source=(source,))

@@ -10,7 +10,7 @@ PROBABILITIES = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.2, 0.1])
 
 def law(logits=None, **options):
     logits = PROBABILITIES.log() if logits is None else logits
-    return Decoding(4, **options).log_probabilities(logits[None])[0].exp()
+    return Decoding(max_new_tokens=4, **options).log_probabilities(logits[None])[0].exp()
 
 
 def stratified(count):
@@ -49,7 +49,7 @@ def test_tokens_without_probability_are_not_drawn_at_either_edge():
 def test_rounding_in_the_sum_never_leads_past_the_last_possible_token():
     logits = torch.randn(50, 4001)
     logits[:, -1] = -torch.inf
-    log_probabilities = Decoding(1).log_probabilities(logits)
+    log_probabilities = Decoding(max_new_tokens=1).log_probabilities(logits)
     tokens, logps = draw(log_probabilities, torch.full((50,), 1 - 2.0**-24))
     assert (tokens < 4000).all()
     assert logps.isfinite().all()
@@ -59,10 +59,10 @@ def test_rounding_in_the_sum_never_leads_past_the_last_possible_token():
 @pytest.mark.parametrize("options", [{}, {"top_k": 40}, {"top_p": 0.9}, {"temperature": 0.3}, {"temperature": 0.0}])
 def test_draws_over_blocks_are_those_of_one_sum_in_double_precision(vocabulary, options):
     logits, uniforms = 3 * torch.randn(2000, vocabulary), torch.rand(2000)
-    law = Decoding(1, **options).log_probabilities(logits).double()
+    law = Decoding(max_new_tokens=1, **options).log_probabilities(logits).double()
     cdf = law.softmax(-1).cumsum(-1)
     expected = torch.searchsorted(cdf, uniforms[:, None].double() * cdf[:, -1:], right=True)
-    tokens, logps = draw(Decoding(1, **options).scores(logits), uniforms)
+    tokens, logps = draw(Decoding(max_new_tokens=1, **options).scores(logits), uniforms)
     # A float32 sum may fall on the other side of a number that lies within 1e-6 of a step.
     near = (cdf - uniforms[:, None]).abs().amin(-1) < 1e-6
     assert near.float().mean() < 0.05
@@ -90,7 +90,7 @@ def test_the_law_is_normalised_whatever_the_scale_of_the_logits():
     logits = torch.tensor([1e4, 1e4 - 1, -1e4])
     torch.testing.assert_close(law(logits), logits.softmax(0))
     torch.testing.assert_close(law(), PROBABILITIES)
-    assert Decoding(1).log_probabilities(logits[None].bfloat16()).dtype == torch.float32
+    assert Decoding(max_new_tokens=1).log_probabilities(logits[None].bfloat16()).dtype == torch.float32
 
 
 def test_temperature_divides_the_logits():
@@ -102,7 +102,7 @@ def test_temperature_zero_is_the_limit_greedy_choice():
     assert law(temperature=0.0).tolist() == [0, 1, 0, 0, 0, 0]
     torch.testing.assert_close(law(temperature=0.0), law(temperature=1e-3))
     tokens, logps = draw(
-        Decoding(1, temperature=0.0).log_probabilities(PROBABILITIES.log().expand(3, -1)), stratified(3)
+        Decoding(max_new_tokens=1, temperature=0.0).log_probabilities(PROBABILITIES.log().expand(3, -1)), stratified(3)
     )
     assert tokens.tolist() == [1, 1, 1]
     assert logps.tolist() == [0, 0, 0]
@@ -127,7 +127,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(p, kept):
 
 def test_top_p_of_random_laws_reaches_p_and_needs_all_it_keeps():
     probabilities = (2 * torch.randn(200, 30)).softmax(-1)
-    kept = Decoding(1, top_p=0.8).log_probabilities(probabilities.log()) > -torch.inf
+    kept = Decoding(max_new_tokens=1, top_p=0.8).log_probabilities(probabilities.log()) > -torch.inf
     mass = (probabilities * kept).sum(-1)
     least = probabilities.masked_fill(~kept, 2).min(-1).values
     most_dropped = probabilities.masked_fill(kept, -1).max(-1).values
@@ -143,9 +143,9 @@ def test_top_p_is_taken_after_top_k_and_temperature():
 
 
 def test_only_the_untouched_law_is_the_policy():
-    assert Decoding(4).is_policy
+    assert Decoding(max_new_tokens=4).is_policy
     for options in ({"temperature": 0.9}, {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.99}):
-        assert not Decoding(4, **options).is_policy
+        assert not Decoding(max_new_tokens=4, **options).is_policy
 
 
 @pytest.mark.parametrize(

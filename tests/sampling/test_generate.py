@@ -8,7 +8,7 @@ from lit_align.sampling.generate import generate
 from tests.sampling.chain import EOS, STATES, VOCABULARY, Chain, prompts
 
 LENGTH = 12
-POLICY = Decoding(LENGTH)
+POLICY = Decoding(max_new_tokens=LENGTH)
 
 
 def run(model=None, some=None, uniforms=None, decoding=POLICY, group=4, **options):
@@ -35,7 +35,7 @@ def one_by_one(some, uniforms, decoding):
     return everything
 
 
-@pytest.mark.parametrize("decoding", [POLICY, Decoding(LENGTH, temperature=0.7, top_k=4, top_p=0.9)])
+@pytest.mark.parametrize("decoding", [POLICY, Decoding(max_new_tokens=LENGTH, temperature=0.7, top_k=4, top_p=0.9)])
 def test_responses_are_those_drawn_one_by_one(decoding):
     some, uniforms = prompts(), torch.rand(9, 4, LENGTH)
     ids, logps, lengths = run(some=some, uniforms=uniforms, decoding=decoding)
@@ -74,23 +74,23 @@ def test_prompts_that_wait_for_room_are_answered_as_they_would_be_at_once(at_onc
     uniforms = torch.rand(9, 4, LENGTH)
     whole = run(uniforms=uniforms)
     model = Chain(admits=admits)
-    waited = run(model, uniforms=uniforms, decoding=Decoding(LENGTH, prompts_at_once=at_once))
+    waited = run(model, uniforms=uniforms, at_once=at_once)
     assert all(torch.equal(a, b) for a, b in zip(whole, waited, strict=True))
     assert max(model.rows_seen) <= 4 * at_once
 
 
 def test_prompts_are_admitted_before_the_last_row_has_ended():
-    uniforms, few = torch.rand(9, 4, LENGTH), Decoding(LENGTH, prompts_at_once=3)
+    uniforms = torch.rand(9, 4, LENGTH)
     steps = {}
     for admits in (True, False):
-        run(model := Chain(admits=admits), uniforms=uniforms, decoding=few)
+        run(model := Chain(admits=admits), uniforms=uniforms, at_once=3)
         steps[admits] = len(model.rows_seen)
     assert steps[True] < steps[False]
 
 
 @pytest.mark.parametrize("look_every", [1, 8])
 def test_looking_seldom_changes_no_token_and_no_row_goes_on_past_its_last(look_every):
-    some, uniforms, few = prompts(200), torch.rand(200, 1, LENGTH), Decoding(LENGTH, prompts_at_once=40)
+    some, uniforms = prompts(200), torch.rand(200, 1, LENGTH)
     table = Chain().table.index_fill(1, EOS, -1.0)
     whole = run(Chain(table), some, uniforms)
 
@@ -112,7 +112,7 @@ def test_looking_seldom_changes_no_token_and_no_row_goes_on_past_its_last(look_e
             super().keep(rows)
             self.tokens = self.tokens[rows]
 
-    seldom = run(Counting(table), some, uniforms, few, look_every=look_every)
+    seldom = run(Counting(table), some, uniforms, at_once=40, look_every=look_every)
     assert all(torch.equal(a, b) for a, b in zip(whole, seldom, strict=True))
 
 
@@ -138,7 +138,7 @@ def test_the_last_token_is_not_fed_back():
 def test_frequencies_of_whole_responses_are_products_of_the_chain():
     some, chain = prompts(1), Chain()
     uniforms = torch.rand(1, 8000, 2)
-    ids, logps, _ = generate(Chain(), some.ids, some.mask, uniforms, Decoding(2), EOS)
+    ids, logps, _ = generate(Chain(), some.ids, some.mask, uniforms, Decoding(max_new_tokens=2), EOS)
     first = chain.prefill(some.ids, some.mask, 1).log_softmax(-1)[0]
     statistic, cells = 0.0, 0
     for a in range(VOCABULARY):

@@ -50,7 +50,7 @@ def test_the_law_after_every_prefix_is_the_normalised_geometric_mixture(weight):
 
 @pytest.mark.parametrize(("weight", "end"), [(0.0, 0), (1.0, 1)])
 def test_a_weight_of_zero_draws_from_the_policy_and_one_from_the_reference(weight, end):
-    some, decoding = prompts(), Decoding(8)
+    some, decoding = prompts(), Decoding(max_new_tokens=8)
     uniforms = token_uniforms(some.record_id, 20, 8, seed=3, iteration=0)
     drawn, plain = (
         generate(model, some.ids, some.mask, uniforms, decoding, EOS)
@@ -79,7 +79,7 @@ def test_rows_that_are_dropped_are_dropped_in_both():
 
 
 def test_log_probs_of_draws_are_those_of_the_mixture():
-    some, decoding = prompts(), Decoding(6)
+    some, decoding = prompts(), Decoding(max_new_tokens=6)
     uniforms = token_uniforms(some.record_id, 10, 6, seed=3, iteration=0)
     ids, logps, lengths = generate(mixture(0.4), some.ids, some.mask, uniforms, decoding, EOS)
     for row in (5, 7):

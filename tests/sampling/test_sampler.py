@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lit_align import Sampler
+from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.sampler import sampling_in_halves
 from tests.sampling.chain import EOS, ChainPolicy, prompts
 
@@ -76,8 +77,8 @@ def test_a_slot_draws_the_same_whoever_draws_the_others():
 
 def test_each_slot_is_drawn_by_its_source():
     class Named(ChainPolicy):
-        def sample(self, prompts, uniforms, decoding, source):
-            drawn = super().sample(prompts, uniforms, decoding, source)
+        def sample(self, prompts, uniforms, decoding, source, at_once=0):
+            drawn = super().sample(prompts, uniforms, decoding, source, at_once)
             return replace(drawn, ids=torch.full_like(drawn.ids, len(source)))
 
     drawn = sample(policy=Named(), sources=("reference", "policy", "reference", "mixture"))
@@ -111,6 +112,13 @@ def test_progress_reports_add_up_to_all_prompts_and_tokens():
     assert len(told) > 1
     assert sum(done for done, _ in told) == 9
     assert sum(tokens for _, tokens in told) == int(drawn.mask.sum())
+
+
+def test_the_law_of_a_sampler_is_its_settings_but_how_many_and_how_wide():
+    law = {"max_new_tokens": 5, "temperature": 0.7, "top_k": 4, "top_p": 0.9, "mixture": 0.2}
+    assert Sampler(**law).decoding == Decoding(**law)
+    assert Sampler(**law, group_size=2, token_budget=100).decoding == Decoding(**law)
+    assert Sampler().decoding == Decoding()
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.9}])

@@ -27,10 +27,21 @@ def fickle(prompts, responses, records):
     return [reward * care for reward, care in zip(happiness(prompts, responses, records), cares, strict=True)]
 
 
+def words(rollouts, texts):
+    """Words of a response, in the mean and of the first."""
+    counts = [len(text.split()) for text in texts]
+    return {"mean": sum(counts) / len(counts), "first": counts[0]}
+
+
 SOURCES = ("policy", "policy", "anchor", "anchor")
 # Algorithm, adapters, learning rate (beyond it rounding grows into another run), hyper-parameters.
 RUNS: dict[str, tuple[type[AlignmentModule], LoRA | None, float, dict[str, Any]]] = {
-    "WIND, adapters": (WIND, LoRA(rank=4), 0.005, {"eval_judges": {"sad": RewardFunction("tests.tiny_runs.sadness")}}),
+    "WIND, adapters": (
+        WIND,
+        LoRA(rank=4),
+        0.005,
+        {"eval_judges": {"sad": RewardFunction("tests.tiny_runs.sadness")}, "metrics": {"words": words}},
+    ),
     "WIND, all weights": (WIND, None, 0.005, {"schedule": "linear", "warmup_steps": 1, "reset_optimizer": False}),
     "SPPO": (SPPO, LoRA(rank=4), 0.001, {"beta": 0.5}),
     # Prompts of weight 0: minibatches, and ranks, weigh differently.

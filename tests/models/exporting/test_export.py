@@ -22,7 +22,7 @@ def policy(request, tiny_model) -> LanguageModel:
 
 
 def test_the_exported_model_is_plain_and_has_the_policys_log_probs(policy, tmp_path):
-    responses = policy.sample(policy.encode(prompts_of(4)), torch.rand(4, 2, 6), Decoding(6), "policy")
+    responses = policy.sample(policy.encode(prompts_of(4)), torch.rand(4, 2, 6), Decoding(max_new_tokens=6), "policy")
     expected = policy.logps(responses).detach()
     assert (expected - policy.logps(responses, "reference")).abs().max() > 0.1
     policy.export(tmp_path)
@@ -48,6 +48,6 @@ def test_the_exported_folder_is_a_policy_again_with_tokenizer_template_and_ends(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_template == policy.tokenizer.chat_template
     assert tokenizer.pad_token == policy.tokenizer.pad_token
-    responses = policy.sample(policy.encode(prompts_of(4)), torch.rand(4, 2, 6), Decoding(6), "policy")
+    responses = policy.sample(policy.encode(prompts_of(4)), torch.rand(4, 2, 6), Decoding(max_new_tokens=6), "policy")
     assert_same_but_rounding(again.logps(responses), policy.logps(responses))
     assert_same_but_rounding(again.logps(responses, "reference"), policy.logps(responses).detach())

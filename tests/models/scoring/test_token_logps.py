@@ -34,7 +34,9 @@ def loaded(path, **options) -> LanguageModel:
 
 
 def drawn(policy, count=3, group=3):
-    return policy.sample(policy.encode(prompts_of(count)), torch.rand(count, group, 6), Decoding(6), "policy")
+    return policy.sample(
+        policy.encode(prompts_of(count)), torch.rand(count, group, 6), Decoding(max_new_tokens=6), "policy"
+    )
 
 
 def one_by_one(policy, responses):

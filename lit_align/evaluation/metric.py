@@ -1,0 +1,129 @@
+"""Users measure the held-out responses with metrics of their own, beside what is measured anyway."""
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+
+from lit_align.data.ranks import from_all_ranks, interleaved, order_of_shares
+from lit_align.types import Rollouts
+from lit_align.utils.arguments import note_arguments
+
+log = logging.getLogger(__name__)
+
+Measure = Callable[[Rollouts, list[str]], Any]
+"""A :class:`Metric` is called like this; any function that is called so is a metric."""
+
+
+class Metric(ABC):
+    """A metric measures an iterate's responses to the held-out prompts; a function that is called alike is one too.
+
+    Its name in ``model.metrics`` names its column: ``val/NAME`` for a number, ``val/NAME_KEY`` for each number of a
+    dictionary. It sees the responses of all devices at once, in the order of the prompts, on the CPU. The first device
+    calls it, once for each evaluation. Where it raises, or gives what is no finite number, a line says so, the value is
+    nan, and the run goes on.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass note its arguments."""
+        super().__init_subclass__(**kwargs)
+        note_arguments(cls)
+
+    @abstractmethod
+    def __call__(self, rollouts: Rollouts, texts: list[str]) -> float | Mapping[str, float]:
+        """Give a number, or several by name.
+
+        Args:
+            rollouts: One response to each held-out prompt. The records of the prompts are in
+                ``responses.prompts.records``, ``anchor_logps`` are log-probs under the policy and ``reference_logps``
+                under the initial policy, in nats; ``rewards`` are there if the training judge gives any.
+            texts: The responses as text.
+        """
+
+
+class OwnMetrics:
+    """This measures the held-out responses of all ranks with the metrics of a user.
+
+    Args:
+        metrics: Each metric has a name.
+        taken: These columns are measured anyway.
+
+    Raises:
+        ValueError: A metric might be in the column of another measure.
+    """
+
+    def __init__(self, metrics: Mapping[str, Measure], taken: Collection[str]) -> None:
+        for name in metrics:
+            # The keys of a dictionary come after the name, and are not known yet.
+            other = next((column for column in taken if f"{column}_".startswith(f"{name}_")), None)
+            if other is not None:
+                raise ValueError(f"model.metrics: the name {name!r} is taken: val/{other} is measured anyway")
+        self.metrics = dict(metrics)
+        self._shares: list[tuple[Rollouts, list[str]]] = []
+        self._columns: set[str] = set()  # these have had a value
+
+    def update(self, rollouts: Rollouts, texts: list[str]) -> None:
+        """Add the responses of this rank.
+
+        Args:
+            rollouts: They hold one response to each prompt.
+            texts: The responses as text.
+        """
+        if self.metrics:
+            self._shares.append((rollouts, texts))
+
+    def result(self) -> dict[str, float]:
+        """Return all measures of what any rank has added since the last call; every rank calls it, and gets the same.
+
+        A column that has no value this time, and had one before, is nan: loggers would repeat the value that it had.
+        """
+        if not self.metrics:
+            return {}
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several else (0, 1)
+        shares, self._shares = from_all_ranks(self._shares, world_size), []
+        added = [share for of_rank in shares for share in of_rank]
+        if not added:
+            return {}
+        return from_all_ranks(self._measured(*_as_one(added)) if rank == 0 else {}, world_size)[0]
+
+    def _measured(self, rollouts: Rollouts, texts: list[str]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, metric in self.metrics.items():
+            try:
+                said = metric(rollouts, texts)
+                columns = {f"{name}_{key}": x for key, x in said.items()} if isinstance(said, Mapping) else {name: said}
+                numbers = {column: _number(value, column) for column, value in columns.items()}
+                if twice := sorted(numbers.keys() & found.keys()):
+                    raise ValueError(f"val/{twice[0]} is another metric's column")
+            except Exception as error:  # code of the user's fails in any way there is, and the run is worth more
+                log.warning("model.metrics.%s has no value: %s: %s", name, type(error).__name__, error)
+            else:
+                found |= numbers
+        self._columns |= found.keys()
+        return dict.fromkeys(self._columns, math.nan) | found
+
+
+def _as_one(shares: list[tuple[Rollouts, list[str]]]) -> tuple[Rollouts, list[str]]:
+    """Return the responses of several ranks as those of one, in the order in which their prompts were dealt."""
+    order = order_of_shares([len(texts) for _, texts in shares])
+    texts = [text for _, some in shares for text in some]
+    return interleaved([rollouts for rollouts, _ in shares]).trim(), [texts[place] for place in order]
+
+
+def _number(value: Any, column: str) -> float:
+    """Return a finite number, whatever library it is of.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: It is not finite.
+    """
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{column} is a text, not a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{column} is {number}, which is no finite number")
+    return number
