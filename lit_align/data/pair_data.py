@@ -10,8 +10,8 @@ import torch
 from lit_align.data.base import Given, IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
 from lit_align.data.sources import Rows, checked, kept, read, spelled
-from lit_align.data.templates import content_id
-from lit_align.types import Prompts, Record, Rollouts
+from lit_align.data.templates import content_id, shown
+from lit_align.types import Prompts, Record, Responses, Rollouts, message_text
 
 PAIR = ("chosen", "rejected", "preference")
 
@@ -112,6 +112,7 @@ class PairData(IterationData):
         assert self.reader is not None
         texts = [[record["chosen"], record["rejected"]] for record in prompts.records]
         responses = self.reader.encode_responses(prompts, texts, self.max_response_tokens)
+        check_differ(responses, self.max_response_tokens)
         preference = torch.tensor([float(record.get("preference", 1 - self.eps)) for record in prompts.records])
         wins = torch.full((len(prompts), 2, 2), 0.5)
         wins[:, 0, 1], wins[:, 1, 0] = preference, 1 - preference
@@ -208,6 +209,30 @@ def as_pair(row: Record, name: str) -> Record:
     return record
 
 
+def check_differ(responses: Responses, max_tokens: int) -> None:
+    """Refuse pairs that are the same to the policy.
+
+    Args:
+        responses: Pairs of written responses as tokens.
+        max_tokens: The longest response; what would be the same after a cut has been left longer.
+
+    Raises:
+        ValueError: There is one; the message shows what it answers.
+    """
+    first, second = responses.ids.unbind(1)
+    same = ((first == second) & (responses.mask[:, 0] == responses.mask[:, 1])).all(-1)
+    for record, alike, length in zip(
+        responses.prompts.records, same.tolist(), responses.lengths.amax(1).tolist(), strict=True
+    ):
+        if alike:
+            raise ValueError(f"data.train: chosen and rejected are the same tokens; remove {shown(record)}")
+        if length > max_tokens:
+            raise ValueError(
+                f"data.train: chosen and rejected have the same first {max_tokens} tokens: raise "
+                f"data.max_response_tokens, or remove {shown(record)}"
+            )
+
+
 def pair_id(record: Record) -> int:
     """A 63-bit hash of what is asked and of both answers, stable across files, orders and machines."""
     content = json.dumps([content_id(record), record["chosen"], record["rejected"]])
@@ -221,7 +246,7 @@ def _take_response(record: Record, column: str, name: str) -> list[Record]:
     if isinstance(value, list) and value:
         if value[-1].get("role") != "assistant":
             raise ValueError(f"data.train: {column} of {name} must end with an assistant's message")
-        before, value = value[:-1], value[-1].get("content")
+        before, value = value[:-1], message_text(value[-1])
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"data.train: {column} of {name} is empty; remove the row")
     record[column] = value
@@ -229,7 +254,7 @@ def _take_response(record: Record, column: str, name: str) -> list[Record]:
 
 
 def _is_prompt(messages: list[Record]) -> bool:
-    return len(messages) == 1 and messages[0].get("role") == "user"
+    return len(messages) == 1 and messages[0].get("role") == "user" and isinstance(messages[0]["content"], str)
 
 
 def _checked(rows: Iterable[Record]) -> Iterator[Record]:

@@ -17,7 +17,7 @@ from lit_align.games.game import Game
 from lit_align.models.policy import Policy
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.generate import generate
-from lit_align.types import Prompts, Record, Responses, masked_sum
+from lit_align.types import Prompts, Record, Responses, SpecialTokens, masked_sum
 
 _END = -1  # no child
 
@@ -116,8 +116,9 @@ class EnumerablePolicy(Policy):
         nodes = self._nodes(responses.ids).gather(-1, last)
         return self._leaf[nodes, responses.ids.gather(-1, last)].squeeze(-1)
 
-    def text(self, responses: Responses) -> list[list[str]]:
+    def text(self, responses: Responses, special_tokens: SpecialTokens = "drop") -> list[list[str]]:
         """The number of each response, for the game's judge."""
+        del special_tokens
         return [[str(index) for index in group] for group in self.indices(responses).tolist()]
 
     def export(self, folder: Path) -> None:

@@ -172,6 +172,7 @@ class AlignmentModule(L.LightningModule):
         if fits:
             check_data(self, data)
         _ = self.policy.context_length  # a model that is not there is told before its data are
+        self.policy.check()
         data.connect(self.encode, self.policy, self.minibatches)
         if fits:
             data.check_fits()
