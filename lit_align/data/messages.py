@@ -62,8 +62,8 @@ class Conversation:
     """What a record asks, in one spelling.
 
     Attributes:
-        messages: Each with a ``role`` and a text ``content``; what is None in the data is left out, and the arguments of
-            tool calls are mappings.
+        messages: Each has a ``role`` and a text ``content``; what is None in the data is left out, and the arguments
+            of tool calls are mappings.
         tools: The functions that the assistant may call, as JSON schemas.
     """
 

@@ -6,6 +6,7 @@ and what the chat template writes after an assistant's turn, a special token or 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
 
 from lit_align.data.messages import Conversation, rendered
@@ -84,8 +85,8 @@ def ends_of(chat: Chat, turn: Turn, configured: Collection[int], vocabulary: int
     early = set(drawn) & set(tokenizer(turn.before, add_special_tokens=False)["input_ids"])
     if early:
         raise ValueError(
-            f"{tokenizer.convert_ids_to_tokens(min(early))} ends an answer by the generation config or the tokenizer, and "
-            "the chat template writes it before an answer: mend eos_token_id, eos_token or the chat template"
+            f"{tokenizer.convert_ids_to_tokens(min(early))} ends an answer by the generation config or the tokenizer, "
+            "and the chat template writes it before an answer: mend eos_token_id, eos_token or the chat template"
         )
     return Ends(drawn, written)
 
@@ -104,7 +105,7 @@ def turn_of(chat: Chat) -> Turn:
         whole = _rendered(chat, [_ASKED, f"\t{_ANSWER}\t"], answering=False)
     except ValueError:  # a template that shows no finished answer marks no end
         return Turn()
-    opening = prompt.removeprefix(finished) if prompt.startswith(finished) else ""
+    opening = _opening(chat.tokenizer, prompt, finished)
     head, _, tail = whole.rpartition(_ANSWER)
     trims = not head.endswith("\t"), not tail.startswith("\t")
     head, tail = head.removesuffix("\t"), tail.removeprefix("\t")
@@ -113,6 +114,16 @@ def turn_of(chat: Chat) -> Turn:
         tail = ""  # the next answer already
     after, end = _first_token(chat.tokenizer, tail) if tail.strip() else _between_turns(chat, prompt)
     return Turn(opening, before, after, end, trims)
+
+
+def _opening(tokenizer: Any, prompt: str, finished: str) -> str:
+    """What a prompt that is to be answered has after the place where it parts from one that is not."""
+    parts = len(commonprefix([prompt, finished]))
+    for token in tokenizer.added_tokens_decoder.values():  # both may go on with a token, and these begin alike
+        begins = prompt.rfind(token.content, 0, parts + len(token.content)) if token.content else -1
+        if begins >= 0 and begins < parts < begins + len(token.content):
+            return prompt[begins:]
+    return prompt[parts:]
 
 
 def _between_turns(chat: Chat, prompt: str) -> tuple[str, int | None]:

@@ -87,14 +87,15 @@ class Writer:
         return answer
 
     def _check_one_turn(self, row: list[int], record: Record) -> None:
-        added = self.chat.tokenizer.added_tokens_decoder
-        opening = self.chat.tokenizer(self.turn.opening, add_special_tokens=False)["input_ids"]
-        turns = {token for token in opening if token in added and added[token].special}
+        tokenizer = self.chat.tokenizer
+        added, unknown = tokenizer.added_tokens_decoder, tokenizer.unk_token_id
+        opening = tokenizer(self.turn.opening, add_special_tokens=False)["input_ids"]
+        turns = {token for token in opening if token in added and added[token].special and token != unknown}
         odd = [token for token in row if token in turns or token in self.ends.ids]
         if odd:
             raise ValueError(
-                f"an answer holds {self.chat.tokenizer.convert_ids_to_tokens(odd[0])} inside, where a turn ends or begins: "
-                f"give the text of one answer alone; {shown(record)}"
+                f"an answer holds {tokenizer.convert_ids_to_tokens(odd[0])} inside, where a turn ends or "
+                f"begins: give the text of one answer alone; {shown(record)}"
             )
 
 

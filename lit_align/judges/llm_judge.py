@@ -67,7 +67,7 @@ class LLMJudge(Judge):
             none is paid for twice; failures are not kept. Every device writes one of its own. The JSON lines of an
             earlier version, ``answers.jsonl``, are imported by ``answers.sqlite``, and may be named instead of it. Null
             remembers for the life of the process.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: An argument is out of its range, or the template lacks a field.

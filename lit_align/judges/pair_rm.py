@@ -53,7 +53,7 @@ class PairRM(Judge):
         token_budget: Most tokens, padding included, in one forward pass; bounds memory, changes nothing else.
         dtype: Dtype of the weights.
         revision: Branch, tag or commit of a hub id.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: A length is not positive.

@@ -27,7 +27,7 @@ class PairwiseFunction(Judge):
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
         version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
             what it imports or reads, or of a function that is in no file, is not.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.

@@ -44,7 +44,7 @@ class RewardJudge(Judge):
     Args:
         comparison: ``hard`` (the better reward wins, ties are ½) or ``bradley_terry``.
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
     """
 
     has_rewards = True
@@ -120,7 +120,7 @@ class RewardFunction(RewardJudge):
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
         version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
             what it imports or reads, or of a function that is in no file, is not.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.

@@ -25,7 +25,7 @@ class RewardModel(RewardJudge):
         batch_size: Responses scored at once; similar lengths are scored together.
         dtype: Dtype of the weights.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
     """
 
     patience = None  # it waits for nobody: an error is one of its code

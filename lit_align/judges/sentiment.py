@@ -21,7 +21,7 @@ class Sentiment(RewardJudge):
             of the response so that length does not pay.
         comparison: ``hard`` or ``bradley_terry``.
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
     """
 
     patience = None  # it waits for nobody: an error is one of its code

@@ -44,7 +44,7 @@ class Policy(nn.Module, ABC):
         """
         del day
 
-    def check(self) -> None:  # noqa: B027  (most policies have nothing to check)
+    def check(self) -> None:
         """Refuse what cannot work, before any weights load, and say what there is to know of it."""
 
     @abstractmethod
