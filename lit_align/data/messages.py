@@ -117,9 +117,20 @@ def conversation_of(record: Record) -> Conversation:
     found = [_plain(message) for message in messages]
     if "tool_calls" in found[-1]:
         raise ValueError("its last message is a tool call that no tool has answered")
+    return Conversation(found, tools_of(record))
+
+
+def tools_of(record: Record) -> list[Message] | None:
+    """The functions that the assistant may call, of a column ``tools`` that lists their schemas, as JSON text or not."""
     tools = record.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    return Conversation(found, [_without_none(tool) for tool in tools] if tools else None)
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError:  # a column of this name that is about something else
+            return None
+    if not isinstance(tools, list) or not tools or not all(isinstance(tool, Mapping) for tool in tools):
+        return None
+    return [_without_none(tool) for tool in tools]
 
 
 def rendered(tokenizer: Any, conversation: Conversation, day: Any, *, answering: bool = True) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lit_align.data.messages import conversation_of, rendered
+from lit_align.data.messages import conversation_of, rendered, tools_of
 from lit_align.types import Prompts, Record, pad_left, prompt_text
 
 
@@ -54,10 +54,10 @@ def render(chat: Chat, record: Record) -> str:
             or leaves out a part of the conversation.
     """
     if not chat.has_template:
-        if "messages" in record or chat.system is not None:
+        if "messages" in record or chat.system is not None or tools_of(record):
             raise ValueError(
-                "the model has no chat template, but there are `messages` or a system message: use an instruction-"
-                "tuned model, or a `prompt` column alone and model.policy.system null"
+                "the model has no chat template, but there are `messages`, `tools` or a system message: use an "
+                "instruction-tuned model, or a `prompt` column alone and model.policy.system null"
             )
         return str(record["prompt"])
     with _naming(record):
@@ -104,6 +104,7 @@ def tokens(chat: Chat, texts: list[str]) -> list[list[int]]:
 def content_id(record: Record) -> int:
     """A 63-bit hash of what is asked, stable across files, orders and machines."""
     content = record.get("messages") or prompt_text(record)
+    content = [content, tools] if (tools := tools_of(record)) else content
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

@@ -110,8 +110,8 @@ def turn_of(chat: Chat) -> Turn:
     trims = not head.endswith("\t"), not tail.startswith("\t")
     head, tail = head.removesuffix("\t"), tail.removeprefix("\t")
     before = head.removeprefix(prompt) if head.startswith(prompt) else ""
-    if opening.strip() and tail.strip().startswith(opening.strip()):
-        tail = ""  # the next answer already
+    if not before and prompt.rstrip().endswith(tail.strip()):
+        tail = ""  # the next answer begins already
     after, end = _first_token(chat.tokenizer, tail) if tail.strip() else _between_turns(chat, prompt)
     return Turn(opening, before, after, end, trims)
 

@@ -152,6 +152,9 @@ class AlignmentModule(L.LightningModule):
         fits = stage == "fit"
         if fits or isinstance(self.trainer.datamodule, IterationData):  # type: ignore[attr-defined]
             self.meet(self.data, fits=fits)
+        said = self.policy.check()
+        if said and self.trainer.is_global_zero:
+            print(said)
         for judge in self.judges.values():
             judge.check()
         if fits and self.trainer.is_global_zero:

@@ -2,11 +2,10 @@
 
 import copy
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +34,6 @@ from lit_align.sampling.mixture import Mixture
 from lit_align.types import Prompts, Record, Responses, SpecialTokens, begun_answer
 from lit_align.utils.digests import folder_digest, hub_commit, text_digest
 from lit_align.utils.out_of_memory import keep_large_apart
-
-log = logging.getLogger(__name__)
-
 
 class LanguageModel(Policy):
     """A causal language model as a policy, together with its frozen reference.
@@ -159,9 +155,9 @@ class LanguageModel(Policy):
         vocabulary = getattr(self.config.get_text_config(), "vocab_size", None)
         return ends_of(self.chat, self.turn, configured, vocabulary)
 
-    def check(self) -> None:
-        """Refuse a model whose answers have no end; say what ends them."""
-        log.info("policy %s: %s", self.name, self.ends.told(self.tokenizer))
+    def check(self) -> str | None:
+        """Refuse a model whose answers have no end, and say what ends them."""
+        return self.ends.told(self.tokenizer)
 
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
@@ -242,9 +238,16 @@ class LanguageModel(Policy):
             _without_end(ids[:length].tolist(), self.ends)
             for ids, length in zip(responses.ids.flatten(0, 1).cpu(), responses.lengths.flatten().tolist(), strict=True)
         ]
-        texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=special_tokens == "drop")
-        begun = [begun_answer(record) for record in responses.prompts.records]
-        return [[start + text for text in texts[i * size : (i + 1) * size]] for i, start in enumerate(begun)]
+        decode = partial(self.tokenizer.batch_decode, skip_special_tokens=special_tokens == "drop")
+        texts: list[str] = decode(rows)
+        groups = [texts[start : start + size] for start in range(0, len(texts), size)]
+        for number, begun in enumerate(map(begun_answer, responses.prompts.records)):
+            if begun:
+                prompt = responses.prompts.ids[number][responses.prompts.mask[number]].tolist()
+                (before,) = decode([prompt])
+                whole = decode([prompt + row for row in rows[number * size : (number + 1) * size]])
+                groups[number] = [begun + text[len(before) :] for text in whole]
+        return groups
 
     @torch.no_grad()
     def sample(

@@ -44,8 +44,13 @@ class Policy(nn.Module, ABC):
         """
         del day
 
-    def check(self) -> None:
-        """Refuse what cannot work, before any weights load, and say what there is to know of it."""
+    def check(self) -> str | None:
+        """Refuse what cannot work, before any weights load.
+
+        Returns:
+            One line that a run says of the policy as it starts; None where there is nothing to say.
+        """
+        return None
 
     @abstractmethod
     def encode(self, records: list[Record]) -> Prompts:
