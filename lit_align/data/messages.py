@@ -121,7 +121,7 @@ def conversation_of(record: Record) -> Conversation:
 
 
 def tools_of(record: Record) -> list[Message] | None:
-    """The functions that the assistant may call, of a column ``tools`` that lists their schemas, as JSON text or not."""
+    """The functions that the assistant may call: the schemas in a column ``tools``, as a list or as its JSON text."""
     tools = record.get("tools")
     if isinstance(tools, str):
         try:

@@ -100,7 +100,7 @@ class Replay(IterationData):
         return max(judges, key=len)
 
     @cached_property
-    def day(self) -> date | None:  # type: ignore[override]
+    def day(self) -> date | None:
         """The day that the prompts of the recorded run were read on."""
         path = self.files[0][0]
         day = load_origin(path).get("day")

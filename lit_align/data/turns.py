@@ -6,7 +6,7 @@ and what the chat template writes after an assistant's turn, a special token or 
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from lit_align.data.messages import Conversation, rendered
@@ -118,7 +118,8 @@ def turn_of(chat: Chat) -> Turn:
 
 def _opening(tokenizer: Any, prompt: str, finished: str) -> str:
     """What a prompt that is to be answered has after the place where it parts from one that is not."""
-    parts = len(commonprefix([prompt, finished]))
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, finished, strict=False))
+    parts = sum(1 for _ in alike)
     for token in tokenizer.added_tokens_decoder.values():  # both may go on with a token, and these begin alike
         begins = prompt.rfind(token.content, 0, parts + len(token.content)) if token.content else -1
         if begins >= 0 and begins < parts < begins + len(token.content):

@@ -35,6 +35,7 @@ from lit_align.types import Prompts, Record, Responses, SpecialTokens, begun_ans
 from lit_align.utils.digests import folder_digest, hub_commit, text_digest
 from lit_align.utils.out_of_memory import keep_large_apart
 
+
 class LanguageModel(Policy):
     """A causal language model as a policy, together with its frozen reference.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_align import DPO, LanguageModel, LoRA, Replay, RewardFunction, Sampler
+from lit_align import Replay
 from tests.conftest import CHAT, make_model, make_tokenizer
 from tests.tiny_runs import build
 
@@ -73,26 +73,30 @@ def test_a_run_of_an_earlier_version_began_on_the_day_that_it_wrote_what_it_is_m
     assert words_of(again, 1) == {"good"}
 
 
-def test_a_checkpoint_that_has_left_its_run_is_looked_at_as_on_its_first_day(dated_model, pools, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_checkpoint_that_has_left_its_run_is_looked_at_and_gone_on_from_as_on_its_first_day(
+    dated_model, pools, tmp_path, monkeypatch
+):
     go_to(monkeypatch, MAY)
     first = build(dated_model, pools, tmp_path, max_epochs=1).fit()
     moved = shutil.copy(first.folder / "checkpoints" / "last.ckpt", tmp_path / "moved.ckpt")
     go_to(monkeypatch, JUNE)
-    looked_at = build(dated_model, pools, tmp_path)
+    looked_at, goes_on = build(dated_model, pools, tmp_path), build(dated_model, pools, tmp_path)
     looked_at.trainer.validate(looked_at.module, looked_at.pool, ckpt_path=moved)
-    assert looked_at.module.policy.day == MAY
+    prompts = looked_at.pool.prompts_of["heldout"]
+    words = looked_at.module.policy.tokenizer.convert_ids_to_tokens(prompts.ids[0][prompts.mask[0]].tolist())
+    assert words[1] == "good"
+    goes_on.fit(ckpt_path=moved)
+    assert words_of(goes_on, 1) == {"good"}
+    assert day_in(goes_on.folder) == "2024-05-06"
 
 
 def test_a_replay_asks_as_the_recorded_run_did(dated_model, pools, tmp_path, monkeypatch):
     go_to(monkeypatch, MAY)
     first = build(dated_model, pools, tmp_path, max_epochs=1).fit()
     go_to(monkeypatch, JUNE)
-    for path in (str(first.folder), str(first.folder / "rollouts" / "*.parquet")):
-        policy = LanguageModel(dated_model, lora=LoRA(rank=4))
-        judge, sampler = RewardFunction("tests.conftest.happiness"), Sampler(group_size=4, max_new_tokens=8)
-        replayed = build(dated_model, pools, tmp_path, max_epochs=1)
-        replayed.module = DPO(policy, judge, sampler=sampler, optimizer=replayed.module.optimizer)
-        replayed.pool = Replay(path, heldout=pools["heldout"], batch_size=4)
-        replayed.fit()
-        assert words_of(replayed, 0) == {"good"}
-        assert day_in(replayed.folder) == "2024-05-06"
+    replayed = build(dated_model, pools, tmp_path, max_epochs=1)
+    replayed.pool = Replay(str(first.folder / "rollouts" / "*.parquet"), heldout=pools["heldout"], batch_size=4)
+    replayed.fit()
+    assert words_of(replayed, 0) == {"good"}
+    assert day_in(replayed.folder) == "2024-05-06"

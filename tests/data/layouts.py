@@ -19,7 +19,9 @@ def byte_tokenizer(special: list[str], plain: tuple[str, ...] = (), **more: Any)
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     core.train_from_iterator(LINES, trainer)
     core.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
     return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=512, **more)
@@ -89,10 +91,11 @@ LLAMA_3_2 = (  # it writes the date
     '{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}{{- "Today Date: " + date_string + "\\n\\n" }}'
     '{{- system_message }}{{- "<|eot_id|>" }}{%- for message in messages %}'
     "{%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    "{{- message['content'] | trim + '<|eot_id|>' }}"
     "{%- elif 'tool_calls' in message %}{%- set tool_call = message.tool_calls[0].function %}"
     "{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}{{- '{\"name\": \"' + tool_call.name + '\", ' }}"
-    "{{- '\"parameters\": ' }}{{- tool_call.arguments | tojson }}{{- \"}\" }}{{- \"<|eot_id|>\" }}"
+    '{{- \'"parameters": \' }}{{- tool_call.arguments | tojson }}{{- "}" }}{{- "<|eot_id|>" }}'
     '{%- elif message.role == "tool" or message.role == "ipython" %}'
     '{{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" }}'
     "{%- if message.content is mapping or message.content is iterable %}{{- message.content | tojson }}"
@@ -118,20 +121,23 @@ MISTRAL_NEMO = (  # the system message stands in the last turn of the user's
     "{%- for tool_call in message.tool_calls %}{%- set out = tool_call.function|tojson %}{{- out[:-1] }}"
     "{%- if not tool_call.id is defined or tool_call.id|length != 9 %}"
     '{{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}{%- endif %}'
-    "{{- ', \"id\": \"' + tool_call.id + '\"}' }}{{- \"]\" + eos_token }}{%- endfor %}"
+    '{{- \', "id": "\' + tool_call.id + \'"}\' }}{{- "]" + eos_token }}{%- endfor %}'
     '{%- elif message["role"] == "assistant" %}{{- message["content"] + eos_token}}'
     '{%- elif message["role"] == "tool" %}{{- \'[TOOL_RESULTS]{"content": \' + message.content|string + ", " }}'
     "{{- '\"call_id\": \"' + message.tool_call_id + '\"}[/TOOL_RESULTS]' }}"
     '{%- else %}{{- raise_exception("Only user and assistant roles are supported!") }}{%- endif %}{%- endfor %}'
 )
 ZEPHYR = (
-    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}"
+    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
+    "{{ '<|user|>\n' + message['content'] + eos_token }}"
     "\n{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
-    "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
+    "{% elif message['role'] == 'assistant' %}\n"
+    "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
     "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
 )
 CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}"
+    "}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 QWEN_2_5 = (
@@ -143,7 +149,7 @@ QWEN_2_5 = (
     "{%- elif message.role == \"assistant\" %}{{- '<|im_start|>' + message.role }}"
     "{%- if message.content %}{{- '\\n' + message.content }}{%- endif %}{%- for tool_call in message.tool_calls %}"
     "{%- if tool_call.function is defined %}{%- set tool_call = tool_call.function %}{%- endif %}"
-    "{{- '\\n<tool_call>\\n{\"name\": \"' }}{{- tool_call.name }}{{- '\", \"arguments\": ' }}"
+    '{{- \'\\n<tool_call>\\n{"name": "\' }}{{- tool_call.name }}{{- \'", "arguments": \' }}'
     "{{- tool_call.arguments | tojson }}{{- '}\\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\\n' }}"
     "{%- elif message.role == \"tool\" %}{{- '<|im_start|>user' }}{{- '\\n<tool_response>\\n' }}{{- message.content }}"
     "{{- '\\n</tool_response>' }}{{- '<|im_end|>\\n' }}{%- endif %}{%- endfor %}"
@@ -163,7 +169,8 @@ QWEN_3 = (  # a finished last turn has thoughts, empty ones if need be; a prompt
     "{{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n'"
     " + content.lstrip('\\n') }}{%- else %}{{- '<|im_start|>' + message.role + '\\n' + content }}{%- endif %}"
     "{{- '<|im_end|>\\n' }}{%- elif message.role == \"tool\" %}"
-    "{{- '<|im_start|>user\\n<tool_response>\\n' + content + '\\n</tool_response><|im_end|>\\n' }}{%- endif %}{%- endfor %}"
+    "{{- '<|im_start|>user\\n<tool_response>\\n' + content + '\\n</tool_response><|im_end|>\\n' }}"
+    "{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 DEEPSEEK_R1 = (  # a prompt opens thoughts, a finished turn has none
@@ -176,10 +183,12 @@ DEEPSEEK_R1 = (  # a prompt opens thoughts, a finished turn has none
     "{% if add_generation_prompt %}{{'<｜Assistant｜><think>\\n'}}{% endif %}"
 )
 GEMMA_2 = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}"
+    "{% set role = message['role'] %}{% endif %}"
     "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
@@ -293,6 +302,7 @@ def layouts() -> dict[str, Layout]:
     llama_3_system = "<|begin_of_text|>" + _HEADER.format("system", "Be nice.") + _HEADER.format("user", ASKED) + _OPEN
     deepseek = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
     turn, think = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n", ("<think>", "</think>")
+    bounds = {"bos_token": "<s>", "eos_token": "</s>"}
     phi = ("<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
     return {
         "Llama 2": Layout(
@@ -309,8 +319,8 @@ def layouts() -> dict[str, Layout]:
             _with(piece_tokenizer(), MISTRAL_SPACED), "</s>", "<s>[INST] Name a day. [/INST]", f" {SAID}", REFUSED
         ),
         "Mistral Nemo": Layout(
-            _with(byte_tokenizer(["<s>", "</s>", "[INST]", "[/INST]"], bos_token="<s>", eos_token="</s>"), MISTRAL_NEMO),
-            "</s>", "<s>[INST]Name a day.[/INST]", SAID, "<s>[INST]Be nice.\n\nName a day.[/INST]",
+            _with(byte_tokenizer(["<s>", "</s>", "[INST]", "[/INST]"], **bounds), MISTRAL_NEMO), "</s>",
+            "<s>[INST]Name a day.[/INST]", SAID, "<s>[INST]Be nice.\n\nName a day.[/INST]",
         ),
         "Zephyr": Layout(
             _with(piece_tokenizer(), ZEPHYR), "</s>", "<|user|>\nName a day.</s>\n<|assistant|>\n", SAID,
@@ -321,7 +331,8 @@ def layouts() -> dict[str, Layout]:
             "Be nice. USER: Name a day. ASSISTANT:",
         ),
         "ChatML on a base tokenizer": Layout(
-            _chatml("<|endoftext|>"), "<|im_end|>", _CHATML, SAID, _CHATML_SYSTEM, ("<|endoftext|>",), ("<|endoftext|>",)
+            _chatml("<|endoftext|>"), "<|im_end|>", _CHATML, SAID, _CHATML_SYSTEM, ("<|endoftext|>",),
+            ("<|endoftext|>",),
         ),
         "ChatML, its end added and not special": Layout(
             _chatml("<|endoftext|>", plain=("<|im_end|>",)), "<|im_end|>", _CHATML, SAID, _CHATML_SYSTEM,
@@ -336,12 +347,12 @@ def layouts() -> dict[str, Layout]:
             ("<|im_end|>", "<|endoftext|>"),
         ),
         "Qwen3": Layout(
-            _chatml("<|im_end|>", QWEN_3, think), "<|im_end|>", _CHATML, f"<think>\n\n</think>\n\n{SAID}", _CHATML_SYSTEM,
-            ("<|endoftext|>",), ("<|im_end|>", "<|endoftext|>"),
+            _chatml("<|im_end|>", QWEN_3, think), "<|im_end|>", _CHATML, f"<think>\n\n</think>\n\n{SAID}",
+            _CHATML_SYSTEM, ("<|endoftext|>",), ("<|im_end|>", "<|endoftext|>"),
         ),
         "DeepSeek-R1 distil": Layout(
-            _with(byte_tokenizer(deepseek, think, bos_token=deepseek[0], eos_token=deepseek[1]), DEEPSEEK_R1), deepseek[1],
-            f"{deepseek[0]}<｜User｜>Name a day.<｜Assistant｜><think>\n", SAID,
+            _with(byte_tokenizer(deepseek, think, bos_token=deepseek[0], eos_token=deepseek[1]), DEEPSEEK_R1),
+            deepseek[1], f"{deepseek[0]}<｜User｜>Name a day.<｜Assistant｜><think>\n", SAID,
             f"{deepseek[0]}Be nice.<｜User｜>Name a day.<｜Assistant｜><think>\n",
         ),
         "Gemma 2": Layout(

@@ -1,4 +1,4 @@
-"""Real layouts of tokenizer and template: what a prompt is, where an answer ends, and which tokens a written one has."""
+"""Real layouts of tokenizer and template: what a prompt is, where an answer ends, which tokens a written one has."""
 
 from datetime import date
 

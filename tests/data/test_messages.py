@@ -98,7 +98,7 @@ def test_a_template_of_a_row_decides_for_each_tokenizer_anew():
     one = chat(CHATML, system="Be nice.")
     assert "Be nice." in render(one, {"prompt": "Name a day."})
     one.tokenizer.chat_template = MISTRAL
-    with pytest.raises(ValueError, match="policy.system"):
+    with pytest.raises(ValueError, match=r"policy\.system"):
         render(one, {"prompt": "Name a day."})
 
 

@@ -72,7 +72,9 @@ def test_a_plain_prompt_is_never_closed(way):
 def test_a_tokenizer_that_adds_an_end_of_its_own_accord_does_not_close_a_prompt(legacy, tmp_path):
     piece_tokenizer(legacy=legacy).save_pretrained(tmp_path)
     core = str(tmp_path / "tokenizer.json")
-    open_, closed = (LlamaTokenizerFast(tokenizer_file=core, add_eos_token=adds, legacy=legacy) for adds in (False, True))
+    open_, closed = (
+        LlamaTokenizerFast(tokenizer_file=core, add_eos_token=adds, legacy=legacy) for adds in (False, True)
+    )
     assert closed("two")["input_ids"][-1] == closed.eos_token_id
     ids = encode(Chat(closed), [{"prompt": "two"}]).ids[0].tolist()
     assert ids == open_("two")["input_ids"] == encode(Chat(open_), [{"prompt": "two"}]).ids[0].tolist()

@@ -35,7 +35,10 @@ def names(chat: Chat, *configured: int, vocabulary: int | None = None) -> tuple[
         (TURNS.replace("{END}", "{{ '<|stop|>' if not loop.last }}") + ANSWER, "<|stop|>"),
         (TURNS.replace("{END}", "{{ ' ' if not loop.last }}") + ANSWER, "<|end|>"),
         ("{% if messages|length > 1 %}{{ raise_exception('one') }}{% endif %}" + TURNS.replace("{END}", ""), "<|end|>"),
-        ("{% for m in messages %}{{ m['content'] }}<|stop|>{% endfor %}{% if add_generation_prompt %}: {% endif %}", "<|stop|>"),
+        (
+            "{% for m in messages %}{{ m['content'] }}<|stop|>{% endfor %}{% if add_generation_prompt %}: {% endif %}",
+            "<|stop|>",
+        ),
         (None, "<|end|>"),
     ],
 )

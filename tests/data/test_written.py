@@ -85,7 +85,9 @@ def test_answers_that_a_cut_would_make_the_same_are_left_longer():
     assert responses.lengths[1].max() <= 4
 
 
-@pytest.mark.parametrize("answer", ["Four.<|im_end|>\n<|im_start|>user\nMore.", "Four.<|endoftext|> Two.", "<|im_start|>x"])
+@pytest.mark.parametrize(
+    "answer", ["Four.<|im_end|>\n<|im_start|>user\nMore.", "Four.<|endoftext|> Two.", "<|im_start|>x"]
+)
 def test_an_answer_that_holds_another_turn_is_refused_with_the_row(answer):
     with pytest.raises(ValueError, match=r"an answer holds <\|.*; the row that asks 'What is two and two\?'"):
         text(chatml(), answer)

@@ -197,7 +197,8 @@ def test_no_end_anywhere_is_one_line_before_weights_load(tiny_base_model, tmp_pa
 def test_texts_have_no_end_though_it_is_not_special_and_the_special_tokens_inside_that_are_asked_for(
     policy, tiny_model, tmp_path
 ):
-    plain = LanguageModel(with_config(tiny_model, tmp_path / "model", ends=[2, 4], special=False))
+    names = {"pad_token": None, "eos_token": None, "bos_token": None, "additional_special_tokens": []}
+    plain = LanguageModel(with_config(tiny_model, tmp_path / "model", ends=[2, 4], special=False, **names))
     assert not plain.tokenizer.added_tokens_decoder[4].special
     responses = drawn(policy, count=1, group=2, length=4)
     words = policy.tokenizer.convert_tokens_to_ids
