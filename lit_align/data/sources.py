@@ -110,7 +110,7 @@ def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
         if empty or (conversation and not conversation.says_something):
             raise ValueError(f"{origin}: the prompt of row {number} is empty; remove the row")
         if conversation and conversation.continues:
-            _tell_continued(origin, number)
+            _tell_continued(origin)
         yield record
 
 
@@ -241,10 +241,9 @@ def _conversation(record: Record, where: str) -> Conversation:
 
 
 @cache
-def _tell_continued(origin: str, number: int) -> None:
-    log.warning(
-        "%s: row %d ends with an assistant's message: responses continue it, as in every such row", origin, number
-    )
+def _tell_continued(origin: str) -> None:
+    """Say it once of each set of rows."""
+    log.warning("%s: there are rows that end with an assistant's message: responses continue it", origin)
 
 
 def _shown(record: Record) -> str:

@@ -151,8 +151,8 @@ def test_a_chat_that_ends_with_the_assistant_is_continued_and_told_of_once(caplo
     rows = [{"messages": chat[:1]}, {"messages": chat}, {"messages": chat}]
     for _ in range(2):
         assert list(checked(rows, "my rows")) == rows
-    (said,) = (message for message in caplog.messages if "ends with an assistant's message" in message)
-    assert said.startswith("my rows: row 1 ")
+    said = [message for message in caplog.messages if "end with an assistant's message" in message]
+    assert said == ["my rows: there are rows that end with an assistant's message: responses continue it"]
 
 
 def test_a_chat_that_is_none_is_refused_by_its_row():
