@@ -57,6 +57,7 @@ def test_a_run_that_goes_on_asks_as_on_its_first_day_and_a_new_one_as_today(date
     assert (day_in(first.folder), day_in(new.folder)) == ("2024-05-06", "2024-06-07")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_began_on_the_day_that_it_wrote_what_it_is_made_of(
     dated_model, pools, tmp_path, monkeypatch
 ):
