@@ -7,6 +7,7 @@ time to import is imported when it is first asked for.
 import argparse
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
+from datetime import date, datetime, time
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -252,4 +253,34 @@ def keep_four_bits_unpacked(network: nn.Module) -> None:
 
 
 FLAT_WRAPPER = "_fsdp_wrapped_module."
-"""FSDP1 puts this into the names of the parameters that it wraps."""
+"""What FSDP1 puts into the names of the parameters that it wraps."""
+
+
+@contextmanager
+def dated_templates(day: date | None) -> Iterator[None]:
+    """Let chat templates that ask for the date (``strftime_now``) be told this day; None lets the clock tell it.
+
+    Transformers lets nobody hand a template a function of his own; the function it has reads a clock of its module.
+    """
+    if day is None:
+        yield
+        return
+    templates = import_module("transformers.utils.chat_template_utils")
+    if not hasattr(templates, "datetime"):
+        raise ImportError(moved("transformers", f"{templates.__name__}.datetime"))
+    clock, templates.datetime = templates.datetime, _StoppedClock(day)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        templates.datetime = clock  # type: ignore[attr-defined]
+
+
+class _StoppedClock:
+    """A clock on which it is always the beginning of one day."""
+
+    def __init__(self, day: date) -> None:
+        self.day = day
+
+    def now(self) -> datetime:
+        """The beginning of the day."""
+        return datetime.combine(self.day, time())

@@ -4,11 +4,13 @@ A checkpoint is the archive that ``torch.save`` writes, with a CRC-32 of every r
 them when it reads; this does.
 """
 
+import json
 import logging
 import re
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
@@ -69,6 +71,24 @@ class RunFolder:
     def identity(self) -> Path:
         """Return the digests of what the run is made of."""
         return self.path / "identity.json"
+
+    @property
+    def began(self) -> date | None:
+        """The day on which the run began, for its prompts; None where there is no run yet.
+
+        Where the run does not say it, its prompts have no date, or an earlier version has begun it: that wrote down
+        what the run is made of once, as it began.
+
+        Raises:
+            ValueError: The file that says it is damaged.
+        """
+        if not self.identity.exists():
+            return None
+        try:
+            day = json.loads(self.identity.read_text()).get("day")
+        except ValueError as error:
+            raise ValueError(f"{self.identity} is damaged ({error})") from error
+        return date.fromtimestamp(self.identity.stat().st_mtime) if day is None else date.fromisoformat(day)
 
     @property
     def versions(self) -> Path:

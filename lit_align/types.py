@@ -6,7 +6,7 @@ Dimension names, everywhere in the package: ``batch`` (prompts), ``group`` (resp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,9 @@ from torch import Tensor
 
 Record = dict[str, Any]
 """One row of the user's data, as it was read: judges see it whole."""
+
+SpecialTokens = Literal["keep", "drop"]
+"""Whether a response as text has the special tokens inside it, such as ``<think>``; it never has its end of turn."""
 
 SCORED = ("anchor", "reference", "current")
 """Policies whose log-probs are computed while collecting, and kept on disk."""
@@ -299,8 +302,47 @@ def masked_sum(
 
 
 def prompt_text(record: Record) -> str:
-    """The last thing the user said: the ``prompt`` column, or the last message of ``messages``."""
-    return str(record["prompt"] if "prompt" in record else record["messages"][-1]["content"])
+    """What the user asked last: the ``prompt`` column, or the last message of ``messages`` that is the user's."""
+    if "prompt" in record:
+        return str(record["prompt"])
+    messages = record["messages"]
+    asked = [message for message in messages if message["role"] == "user"]
+    return message_text((asked or messages)[-1])
+
+
+def message_text(message: Record) -> str:
+    """The content of a message as one text; parts of a text are joined.
+
+    Raises:
+        ValueError: A part is no text, such as an image.
+    """
+    content = message.get("content")
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return str(content)
+    for part in content:
+        if not isinstance(part, str) and part.get("type", "text") != "text":
+            raise ValueError(f"the content of a message has a part of type {part['type']}, and only text is read")
+    return "".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
+
+
+def begun_answer(record: Record) -> str:
+    """The assistant's text that a response continues: that of the last message, where it is the assistant's."""
+    messages = record.get("messages")
+    return message_text(messages[-1]) if messages and messages[-1].get("role") == "assistant" else ""
+
+
+def turns_before(record: Record) -> list[Record]:
+    """The messages that an answer follows, without one that it continues; a plain prompt has none."""
+    messages: list[Record] = record.get("messages") or []
+    return messages[:-1] if begun_answer(record) else messages
+
+
+def spoken(record: Record) -> list[tuple[str, str]]:
+    """Who said what before an answer, user and assistant alone, as (role, text); the rest is no judge's affair."""
+    turns = [(message["role"], message_text(message)) for message in turns_before(record)]
+    return [(role, text) for role, text in turns if role in ("user", "assistant") and text]
 
 
 def pad_left(

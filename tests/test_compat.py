@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import contextmanager, suppress
+from datetime import date
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, D
 
 from lit_align import compat
 from lit_align.compat import moved
+from tests.conftest import make_tokenizer
 from tests.models.architectures import SHAPE
 
 
@@ -359,3 +361,18 @@ def test_fsdp1_puts_its_wrapper_into_names():
             assert [name for name, _ in wrapped.named_parameters()] == [f"{compat.FLAT_WRAPPER}0.weight"]
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_chat_templates_are_told_a_day_and_then_the_clocks_again():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d %H:%M') }}"
+
+    def told() -> str:
+        return tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+
+    with relying_on("transformers", "the clock of chat templates"):
+        with compat.dated_templates(date(2024, 5, 6)):
+            assert told() == "2024-05-06 00:00"
+        with compat.dated_templates(None):
+            assert told().startswith(str(date.today().year))
+        assert told().startswith(str(date.today().year))

@@ -19,6 +19,7 @@ _WHAT = {
     "model": "the model (its weights, dtype or quantization)",
     "tokenizer": "the tokenizer",
     "template": "the chat template or system message",
+    "day": "the day that the chat template writes",
     "adapters": "model.policy.lora",
     "train": "the prompts of data.train",
     "heldout": "the prompts of data.heldout",

@@ -7,6 +7,7 @@ minibatches (:meth:`IterationData.connect`), and asks it for everything else.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
@@ -138,6 +139,11 @@ class IterationData(L.LightningDataModule, ABC):
     def given_by(self) -> Origin:
         """Who has compared the given responses, as far as that is known."""
         return {}
+
+    @property
+    def day(self) -> date | None:
+        """The day on which the given responses were first drawn, as far as that is known."""
+        return None
 
     @property
     def steps_per_phase(self) -> int:

@@ -11,8 +11,8 @@ from lit_align.data.base import Given, IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
 from lit_align.data.records import as_asked, settled
 from lit_align.data.sources import Columns, Rows, checked, kept, read, spelled
-from lit_align.data.templates import content_id
-from lit_align.types import Prompts, Record, Rollouts
+from lit_align.data.templates import content_id, shown
+from lit_align.types import Prompts, Record, Responses, Rollouts, message_text
 
 PAIR = ("chosen", "rejected", "preference")
 ASKS = ("prompt", "messages", "chosen")  # columns any of which says what is asked
@@ -114,6 +114,7 @@ class PairData(IterationData):
         assert self.reader is not None
         texts = [[record["chosen"], record["rejected"]] for record in prompts.records]
         responses = self.reader.encode_responses(prompts, texts, self.max_response_tokens)
+        check_differ(responses, self.max_response_tokens)
         preference = torch.tensor([float(record.get("preference", 1 - self.eps)) for record in prompts.records])
         wins = torch.full((len(prompts), 2, 2), 0.5)
         wins[:, 0, 1], wins[:, 1, 0] = preference, 1 - preference
@@ -220,6 +221,30 @@ def as_pair(row: Record, name: str) -> Record:
     return record
 
 
+def check_differ(responses: Responses, max_tokens: int) -> None:
+    """Refuse pairs that are the same to the policy.
+
+    Args:
+        responses: Pairs of written responses as tokens.
+        max_tokens: The longest response; what would be the same after a cut has been left longer.
+
+    Raises:
+        ValueError: There is one; the message shows what it answers.
+    """
+    first, second = responses.ids.unbind(1)
+    same = ((first == second) & (responses.mask[:, 0] == responses.mask[:, 1])).all(-1)
+    for record, alike, length in zip(
+        responses.prompts.records, same.tolist(), responses.lengths.amax(1).tolist(), strict=True
+    ):
+        if alike:
+            raise ValueError(f"data.train: chosen and rejected are the same tokens; remove {shown(record)}")
+        if length > max_tokens:
+            raise ValueError(
+                f"data.train: chosen and rejected have the same first {max_tokens} tokens: raise "
+                f"data.max_response_tokens, or remove {shown(record)}"
+            )
+
+
 def pair_id(record: Record) -> int:
     """A 63-bit hash of what is asked and of both answers, stable across files, orders and machines."""
     content = json.dumps([content_id(record), record["chosen"], record["rejected"]])
@@ -233,7 +258,7 @@ def _take_response(record: Record, column: str, name: str) -> list[Record]:
     if isinstance(value, list) and value:
         if value[-1].get("role") != "assistant":
             raise ValueError(f"data.train: {column} of {name} must end with an assistant's message")
-        before, value = value[:-1], value[-1].get("content")
+        before, value = value[:-1], message_text(value[-1])
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"data.train: {column} of {name} is empty; remove the row")
     record[column] = value
@@ -245,7 +270,7 @@ def _asking(record: Record, before: list[Record], what: str) -> Record:
     if not before:
         return record
     if "prompt" in record:
-        agrees = record["prompt"] in [message.get("content") for message in before if message.get("role") == "user"]
+        agrees = record["prompt"] in [message_text(message) for message in before if message.get("role") == "user"]
     else:
         agrees = record.get("messages", before)[: len(before)] == before
     if not agrees:

@@ -1,6 +1,7 @@
 """The data module of recorded rollouts: any algorithm retrains on the responses and verdicts of another run."""
 
 import json
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lit_align.data.base import Given, IterationData, Reader
 from lit_align.data.ranks import interleaved
 from lit_align.data.rollout_store import JUDGE, Origin, load_origin, load_rollouts, same_judge
 from lit_align.data.sources import Columns, Rows, check_not_heldout
-from lit_align.run_folder import recorded
+from lit_align.run_folder import RunFolder, recorded
 from lit_align.types import Prompts, Rollouts
 
 
@@ -97,6 +98,13 @@ class Replay(IterationData):
         origins = [load_origin(path) for files in self.files for path in files]
         judges = [{name: origin[name] for name in JUDGE if name in origin} for origin in origins]
         return max(judges, key=len)
+
+    @cached_property
+    def day(self) -> date | None:
+        """The day that the prompts of the recorded run were read on."""
+        path = self.files[0][0]
+        day = load_origin(path).get("day")
+        return RunFolder(path.parent.parent).began if day is None else date.fromisoformat(day)
 
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
         """The prompts of an iteration whose responses this rank scores."""

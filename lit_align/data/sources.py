@@ -4,14 +4,16 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lit_align.data.files import BUILDERS, read_file
+from lit_align.data.messages import Conversation, conversation_of
 from lit_align.data.records import settled
 from lit_align.data.templates import content_id, question_id
-from lit_align.types import Record
+from lit_align.types import Record, prompt_text
 from lit_align.utils.digests import text_digest
 from lit_align.utils.user_functions import import_function
 
@@ -107,19 +109,20 @@ def read(
 
 
 def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
-    """The rows, each with something to ask; None columns dropped.
+    """The rows, each with something to ask; None columns dropped. One that ends with the assistant's is told of, once.
 
     Raises:
-        ValueError: A prompt is empty; the message names the row.
+        ValueError: A prompt is empty, or its messages are no conversation; the message names the row.
     """
     for number, row in enumerate(rows):
         record = settled(row, origin, f"row {number}")
         messages = record.get("messages")
         empty = not messages if "prompt" not in record else not str(record["prompt"]).strip()
-        if empty or (messages and not all(str(message.get("content") or "").strip() for message in messages)):
+        conversation = _conversation(record, f"{origin}: row {number}") if messages else None
+        if empty or (conversation and not conversation.says_something):
             raise ValueError(f"{origin}: the prompt of row {number} is empty; remove the row")
-        if messages and messages[-1].get("role") == "assistant":
-            raise ValueError(f"{origin}: row {number} ends with an assistant's message; it must end with the user's")
+        if conversation and conversation.continues:
+            _tell_continued(origin)
         yield record
 
 
@@ -237,6 +240,19 @@ def _columns(dataset: Any) -> list[str]:
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
+def _conversation(record: Record, where: str) -> Conversation:
+    try:
+        return conversation_of(record)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+@cache
+def _tell_continued(origin: str) -> None:
+    """Say it once of each set of rows."""
+    log.warning("%s: there are rows that end with an assistant's message: responses continue it", origin)
+
+
 def _shown(record: Record) -> str:
-    text = repr(record.get("prompt") or record["messages"][-1]["content"])
+    text = repr(prompt_text(record))
     return text if len(text) <= 60 else text[:56] + "...'"

@@ -2,102 +2,110 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import torch
 
+from lit_align.data.messages import conversation_of, rendered, tools_of
 from lit_align.data.records import as_asked
-from lit_align.types import Prompts, Record, Responses, pad_left, prompt_text
+from lit_align.types import Prompts, Record, pad_left, prompt_text
 
 
-def render(tokenizer: Any, record: Record, system: str | None = None) -> str:
+@dataclass(frozen=True)
+class Chat:
+    """How a policy reads what it is asked.
+
+    Attributes:
+        tokenizer: A tokenizer of transformers, with a chat template or without.
+        system: The system message of chats that have none of their own; None leaves it to the template.
+        day: The day that a template writes that writes one; None is today.
+    """
+
+    tokenizer: Any
+    system: str | None = None
+    day: date | None = None
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts are chats; else they are read as they are."""
+        return self.tokenizer.chat_template is not None
+
+    @property
+    def writes_the_day(self) -> bool:
+        """Whether the template asks what day it is."""
+        return "strftime_now" in str(self.tokenizer.chat_template)
+
+
+def render(chat: Chat, record: Record) -> str:
     """The text that is tokenised: a chat through the template, a plain prompt as a chat of one message.
 
-    A tokenizer without a chat template gets a plain prompt as it is.
+    A chat that ends with a text of the assistant's is left open there, to be continued. A tokenizer without a chat
+    template gets a plain prompt as it is.
 
     Args:
-        tokenizer: Of transformers.
-        record: With a ``prompt`` or ``messages``.
-        system: System message of a chat that has none of its own; None leaves it to the template.
+        chat: The template, and what it is told.
+        record: The row, with a ``prompt`` or ``messages``, and perhaps ``tools``.
 
     Raises:
-        ValueError: There is a chat or a system message, and the tokenizer has no chat template.
+        ValueError: There is a chat or a system message, and the tokenizer has no chat template; or the template refuses
+            or leaves out a part of the conversation.
     """
-    if tokenizer.chat_template is None:
-        if "messages" in record or system is not None:
+    if not chat.has_template:
+        if "messages" in record or chat.system is not None or tools_of(record):
             raise ValueError(
-                "the model has no chat template, but there are `messages` or a system message: use an instruction-"
-                "tuned model, or a `prompt` column alone"
+                "the model has no chat template, but there are `messages`, `tools` or a system message: use an "
+                "instruction-tuned model, or a `prompt` column alone and model.policy.system null"
             )
         return str(record["prompt"])
-    messages = record.get("messages") or [{"role": "user", "content": record["prompt"]}]
-    if system is not None and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system}, *messages]
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
+    with _naming(record):
+        conversation = conversation_of(record)
+        if chat.system is None or conversation.messages[0]["role"] == "system":
+            return rendered(chat.tokenizer, conversation, chat.day)
+    try:
+        return rendered(chat.tokenizer, conversation.with_system(chat.system), chat.day)
+    except ValueError as error:
+        with _naming(record):  # without the system message, it is the row's own fault
+            rendered(chat.tokenizer, conversation, chat.day)
+        raise ValueError(
+            f"model.policy.system: {error}; the model takes no system message: set model.policy.system to null in the "
+            "config, and say in the prompts what it said"
+        ) from error
 
 
-def encode(tokenizer: Any, records: list[Record], system: str | None = None) -> Prompts:
-    """Records as left-padded prompts.
+def shown(record: Record) -> str:
+    """What messages call a row: the beginning of what it asks."""
+    text = repr(prompt_text(record))
+    return f"the row that asks {text if len(text) <= 60 else text[:56] + '...'}"
 
-    A template writes its own special tokens, so none are added to a rendered chat (no doubled BOS); a plain prompt
-    gets the tokenizer's own.
-    """
-    texts = [render(tokenizer, record, system) for record in records]
-    rows = tokenizer(texts, add_special_tokens=tokenizer.chat_template is None)["input_ids"]
+
+def encode(chat: Chat, records: list[Record]) -> Prompts:
+    """Records as left-padded prompts."""
+    rows = tokens(chat, [render(chat, record) for record in records])
     ids, mask = pad_left(rows)
     return Prompts(ids, mask, torch.tensor([content_id(record) for record in records]), records)
 
 
-def encode_responses(tokenizer: Any, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
-    """Written responses as right-padded tokens, each with the token that ends a turn as its last.
+def tokens(chat: Chat, texts: list[str]) -> list[list[int]]:
+    """Rendered texts as tokens that an answer can follow.
 
-    Args:
-        tokenizer: Of transformers.
-        prompts: What they answer.
-        texts: K responses to each prompt.
-        max_tokens: Longest response, end included; a longer one is cut and marked truncated.
+    A template writes its own special tokens, so none are added to a rendered chat (no doubled BOS). A plain prompt gets
+    those that the tokenizer puts before a text, and never those that it closes a text with.
     """
-    end, size = end_of_turn(tokenizer), len(texts[0])
-    flat = tokenizer([text for group in texts for text in group], add_special_tokens=False)["input_ids"]
-    rows = [[*ids, end] for ids in flat]
-    lengths = torch.tensor([min(len(row), max_tokens) for row in rows]).view(-1, size)
-    width = int(lengths.max())
-    ids = torch.tensor([row[:width] + [0] * (width - len(row)) for row in rows]).view(-1, size, width)
-    mask = torch.arange(width) < lengths[..., None]
-    return Responses(
-        prompts,
-        torch.where(mask, ids, 0),
-        mask,
-        truncated=torch.tensor([len(row) > max_tokens for row in rows]).view(-1, size),
-        sample_logps=torch.full(ids.shape, torch.nan).masked_fill(~mask, 0.0),
-        source=("data",) * size,
-    )
-
-
-def end_of_turn(tokenizer: Any) -> int:
-    """The special token that the chat template writes right after an assistant's turn, else the end of sequence.
-
-    Raises:
-        ValueError: There is neither.
-    """
-    if tokenizer.chat_template is not None:
-        user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-        before: str = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-        whole: str = tokenizer.apply_chat_template([user, assistant], tokenize=False)
-        after = whole.removeprefix(f"{before}b")
-        ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after != whole else []
-        added = tokenizer.added_tokens_decoder
-        if ids and ids[0] in added and added[ids[0]].special:
-            return int(ids[0])
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the model's tokenizer has no end-of-sequence token: a written response would never end")
-    return int(tokenizer.eos_token_id)
+    found: list[list[int]] = chat.tokenizer(texts, add_special_tokens=not chat.has_template)["input_ids"]
+    if chat.has_template:
+        return found
+    bare = chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [_open(row, own, chat.tokenizer.eos_token_id) for row, own in zip(found, bare, strict=True)]
 
 
 def content_id(record: Record) -> int:
     """A 63-bit hash of what is asked, stable across files, orders and machines."""
     content = record.get("messages") or prompt_text(record)
+    content = [content, tools] if (tools := tools_of(record)) else content
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -105,4 +113,32 @@ def content_id(record: Record) -> int:
 def question_id(record: Record) -> int:
     """Return the :func:`content_id` of what is asked, whether a single text of the user's is a prompt or a message."""
     messages = record.get("messages")
-    return content_id(as_asked(messages)) if messages else content_id(record)
+    if not messages:
+        return content_id(record)
+    others = {name: value for name, value in record.items() if name != "messages"}
+    return content_id(others | as_asked(messages))
+
+
+@contextmanager
+def _naming(record: Record) -> Iterator[None]:
+    """Say which row an error is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error}: {shown(record)}") from error
+
+
+def _open(row: list[int], bare: list[int], eos: int | None) -> list[int]:
+    """A tokenised text without what closes it.
+
+    Args:
+        row: The tokens, with those that the tokenizer adds.
+        bare: The same without them.
+        eos: The end of sequence, which a prompt may bring itself.
+    """
+    starts = (start for start in range(len(row) - len(bare) + 1) if row[start : start + len(bare)] == bare)
+    start = next(starts, None)
+    kept = row if start is None else row[: start + len(bare)]
+    while len(kept) > 1 and kept[-1] == eos:
+        kept = kept[:-1]
+    return kept

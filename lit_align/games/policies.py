@@ -18,7 +18,7 @@ from lit_align.games.game import Game
 from lit_align.models.policy import Policy
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.generate import generate
-from lit_align.types import Prompts, Record, Responses, masked_sum
+from lit_align.types import Prompts, Record, Responses, SpecialTokens, masked_sum
 
 _END = -1  # no child
 
@@ -126,7 +126,8 @@ class EnumerablePolicy(Policy):
         return self._leaf[nodes, responses.ids.gather(-1, last)].squeeze(-1)
 
     @override
-    def text(self, responses: Responses) -> list[list[str]]:
+    def text(self, responses: Responses, special_tokens: SpecialTokens = "drop") -> list[list[str]]:
+        del special_tokens
         return [[str(index) for index in group] for group in self.indices(responses).tolist()]
 
     @override

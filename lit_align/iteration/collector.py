@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +29,11 @@ Chosen = Callable[[Origin, Prompts], Path]
 
 Score = Callable[[Responses], Float[Tensor, "batch group length"]]
 """Token log-probs of responses under some policy."""
+
+
+def judged_text(policy: Policy, judge: Judge | None, responses: Responses) -> list[list[str]]:
+    """Responses as a judge reads them."""
+    return policy.text(responses, "drop" if judge is None else judge.special_tokens)
 
 
 def _scoring_in_halves() -> Halving:
@@ -135,7 +141,7 @@ class Collector:
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
         if responses is not None and given is None:  # the rows of now: they may be other ones but for what is asked
             responses = replace(responses, prompts=prompts.trim())
-        ahead = Ahead(self.judge, self.policy.text)
+        ahead = Ahead(self.judge, partial(judged_text, self.policy, self.judge))
         if responses is None:
             drawn = self._drawn(prompts, seed, iteration, sources, ahead) if given is None else given.responses
             responses = drawn.trim()
@@ -179,9 +185,10 @@ class Collector:
             alone = torch.eye(responses.group_size).expand(len(responses), -1, -1)
             return Rollouts(responses, torch.full_like(alone, 0.5), alone.bool())
         judge = self.judge if verdicts is None else StoredJudge(self.judge, verdicts)
+        texts = judged_text(self.policy, self.judge, responses)
         with self.stages.stage("judge", len(responses)) as advance:
             ahead.wait()
-            verdict = judge.verdict(responses.prompts, self.policy.text(responses), advance)
+            verdict = judge.verdict(responses.prompts, texts, advance)
         check_compared(self.judge, verdict.compared, f"iteration {responses.iteration + 1}")
         return Rollouts(
             responses, verdict.wins, verdict.compared, verdict.rewards, weights=self.sampler.weights(responses)

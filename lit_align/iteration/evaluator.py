@@ -11,7 +11,7 @@ from torch import nn
 
 from lit_align.evaluation.heldout import MEASURES, HeldOut, without_rewards
 from lit_align.evaluation.metric import Measure, Metric, OwnMetrics
-from lit_align.iteration.collector import Collector, Score
+from lit_align.iteration.collector import Collector, Score, judged_text
 from lit_align.iteration.heldout_files import HeldOutFiles
 from lit_align.iteration.origins import who_judges_of, whose_law
 from lit_align.iteration.stages import Relay, Stages
@@ -126,7 +126,7 @@ class HeldOutEvaluator(Evaluator):
                 same = own.responses.sample_logps
                 own = replace(own, anchor_token_logps=same, reference_token_logps=same)
             self.measures.update(own)
-            self.own.update(*_with_text(policy, own))
+            self.own.update(*_with_text(policy, collector.judge, own))
             initial = own
             if iteration != INITIAL:
                 silent = replace(collector, stages=Stages(visible=False))
@@ -144,7 +144,7 @@ class HeldOutEvaluator(Evaluator):
             law = who_judges_of(collector.judge, prompts) | whose_law(collector.sampler)
             previous = files.found(iteration - 1, law, prompts) if iteration > 1 else None
             if previous is not None and collector.judge is not None:
-                both = _with_text(policy, own), _with_text(policy, previous)
+                both = tuple(_with_text(policy, collector.judge, rollouts) for rollouts in (own, previous))
                 self.measures.update_against("_previous", StoredJudge(collector.judge, verdicts), *both)
 
     def result(self) -> dict[str, float]:
@@ -160,10 +160,10 @@ class HeldOutEvaluator(Evaluator):
     def _compare(self, suffix: str, collector: Collector, own: Rollouts, other: Rollouts, verdicts: Path) -> None:
         policy = collector.policy
         if collector.judge is not None:
-            both = _with_text(policy, own), _with_text(policy, other)
+            both = tuple(_with_text(policy, collector.judge, rollouts) for rollouts in (own, other))
             self.measures.update_against(suffix, StoredJudge(collector.judge, verdicts), *both)
         for name, judge in self.judges.items():
-            blind = _with_text(policy, without_rewards(own)), _with_text(policy, without_rewards(other))
+            blind = tuple(_with_text(policy, judge, without_rewards(rollouts)) for rollouts in (own, other))
             self.measures.update_against(f"{suffix}_{name}", StoredJudge(judge, verdicts), *blind)
 
 
@@ -191,5 +191,5 @@ def _check_names(names: Collection[str]) -> set[str]:
     return taken
 
 
-def _with_text(policy: Policy, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:
-    return rollouts, [texts[0] for texts in policy.text(rollouts.responses)]
+def _with_text(policy: Policy, judge: Judge | None, rollouts: Rollouts) -> tuple[Rollouts, list[str]]:
+    return rollouts, [texts[0] for texts in judged_text(policy, judge, rollouts.responses)]

@@ -170,6 +170,9 @@ class AlignmentModule(L.LightningModule):
             leave_config(self, self.trainer)
         if fits or isinstance(self.trainer.datamodule, IterationData):  # type: ignore[attr-defined]
             self.meet(self.data, fits=fits)
+        said = self.policy.check()
+        if said and self.trainer.is_global_zero:
+            print(said)
         for judge in self.judges.values():
             judge.check()
         if fits and self.trainer.is_global_zero:
@@ -190,6 +193,7 @@ class AlignmentModule(L.LightningModule):
         if fits:
             check_data(self, data)
         _ = self.policy.context_length  # a model that is not there is told before its data are
+        self.policy.check()
         data.connect(self.encode, self.policy, self.minibatches)
         if fits:
             data.check_fits()

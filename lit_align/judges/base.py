@@ -17,7 +17,7 @@ from torch import Tensor
 from lit_align.judges.calls import call_judge
 from lit_align.judges.identity import Description
 from lit_align.judges.patience import Faults, JudgeError, Patience
-from lit_align.types import Prompts, Record
+from lit_align.types import Prompts, Record, SpecialTokens
 from lit_align.utils.annotations import inherit_annotations
 from lit_align.utils.arguments import built_with, is_noted, noting
 from lit_align.utils.digests import text_digest
@@ -66,6 +66,10 @@ class Judge(ABC):
     version: str | None = None
     """Yours to change with the code where no file has it, such as that of a notebook, or where it reads other files."""
 
+    special_tokens: SpecialTokens = "drop"
+    """Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``. The token that
+    ends a response it never reads."""
+
     has_rewards = False
     prompts_at_once = 32  # groups in one call of `compare`
     remembers = False
@@ -97,7 +101,9 @@ class Judge(ABC):
 
         A subclass adds what it reads that no argument holds, such as the digest of a file.
         """
-        return {name: value for name, value in built_with(self).items() if name not in self.indifferent}
+        given = {name: value for name, value in built_with(self).items() if name not in self.indifferent}
+        read = {"special_tokens": self.special_tokens} if self.special_tokens != "drop" else {}
+        return {name: value for name, value in given.items() if name != "special_tokens"} | read
 
     @cached_property
     def identity(self) -> str:

@@ -17,7 +17,7 @@ from lit_align.judges.chat import ChatEndpoint, Payload, Unanswered
 from lit_align.judges.pairwise import in_both_orders
 from lit_align.judges.patience import JudgeError, Patience
 from lit_align.judges.store import Store
-from lit_align.types import Record
+from lit_align.types import Record, SpecialTokens, spoken
 
 TEMPLATE = """\
 Two assistants have answered the same request. Judge which answer is better: more helpful, accurate and relevant, and \
@@ -67,6 +67,7 @@ class LLMJudge(Judge):
             none is paid for twice; failures are not kept. Every device writes one of its own. The JSON lines of an
             earlier version, ``answers.jsonl``, are imported by ``answers.sqlite``, and may be named instead of it. Null
             remembers for the life of the process.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: An argument is out of its range, or the template lacks a field.
@@ -88,6 +89,7 @@ class LLMJudge(Judge):
         backoff: float = 1.0,
         concurrency: int = 8,
         cache: str | None = None,
+        special_tokens: SpecialTokens = "drop",
     ) -> None:
         if temperature is not None and temperature < 0:
             raise ValueError(f"judge.temperature must be >= 0, got {temperature}")
@@ -100,6 +102,7 @@ class LLMJudge(Judge):
         self.temperature = temperature
         self.both_orders = both_orders
         self.cache = cache
+        self.special_tokens: SpecialTokens = special_tokens
         self.patience = None  # the endpoint's goes for each question
         self._remembered: dict[str, str] = {}
 
@@ -190,8 +193,8 @@ def _why(reply: str | Unanswered) -> str:
 
 
 def _conversation(prompt: str, record: Record) -> str:
-    """The prompt; of a chat, all of its messages."""
-    messages = record.get("messages") or []
-    if len(messages) < 2:
+    """The prompt; of a chat, all that user and assistant have said."""
+    turns = spoken(record)
+    if len(turns) < 2:
         return prompt
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return "\n\n".join(f"{role}: {text}" for role, text in turns)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.model_size import model_bytes
-from lit_align.types import Prompts, Record
+from lit_align.types import Prompts, Record, SpecialTokens, spoken
 from lit_align.utils.digests import model_digest
 from lit_align.utils.out_of_memory import Halving
 
@@ -53,6 +53,7 @@ class PairRM(Judge):
         token_budget: Most tokens, padding included, in one forward pass; bounds memory, changes nothing else.
         dtype: Dtype of the weights.
         revision: Branch, tag or commit of a hub id.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: A length is not positive.
@@ -69,6 +70,7 @@ class PairRM(Judge):
         token_budget: int = 16_384,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         revision: str = "main",
+        special_tokens: SpecialTokens = "drop",
     ) -> None:
         lengths = {"source_tokens": source_tokens, "candidate_tokens": candidate_tokens, "token_budget": token_budget}
         for name, value in lengths.items():
@@ -81,6 +83,7 @@ class PairRM(Judge):
         self.token_budget = token_budget
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.revision = revision
+        self.special_tokens: SpecialTokens = special_tokens
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         self.device: torch.device | str = "cpu"
         advice = "set judge.dtype to bfloat16, or lower judge.source_tokens and judge.candidate_tokens"
@@ -226,9 +229,9 @@ def _pad_right(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 def _turns(prompt: str, first: str, second: str, record: Record) -> tuple[str, str, str]:
     """A chat of several turns as [1] lays it out; its format has no place for a system message."""
-    chat = [message for message in record.get("messages") or [] if message["role"] != "system"]
-    asked = [message["content"] for message in chat if message["role"] == "user"]
-    said = [message["content"] for message in chat if message["role"] == "assistant"]
+    turns = spoken(record)
+    asked = [text for role, text in turns if role == "user"]
+    said = [text for role, text in turns if role == "assistant"]
     if not said:
         return prompt, first, second
     source = "\n".join(f"USER: {text}\nAssistant: <Response {turn}>" for turn, text in enumerate(asked, 1))

@@ -7,7 +7,7 @@ from lit_align.judges.base import Judge
 from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Patience
 from lit_align.judges.reward import UserFunction
-from lit_align.types import Record
+from lit_align.types import Record, SpecialTokens
 
 Ask = Callable[[list[str], list[str], list[str], list[Record]], list[float]]
 """P(first beats second) in the order given: what a judge with a taste for a place says."""
@@ -27,6 +27,7 @@ class PairwiseFunction(Judge):
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
         version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
             what it imports or reads, or of a function that is in no file, is not.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.
@@ -39,7 +40,9 @@ class PairwiseFunction(Judge):
         backoff: float = 1.0,
         timeout: float | None = None,
         version: str | None = None,
+        special_tokens: SpecialTokens = "drop",
     ) -> None:
+        self.special_tokens: SpecialTokens = special_tokens
         self.function = UserFunction(function)
         self.version = version
         self.patience = Patience(max_retries, backoff, timeout)

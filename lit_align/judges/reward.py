@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.calls import call_judge, in_order
 from lit_align.judges.patience import Patience
-from lit_align.types import Prompts, Record
+from lit_align.types import Prompts, Record, SpecialTokens
 from lit_align.utils.code_digests import defining_module, module_digest
 from lit_align.utils.user_functions import import_function, path_of
 
@@ -44,15 +44,19 @@ class RewardJudge(Judge):
     Args:
         comparison: ``hard`` (the better reward wins, ties are ½) or ``bradley_terry``.
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
     """
 
     has_rewards = True
 
-    def __init__(self, comparison: Comparison = "hard", temperature: float = 1.0) -> None:
+    def __init__(
+        self, comparison: Comparison = "hard", temperature: float = 1.0, special_tokens: SpecialTokens = "drop"
+    ) -> None:
         if temperature <= 0:
             raise ValueError(f"judge.temperature must be > 0, got {temperature}")
         self.comparison: Comparison = comparison
         self.temperature = temperature
+        self.special_tokens: SpecialTokens = special_tokens
 
     @abstractmethod
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
@@ -116,6 +120,7 @@ class RewardFunction(RewardJudge):
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
         version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
             what it imports or reads, or of a function that is in no file, is not.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.
@@ -130,8 +135,9 @@ class RewardFunction(RewardJudge):
         backoff: float = 1.0,
         timeout: float | None = None,
         version: str | None = None,
+        special_tokens: SpecialTokens = "drop",
     ) -> None:
-        super().__init__(comparison, temperature)
+        super().__init__(comparison, temperature, special_tokens)
         self.patience = Patience(max_retries, backoff, timeout)
         self.function = UserFunction(function)
         self.version = version

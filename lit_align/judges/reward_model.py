@@ -7,7 +7,7 @@ import torch
 
 from lit_align.judges.model_size import model_bytes
 from lit_align.judges.reward import Comparison, RewardJudge
-from lit_align.types import Record
+from lit_align.types import Record, SpecialTokens, turns_before
 from lit_align.utils.digests import model_digest
 from lit_align.utils.out_of_memory import Halving
 
@@ -25,6 +25,7 @@ class RewardModel(RewardJudge):
         batch_size: Responses scored at once; similar lengths are scored together.
         dtype: Dtype of the weights.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
     """
 
     patience = None  # it waits for nobody: an error is one of its code
@@ -37,8 +38,9 @@ class RewardModel(RewardJudge):
         batch_size: int = 16,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         trust_remote_code: bool = False,
+        special_tokens: SpecialTokens = "drop",
     ) -> None:
-        super().__init__(comparison, temperature)
+        super().__init__(comparison, temperature, special_tokens)
         self.path = model
         self.batch_size = batch_size
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -114,7 +116,7 @@ class RewardModel(RewardJudge):
         if self._tokenizer.chat_template is None:
             encoded = self._tokenizer(prompt, response, truncation=True)
         else:
-            messages = record.get("messages") or [{"role": "user", "content": prompt}]
+            messages = turns_before(record) or [{"role": "user", "content": prompt}]
             text = self._tokenizer.apply_chat_template(
                 [*messages, {"role": "assistant", "content": response}], tokenize=False
             )

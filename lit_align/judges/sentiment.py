@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lit_align.judges.reward import Comparison, RewardJudge
-from lit_align.types import Record
+from lit_align.types import Record, SpecialTokens
 
 
 class Sentiment(RewardJudge):
@@ -21,6 +21,7 @@ class Sentiment(RewardJudge):
             of the response so that length does not pay.
         comparison: ``hard`` or ``bradley_terry``.
         temperature: Of the Bradley-Terry law, in units of reward, > 0.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
     """
 
     patience = None  # it waits for nobody: an error is one of its code
@@ -30,8 +31,9 @@ class Sentiment(RewardJudge):
         lexicon: Literal["vader", "afinn"] = "vader",
         comparison: Comparison = "hard",
         temperature: float = 1.0,
+        special_tokens: SpecialTokens = "drop",
     ) -> None:
-        super().__init__(comparison, temperature)
+        super().__init__(comparison, temperature, special_tokens)
         self.lexicon = lexicon
 
     @property

@@ -4,7 +4,8 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from datetime import date
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lit_align.data.templates import encode, encode_responses
+from lit_align.data.templates import Chat, encode
+from lit_align.data.turns import Ends, Turn, ends_of, turn_of
+from lit_align.data.written import Writer
 from lit_align.models.exporting.export import default_kind, export, trained
 from lit_align.models.exporting.reload_check import probes
 from lit_align.models.generation.merged_adapters import merged_adapters
@@ -28,7 +31,7 @@ from lit_align.models.sharding.gather import gathered, is_first_rank
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.generate import NextToken, generate
 from lit_align.sampling.mixture import Mixture
-from lit_align.types import Prompts, Record, Responses
+from lit_align.types import Prompts, Record, Responses, SpecialTokens, begun_answer
 from lit_align.utils.digests import folder_digest, hub_commit, text_digest
 from lit_align.utils.out_of_memory import keep_large_apart
 
@@ -75,6 +78,7 @@ class LanguageModel(Policy):
         self.name = name
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.system = system
+        self.day = date.today()
         self.lora = lora
         self.additive = lora is None
         self.quantization = quantization
@@ -118,7 +122,43 @@ class LanguageModel(Policy):
             "tokenizer": text_digest(vocabulary, repr(self.tokenizer.special_tokens_map)),
             "template": text_digest(str(self.tokenizer.chat_template), str(self.system)),
             "adapters": text_digest(repr(self.lora)),
-        }
+        } | ({"day": self.day.isoformat()} if self.chat.writes_the_day else {})
+
+    def begin_on(self, day: date) -> None:
+        """Read prompts as on the day that the run began."""
+        self.day = day
+        self.__dict__.pop("identity", None)
+
+    @property
+    def chat(self) -> Chat:
+        """How prompts are read."""
+        return Chat(self.tokenizer, self.system, self.day)
+
+    @cached_property
+    def turn(self) -> Turn:
+        """What the chat template writes around an answer."""
+        return turn_of(self.chat)
+
+    @cached_property
+    def ends(self) -> Ends:
+        """The tokens that end an answer; no weights are needed to know them.
+
+        Raises:
+            ValueError: There are none, or those who name them disagree.
+        """
+        from transformers import GenerationConfig
+
+        try:
+            ids = GenerationConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub).eos_token_id
+        except OSError:  # it has no such file
+            ids = GenerationConfig.from_model_config(self.config).eos_token_id
+        configured = [ids] if isinstance(ids, int) else ids or []
+        vocabulary = getattr(self.config.get_text_config(), "vocab_size", None)
+        return ends_of(self.chat, self.turn, configured, vocabulary)
+
+    def check(self) -> str | None:
+        """Refuse a model whose answers have no end, and say what ends them."""
+        return self.ends.told(self.tokenizer)
 
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
@@ -181,21 +221,34 @@ class LanguageModel(Policy):
 
     def encode(self, records: list[Record]) -> Prompts:
         """Records as prompts: chat template applied, tokenised once."""
-        return encode(self.tokenizer, records, self.system)
+        return encode(self.chat, records)
 
     def encode_responses(self, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
-        """Written responses as tokens: the text, then the token that ends a turn; tokenised once."""
-        return encode_responses(self.tokenizer, prompts, texts, max_tokens)
+        """Written responses as the tokens that the policy would draw, with the token that ends a turn."""
+        return Writer(self.chat, self.turn, self.ends).responses(prompts, texts, max_tokens)
 
-    def text(self, responses: Responses) -> list[list[str]]:
-        """The responses as text, special tokens removed: what judges read."""
+    def text(self, responses: Responses, special_tokens: SpecialTokens = "drop") -> list[list[str]]:
+        """The responses as judges read them, without their end, after what the assistant had begun to say.
+
+        Args:
+            responses: Any responses.
+            special_tokens: ``keep`` those inside a response, such as ``<think>``, or ``drop`` them.
+        """
+        size = responses.group_size
         rows = [
-            ids[:length].tolist()
+            _without_end(ids[:length].tolist(), self.ends)
             for ids, length in zip(responses.ids.flatten(0, 1).cpu(), responses.lengths.flatten().tolist(), strict=True)
         ]
-        texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        size = responses.group_size
-        return [texts[i : i + size] for i in range(0, len(texts), size)]
+        decode = partial(self.tokenizer.batch_decode, skip_special_tokens=special_tokens == "drop")
+        texts: list[str] = decode(rows)
+        groups = [texts[start : start + size] for start in range(0, len(texts), size)]
+        for number, begun in enumerate(map(begun_answer, responses.prompts.records)):
+            if begun:
+                prompt = responses.prompts.ids[number][responses.prompts.mask[number]].tolist()
+                (before,) = decode([prompt])
+                whole = decode([prompt + row for row in rows[number * size : (number + 1) * size]])
+                groups[number] = [begun + text[len(before) :] for text in whole]
+        return groups
 
     @torch.no_grad()
     def sample(
@@ -247,10 +300,8 @@ class LanguageModel(Policy):
 
     @property
     def eos(self) -> Tensor:
-        """Every token that ends a response: the generation config's set, else the tokenizer's own."""
-        configured = self.model.generation_config.eos_token_id
-        ends = {configured} if isinstance(configured, int) else set(configured or ())
-        return torch.tensor(sorted(ends or {self.tokenizer.eos_token_id}), device=self.device)
+        """Every token that ends a response."""
+        return torch.tensor(self.ends.ids, device=self.device)
 
     def factors(self) -> dict[str, Factors]:
         """The trainable update of every adapted layer."""
@@ -308,6 +359,10 @@ class LanguageModel(Policy):
         if self.lora is None:
             return CausalLMNextToken(self.frozen)
         return CausalLMNextToken(self.model, around=self.model.disable_adapter)
+
+
+def _without_end(row: list[int], ends: Ends) -> list[int]:
+    return row[:-1] if row and row[-1] in ends.ids else row
 
 
 def _uncut(network: nn.Module) -> nn.Module:

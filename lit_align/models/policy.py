@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from lit_align.models.loading.frozen_update import Factors
 from lit_align.models.sharding.cut import Shard
 from lit_align.sampling.decoding import Decoding
-from lit_align.types import Prompts, Record, Responses
+from lit_align.types import Prompts, Record, Responses, SpecialTokens
 from lit_align.utils.arguments import note_arguments
 
 
@@ -41,6 +42,22 @@ class Policy(nn.Module, ABC):
     def identity(self) -> dict[str, str]:
         """What it is made of, by name, as short digests, before weights load; a run goes on with the same alone."""
         return {}
+
+    def begin_on(self, day: date) -> None:
+        """Read prompts as on the day that the run began, where they depend on it.
+
+        Args:
+            day: The day, for ever.
+        """
+        del day
+
+    def check(self) -> str | None:
+        """Refuse what cannot work, before any weights load.
+
+        Returns:
+            One line that a run says of the policy as it starts; None where there is nothing to say.
+        """
+        return None
 
     @abstractmethod
     def encode(self, records: list[Record]) -> Prompts:
@@ -130,8 +147,13 @@ class Policy(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def text(self, responses: Responses) -> list[list[str]]:
-        """The responses as judges read them."""
+    def text(self, responses: Responses, special_tokens: SpecialTokens = "drop") -> list[list[str]]:
+        """The responses as judges read them.
+
+        Args:
+            responses: Any responses.
+            special_tokens: ``keep`` those inside a response, where the policy has any, or ``drop`` them.
+        """
 
     @abstractmethod
     def export(self, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from lit_align.data.turns import Ends
 from lit_align.models.loading.adapters import LoRA
 from lit_align.types import Prompts, Record, Responses
 
@@ -44,6 +45,10 @@ class ExportableModel(DescribedModel, Protocol):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of transformers; it needs no weights."""
+
+    @property
+    def ends(self) -> Ends:
+        """The tokens that end an answer; no weights are needed to know them."""
 
     def base(self, **options: Any) -> Any:
         """The initial model, loaded afresh with these options of transformers' ``from_pretrained``."""

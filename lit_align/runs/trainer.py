@@ -19,6 +19,7 @@ from lit_align.callbacks.one_folder import OneFolder, is_first_process
 from lit_align.callbacks.predictions import Predictions
 from lit_align.callbacks.profile import Profile
 from lit_align.callbacks.progress import StageBars, TrainStage
+from lit_align.callbacks.run_day import RunDay
 from lit_align.callbacks.same_run import SameRun
 from lit_align.compat import keep_batches_as_they_are, on_sigterm
 from lit_align.plan.command import ConfiguredTrainer, Planner
@@ -78,6 +79,7 @@ class Trainer(L.Trainer, Planner):
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         ours: list[Callback] = [
             OneFolder(),
+            RunDay(),
             DataCheck(),
             TrainStage(),
             SameRun(),

@@ -221,6 +221,35 @@ def test_a_long_response_is_cut_without_an_end_and_marked(tiny_model, tmp_path):
     assert responses.lengths.tolist() == [[4, 4]]
 
 
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        (("good day good day", "good day good cat"), r"have the same first 3 tokens: raise data\.max_response_tokens"),
+        (("good day", "good day<|end|>"), "are the same tokens; remove"),
+    ],
+)
+def test_a_pair_that_is_the_same_to_the_policy_is_refused(tiny_model, answers, why):
+    record = {"prompt": "the cat", "chosen": answers[0], "rejected": answers[1]}
+    policy, fine = LanguageModel(tiny_model), rows_of(1)[0]
+    data = PairData(max_response_tokens=3)
+    data.reader = policy
+    assert data.pairs(policy.encode([fine])).responses.lengths.max() <= 3
+    with pytest.raises(ValueError, match=rf"^data\.train: chosen and rejected {why}.* the row that asks 'the cat'$"):
+        data.pairs(policy.encode([fine, record]))
+
+
+def test_answers_in_parts_and_prompts_in_parts_are_texts():
+    parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "cat"}]
+    user = {"role": "user", "content": parts}
+    row = {
+        name: [user, {"role": "assistant", "content": [{"type": "text", "text": name}]}]
+        for name in ("chosen", "rejected")
+    }
+    record = as_pair(row, "row 0")
+    assert (record["chosen"], record["rejected"]) == ("chosen", "rejected")
+    assert record["messages"] == [user]
+
+
 def test_an_iteration_is_an_epoch_in_whole_steps_unless_it_is_so_many_pairs(fit):
     whole = fit(rows_of(10), epochs=2)
     assert whole.data.prompts_per_iteration == 8

@@ -146,10 +146,29 @@ def test_an_empty_prompt_is_refused_with_its_row(row):
         list(checked([{"prompt": "a"}, row], "data.heldout"))
 
 
-def test_a_chat_must_end_with_the_user():
+def test_a_chat_that_ends_with_the_assistant_is_continued_and_told_of_once(caplog):
     chat = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "good"}]
-    with pytest.raises(ValueError, match=r"data\.train: row 0 ends with an assistant's message"):
-        list(checked([{"messages": chat}], "data.train"))
+    rows = [{"messages": chat[:1]}, {"messages": chat}, {"messages": chat}]
+    for _ in range(2):
+        assert list(checked(rows, "my rows")) == rows
+    said = [message for message in caplog.messages if "end with an assistant's message" in message]
+    assert said == ["my rows: there are rows that end with an assistant's message: responses continue it"]
+
+
+def test_a_chat_that_is_none_is_refused_by_its_row():
+    user, call = {"role": "user", "content": "the cat"}, {"function": {"name": "look", "arguments": "{}"}}
+    calling = {"role": "assistant", "content": None, "tool_calls": [call]}
+    fine = {"messages": [user, calling, {"role": "tool", "content": "good"}]}
+    assert list(checked([fine], "data.train")) == [fine]
+    for messages, why in (
+        ([user, calling], "its last message is a tool call that no tool has answered"),
+        ([user | {"content": [{"type": "image"}]}], "a part of type image"),
+        ([{"content": "the cat"}], "a message has no role"),
+        ([user, calling | {"tool_calls": [{"function": {"name": "look", "arguments": "x"}}]}, user], "no JSON"),
+        ([user | {"content": [{"type": "text", "text": " "}]}], "is empty"),
+    ):
+        with pytest.raises(ValueError, match=rf"^data\.train: .*row 1.*{why}"):
+            list(checked([fine, {"messages": messages}], "data.train"))
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])

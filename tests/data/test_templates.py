@@ -1,10 +1,14 @@
 """The chat template is applied exactly once, and a prompt's id is a function of what is asked alone."""
 
+from functools import partial
+
 import pytest
 from tokenizers.processors import TemplateProcessing
+from transformers import LlamaTokenizerFast
 
-from lit_align.data.templates import content_id, encode, encode_responses, end_of_turn, render
+from lit_align.data.templates import Chat, content_id, encode, render
 from tests.conftest import make_tokenizer
+from tests.data.layouts import byte_tokenizer, piece_tokenizer
 
 CHAT = [{"role": "system", "content": "very nice"}, {"role": "user", "content": "the cat"}]
 
@@ -18,7 +22,7 @@ def with_bos(chat: bool):
 
 
 def tokens(tokenizer, record: dict) -> list[str]:
-    prompts = encode(tokenizer, [record])
+    prompts = encode(Chat(tokenizer), [record])
     return tokenizer.convert_ids_to_tokens(prompts.ids[0][prompts.mask[0]].tolist())
 
 
@@ -39,35 +43,70 @@ def test_no_special_token_is_added_to_a_rendered_chat():
 
 def test_a_plain_prompt_gets_the_tokenizers_own_special_tokens():
     assert tokens(with_bos(chat=False), {"prompt": "the cat"}) == ["<|start|>", "the", "cat"]
-    assert render(make_tokenizer(chat=False), {"prompt": "the cat"}) == "the cat"
+    assert render(Chat(make_tokenizer(chat=False)), {"prompt": "the cat"}) == "the cat"
+
+
+CLOSED = {  # how tokenizers close what they read
+    "llama's way": (piece_tokenizer, "<s> $A </s>", ("<s>", "</s>")),
+    "an end alone": (piece_tokenizer, "$A </s>", ("</s>",)),
+    "two ends": (piece_tokenizer, "$A </s> </s>", ("</s>",)),
+    "another token": (partial(piece_tokenizer, ("<sep>",)), "<s> $A <sep>", ("<s>", "<sep>")),
+    "byte-level": (partial(byte_tokenizer, ["<|end|>"], eos_token="<|end|>"), "$A <|end|>", ("<|end|>",)),
+    "not at all": (piece_tokenizer, "<s> $A", ("<s>",)),
+}
+
+
+@pytest.mark.parametrize("way", CLOSED)
+def test_a_plain_prompt_is_never_closed(way):
+    make, single, special = CLOSED[way]
+    tokenizer = make()
+    bare = tokenizer("What is two?", add_special_tokens=False)["input_ids"]
+    tokens = [(token, tokenizer.convert_tokens_to_ids(token)) for token in special]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=tokens)
+    begins = [1] if single.startswith("<s>") else []
+    for text in ("What is two?", f"What is two?{tokenizer.eos_token}"):
+        assert encode(Chat(tokenizer), [{"prompt": text}]).ids[0].tolist() == begins + bare
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_tokenizer_that_adds_an_end_of_its_own_accord_does_not_close_a_prompt(legacy, tmp_path):
+    piece_tokenizer(legacy=legacy).save_pretrained(tmp_path)
+    core = str(tmp_path / "tokenizer.json")
+    open_, closed = (
+        LlamaTokenizerFast(tokenizer_file=core, add_eos_token=adds, legacy=legacy) for adds in (False, True)
+    )
+    assert closed("two")["input_ids"][-1] == closed.eos_token_id
+    ids = encode(Chat(closed), [{"prompt": "two"}]).ids[0].tolist()
+    assert ids == open_("two")["input_ids"] == encode(Chat(open_), [{"prompt": "two"}]).ids[0].tolist()
 
 
 def test_messages_need_a_chat_template():
     with pytest.raises(ValueError, match=r"no chat template.*`messages`"):
-        render(make_tokenizer(chat=False), {"messages": CHAT})
+        render(Chat(make_tokenizer(chat=False)), {"messages": CHAT})
 
 
 def test_a_system_message_opens_a_chat_that_has_none_of_its_own():
     tokenizer, user = make_tokenizer(), CHAT[1:]
-    assert render(tokenizer, {"prompt": "the cat"}, "very nice") == render(tokenizer, {"messages": CHAT})
-    assert render(tokenizer, {"messages": user}, "very nice") == render(tokenizer, {"messages": CHAT})
-    assert render(tokenizer, {"messages": CHAT}, "very sad") == render(tokenizer, {"messages": CHAT})
+    expected, nice = render(Chat(tokenizer), {"messages": CHAT}), Chat(tokenizer, "very nice")
+    assert render(nice, {"prompt": "the cat"}) == expected
+    assert render(nice, {"messages": user}) == expected
+    assert render(Chat(tokenizer, "very sad"), {"messages": CHAT}) == expected
     assert user == CHAT[1:]
-    together = encode(tokenizer, [{"prompt": "the cat"}], "very nice")
-    assert together.ids.tolist() == encode(tokenizer, [{"messages": CHAT}]).ids.tolist()
+    together = encode(nice, [{"prompt": "the cat"}])
+    assert together.ids.tolist() == encode(Chat(tokenizer), [{"messages": CHAT}]).ids.tolist()
 
 
 def test_a_system_message_needs_a_chat_template():
     with pytest.raises(ValueError, match=r"no chat template.*system message"):
-        render(make_tokenizer(chat=False), {"prompt": "the cat"}, "very nice")
+        render(Chat(make_tokenizer(chat=False), "very nice"), {"prompt": "the cat"})
 
 
 def test_encoding_together_is_encoding_alone_with_padding_on_the_left():
-    tokenizer = make_tokenizer()
+    chat = Chat(make_tokenizer())
     records = [{"prompt": "the cat"}, {"prompt": "a very nice day", "topic": "sun"}, {"messages": CHAT}]
-    together = encode(tokenizer, records)
+    together = encode(chat, records)
     for row, record in enumerate(records):
-        alone = encode(tokenizer, [record])
+        alone = encode(chat, [record])
         assert together.ids[row][together.mask[row]].tolist() == alone.ids[0].tolist()
         assert together.mask[row].tolist() == sorted(together.mask[row].tolist())
         assert together.record_id[row] == alone.record_id[0] == content_id(record)
@@ -90,47 +129,3 @@ def test_any_change_of_what_is_asked_changes_the_content_id():
     asked: list[dict] = [{"prompt": p} for p in ("the cat", "the Cat", "the cat ", "the cats", "cat the")]
     asked += [{"messages": m} for m in (CHAT, CHAT[1:], CHAT[::-1], other_role)]
     assert len({content_id(record) for record in asked}) == len(asked)
-
-
-def with_template(template: str):
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-TURNS = "{% for m in messages %}<|start|>{{ m['role'] }} {{ m['content'] }}{END}{% endfor %}"
-ANSWER = "{% if add_generation_prompt %}<|start|>assistant {% endif %}"
-
-
-@pytest.mark.parametrize(
-    ("template", "token"),
-    [
-        (TURNS.replace("{END}", "<|stop|>") + ANSWER, "<|stop|>"),
-        (TURNS.replace("{END}", " ") + ANSWER, "<|end|>"),  # a template that marks no end
-        (TURNS.replace("{END}", "<|stop|>") + "{% if add_generation_prompt %}<|start|>user {% endif %}", "<|end|>"),
-        (None, "<|end|>"),
-    ],
-)
-def test_a_turn_ends_with_the_templates_special_token_or_the_end_of_sequence(template, token):
-    tokenizer = with_template(template)
-    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids(token)
-    prompts = encode(tokenizer, [{"prompt": "the cat"}])
-    responses = encode_responses(tokenizer, prompts, [["good", "not bad"]], max_tokens=8)
-    rows = [row[kept].tolist() for row, kept in zip(responses.ids[0], responses.mask[0], strict=True)]
-    assert [tokenizer.convert_ids_to_tokens(row) for row in rows] == [["good", token], ["not", "bad", token]]
-
-
-def test_a_tokenizer_without_any_end_is_refused():
-    tokenizer = make_tokenizer(chat=False)
-    tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="no end-of-sequence token"):
-        end_of_turn(tokenizer)
-
-
-def test_no_special_token_opens_a_written_response():
-    tokenizer = with_bos(chat=False)
-    prompts = encode(tokenizer, [{"prompt": "the cat"}])
-    responses = encode_responses(tokenizer, prompts, [["good"]], max_tokens=8)
-    assert tokenizer.convert_ids_to_tokens(responses.ids[0, 0].tolist()) == ["good", "<|end|>"]
-    assert not responses.drawn
-    assert responses.sample_logps.isnan().all()

@@ -202,6 +202,7 @@ def test_patience_is_no_difference_and_every_other_setting_of_ours_is():
         RewardFunction("tests.conftest.happiness", "bradley_terry"),
         RewardFunction("tests.conftest.happiness", temperature=2.0),
         RewardFunction("tests.conftest.happiness", version="2"),
+        RewardFunction("tests.conftest.happiness", special_tokens="keep"),
         RewardFunction("tests.tiny_runs.sadness"),
         PairwiseFunction("tests.conftest.happiness"),
     ]
@@ -210,13 +211,19 @@ def test_patience_is_no_difference_and_every_other_setting_of_ours_is():
     patient = {"max_retries": 1, "timeout": 1.0, "backoff": 3.0, "concurrency": 1, "cache": "answers.jsonl"}
     assert LLMJudge("model", api_key_env="KEY", **patient).identity == asked.identity
     settings = [{"template": "{prompt}{first}{second}"}, {"temperature": None}, {"both_orders": False}]
-    settings += [{"base_url": "http://here"}, {"model": "other"}]
+    settings += [{"base_url": "http://here"}, {"model": "other"}, {"special_tokens": "keep"}]
     others = [LLMJudge(**({"model": "model", "api_key_env": None} | setting)) for setting in settings]
     assert len({asked.identity, *(judge.identity for judge in others)}) == 1 + len(others)
     games = RandomGame(), RandomGame(seed=1)
     judges = [GameJudge(game, noise) for game in games for noise in ("none", "rewards")]
     assert len({judge.identity for judge in judges}) == len(judges)
     assert GameJudge(RandomGame()).identity == judges[0].identity
+
+
+def test_a_judge_that_reads_no_special_tokens_is_the_one_it_was_before_it_could():
+    for judge in (RewardFunction("tests.conftest.happiness"), LLMJudge("model"), Sentiment()):
+        assert "special_tokens" not in judge.settings()
+    assert Sentiment(special_tokens="keep").settings()["special_tokens"] == "keep"
 
 
 def test_fields_of_a_dataclass_are_arguments():

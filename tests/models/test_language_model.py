@@ -1,5 +1,6 @@
 """A language model as a policy: it samples what transformers would, from its exact law, and scores what it sampled."""
 
+import json
 import shutil
 
 import pytest
@@ -138,6 +139,83 @@ def test_texts_are_free_of_special_tokens_and_of_what_follows_the_end(policy):
     lengths = torch.tensor([3, 2, 1])
     responses.ids[0], responses.mask[0] = torch.tensor(ids), torch.arange(4) < lengths[:, None]
     assert policy.text(responses) == [["good cat", "sun", ""]]
+
+
+def with_config(source: str, folder, *, ends, template: str | None = None, special: bool = True, **names) -> str:
+    """The tiny model with another generation config, chat template and names of its tokens."""
+    shutil.copytree(source, folder)
+    settings = json.loads((folder / "generation_config.json").read_text()) | {"eos_token_id": ends}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    for name, token in names.items():
+        setattr(tokenizer, name, token)
+    tokenizer.save_pretrained(folder)
+    if not special:
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / file).write_text((folder / file).read_text().replace('"special": true', '"special": false'))
+    return str(folder)
+
+
+STOP = "{% for m in messages %}<|start|>{{ m['role'] }} {{ m['content'] }}<|stop|>{% endfor %}"
+STOP += "{% if add_generation_prompt %}<|start|>assistant {% endif %}"
+
+
+@pytest.mark.parametrize("ends", [0, [0], [0, 500], None])
+def test_sampling_stops_at_the_ends_of_generation_config_tokenizer_and_template(tiny_model, tmp_path, ends):
+    policy = LanguageModel(with_config(tiny_model, tmp_path / "model", ends=ends, template=STOP))
+    assert policy.check() == policy.ends.told(policy.tokenizer)
+    assert policy.ends.ids == ((2, 4) if ends is None else (0, 2, 4))
+    assert policy.ends.written == 4
+    assert policy.model is None
+    policy.load()
+    assert policy.eos.tolist() == list(policy.ends.ids)
+    last = drawn(policy, count=24, length=60).ids
+    assert set(policy.ends.ids) & set(last.flatten().tolist())
+    written = policy.encode_responses(policy.encode(prompts_of(1)), [["good cat"]], 8)
+    assert written.ids[0, 0, -1] == 4
+
+
+def test_a_model_without_a_generation_config_ends_where_its_config_says(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").unlink()
+    settings = json.loads((tmp_path / "model" / "config.json").read_text()) | {"eos_token_id": [2, 3]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    assert LanguageModel(str(tmp_path / "model")).ends.ids == (2, 3)
+
+
+def test_no_end_anywhere_is_one_line_before_weights_load(tiny_base_model, tmp_path):
+    policy = LanguageModel(with_config(tiny_base_model, tmp_path / "model", ends=None, eos_token=None))
+    shutil.copy(f"{tiny_base_model}/config.json", tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "config.json").read_text()) | {"eos_token_id": None}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"^no token ends an answer"):
+        policy.check()
+
+
+def test_texts_have_no_end_though_it_is_not_special_and_the_special_tokens_inside_that_are_asked_for(
+    policy, tiny_model, tmp_path
+):
+    names = {"pad_token": None, "eos_token": None, "bos_token": None, "additional_special_tokens": []}
+    plain = LanguageModel(with_config(tiny_model, tmp_path / "model", ends=[2, 4], special=False, **names))
+    assert not plain.tokenizer.added_tokens_decoder[4].special
+    responses = drawn(policy, count=1, group=2, length=4)
+    words = policy.tokenizer.convert_tokens_to_ids
+    ids = [[words("good"), 0, words("cat"), 4], [words("sun"), words("cat"), 0, words("day")]]
+    responses.ids[0], responses.mask[0] = torch.tensor(ids), True
+    assert policy.text(responses) == policy.text(responses, "drop") == [["good cat", "sun cat day"]]
+    kept = [["good <|pad|> cat", "sun cat <|pad|> day"]]
+    assert policy.text(responses, "keep") == plain.text(responses, "drop") == plain.text(responses, "keep") == kept
+
+
+def test_an_answer_that_continues_one_begins_with_it(policy):
+    messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "a very"}]
+    prompts = policy.encode([{"messages": messages}, {"prompt": "the cat"}])
+    assert policy.tokenizer.decode(prompts.ids[0]).endswith("assistant a very")
+    written = policy.encode_responses(prompts, [["good day", "sad"]] * 2, 8)
+    assert policy.text(written) == [["a very good day", "a very sad"], ["good day", "sad"]]
+    assert prompts.texts == ["the cat"] * 2
 
 
 def test_a_chat_model_reads_the_prompt_through_its_template_and_a_base_model_as_it_is(tiny_model, tiny_base_model):

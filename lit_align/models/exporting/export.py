@@ -204,14 +204,16 @@ def adapted(base: Any, lora: LoRA, made: Trained) -> Any:
 
 def _write(policy: ExportableModel, made: Trained, kind: Kind, folder: Path) -> None:
     base = policy.base()
-    ends = base.generation_config
+    settings = base.generation_config
+    ends = list(policy.ends.ids)
+    settings.eos_token_id = ends if len(ends) > 1 else ends[0]  # plain transformers is to stop where the policy did
     if policy.lora is None:
         model = restore(base, made)
     else:
         model = adapted(base, policy.lora, made)
         model = model.merge_and_unload() if kind == "merged" else model
     model.save_pretrained(folder)
-    ends.save_pretrained(folder)
+    settings.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
 
 
