@@ -34,9 +34,7 @@ class RowByRow:
         self.bound = _ROUNDING[dtype]
         self.single = False  # a batch has been seen to change scores
         self._halving = halving
-        self._proved = (
-            -1
-        )  # longest of the unequal rows that kept their scores; 0 where all were equal
+        self._proved = -1  # longest of the unequal rows that kept their scores; 0 where all were equal
 
     def scores(
         self,

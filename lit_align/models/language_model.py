@@ -31,6 +31,7 @@ from lit_align.sampling.mixture import Mixture
 from lit_align.types import Prompts, Record, Responses
 from lit_align.utils.digests import folder_digest, hub_commit, text_digest
 from lit_align.utils.out_of_memory import keep_large_apart
+from lit_align.utils.whole_weights import load_whole
 
 
 class LanguageModel(Policy):
@@ -281,7 +282,7 @@ class LanguageModel(Policy):
         from transformers import AutoModelForCausalLM
 
         path = local_model(self.name, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self.hub, **options)
+        return load_whole(AutoModelForCausalLM, path, "policy.name", dtype=self.dtype, **self.hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:

@@ -35,9 +35,7 @@ def load_whole(kind: Any, path: str, setting: str, **options: Any) -> Any:
             "random numbers"
         )
     if found["unexpected_keys"]:
-        raise ValueError(
-            f"{setting}: {path} has {_some(found['unexpected_keys'])}, which {name} has no place for"
-        )
+        raise ValueError(f"{setting}: {path} has {_some(found['unexpected_keys'])}, which {name} has no place for")
     return model
 
 
