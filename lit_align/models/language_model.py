@@ -18,6 +18,7 @@ from lit_align.models.exporting.reload_check import probes
 from lit_align.models.generation.merged_adapters import merged_adapters
 from lit_align.models.generation.next_token import CausalLMNextToken
 from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.loading.architecture import class_of, empty_network
 from lit_align.models.loading.fetch import check_name, local_model
 from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
@@ -86,7 +87,7 @@ class LanguageModel(Policy):
         self.frozen: Any = None
         self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
         self._cut: Shard = _uncut
-        self._gathered = False
+        self._gathered = self._checked = False
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -121,10 +122,17 @@ class LanguageModel(Policy):
             "adapters": text_digest(repr(self.lora)),
         }
 
+    def check(self) -> None:
+        """Refuse adapters on modules that the model does not have; reads its config alone."""
+        if self.lora is not None and not self._checked:
+            with_adapters(empty_network(self.config, self.hub["trust_remote_code"]), self.lora)
+            self._checked = True
+
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
+        self.check()
         if self.gradient_checkpointing:  # memory is short
             keep_large_apart()
         options: dict[str, Any] = {"attn_implementation": self.attention}
@@ -279,10 +287,8 @@ class LanguageModel(Policy):
         Args:
             options: As for transformers' ``from_pretrained``.
         """
-        from transformers import AutoModelForCausalLM
-
         path = local_model(self.name, self.dtype)
-        return load_whole(AutoModelForCausalLM, path, "policy.name", dtype=self.dtype, **self.hub, **options)
+        return load_whole(class_of(self.config), path, "policy.name", dtype=self.dtype, **self.hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:

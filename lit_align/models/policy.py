@@ -53,6 +53,9 @@ class Policy(nn.Module, ABC):
         del prompts, texts, max_tokens
         raise ValueError(f"{type(self).__name__} does not read text: written responses need a LanguageModel")
 
+    def check(self) -> None:
+        """Refuse what cannot be loaded as it is described, before any weights are."""
+
     @abstractmethod
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights. A second call does nothing."""

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizer
 
 from lit_align import RewardModel
 from tests.conftest import WORDS, make_tokenizer
@@ -42,13 +41,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def pair_tokenizer() -> Any:
-    """Prompt and response end with <|end|>, and are two segments."""
-    tokenizer = make_tokenizer(chat=False)
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="$A <|end|>", pair="$A <|end|> $B:1 <|end|>:1", special_tokens=[("<|end|>", END)]
-    )
-    return tokenizer
+    """Prompt and response are two segments that end with [SEP]."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
 def saved(folder: Path, kind: str, options: dict, *, pad: int | None, tokenizer: Any, **more: Any) -> str:
