@@ -97,8 +97,9 @@ def _segments(model: nn.Module) -> float:
 
 def _rotations(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
     """Rotary embeddings of a network, with the law of their frequencies and its parameters."""
+    module: Any
     for module in model.modules():
-        kinds: Any = getattr(module, "rope_type", None)
+        kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, str):
             yield module, kinds, module.config.rope_parameters
         elif isinstance(kinds, dict):  # one for each type of layer
