@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_align.models.exporting.card import write_card
+from lit_align.models.exporting.padding import with_padding
 from lit_align.models.exporting.reload_check import Agreement, probes
 from lit_align.models.loading.adapters import LoRA, with_adapters
 from lit_align.models.loading.frozen_update import Factors, attach, factor_weights, factors_of
@@ -176,6 +177,7 @@ def untie(network: Any) -> None:
 def _write(policy: ExportableModel, made: Trained, kind: Kind, folder: Path) -> None:
     base = policy.base()
     ends = base.generation_config
+    tokenizer = with_padding(policy.tokenizer, base.config, base.config.get_text_config(), ends)
     if policy.lora is None:
         restore(base, made).save_pretrained(folder)
     else:
@@ -188,7 +190,7 @@ def _write(policy: ExportableModel, made: Trained, kind: Kind, folder: Path) -> 
             # The embedding has as many words as before: the adapters need no copy of it.
             model.save_pretrained(folder, save_embedding_layers=False)
     ends.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _name_base(model: Any, policy: DescribedModel) -> None:
