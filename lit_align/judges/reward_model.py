@@ -30,6 +30,9 @@ class RewardModel(RewardJudge):
         batch_size: Responses scored at once; similar lengths are scored together.
         dtype: Dtype of the weights.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+
+    Raises:
+        ValueError: ``temperature`` is not positive, or ``batch_size`` < 1.
     """
 
     patience = None  # it waits for nobody: an error is one of its code
@@ -44,6 +47,8 @@ class RewardModel(RewardJudge):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(comparison, temperature)
+        if batch_size < 1:
+            raise ValueError(f"judge.batch_size must be >= 1, got {batch_size}")
         self.path = model
         self.batch_size = batch_size
         self.dtype: torch.dtype = getattr(torch, dtype)

@@ -89,12 +89,11 @@ def assert_right(judge: RewardModel, expected: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("pad", [None, 0, END, -1], ids=["no pad", "a pad", "pad is eos", "pad of no word"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_conversation_in_a_batch_has_the_score_it_has_alone(tmp_path, kind, pad):
+def test_a_conversation_in_a_batch_has_the_score_it_has_alone(tmp_path, caplog, kind, pad):
     tokenizer = make_tokenizer()
     folder = saved(tmp_path, kind, KINDS[kind], pad=pad, tokenizer=tokenizer)
-    judge = RewardModel(folder, batch_size=3)
-    assert_right(judge, alone(folder, tokenizer))
-    assert not judge._rows.single
+    assert_right(RewardModel(folder, batch_size=3), alone(folder, tokenizer))
+    assert "one at a time" not in caplog.text
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -165,3 +164,8 @@ def test_a_checkpoint_without_its_head_is_refused(tmp_path, kind, head):
     besides = rf", and has {head} in its place" if head else ""
     with pytest.raises(ValueError, match=rf"judge\.model: .* lacks {own} of \w+{besides}: .* random numbers"):
         judged(RewardModel(folder))
+
+
+def test_a_batch_has_at_least_one_row():
+    with pytest.raises(ValueError, match=r"judge\.batch_size must be >= 1, got 0"):
+        RewardModel("some/model", batch_size=0)
