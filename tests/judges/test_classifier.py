@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizer
 
 from lit_align import RewardModel
-from tests.conftest import WORDS, make_tokenizer
+from tests.conftest import CHAT, WORDS, make_tokenizer
 
 END = 2  # the id of <|end|>, which closes every turn of the chat template
 PROMPTS = ["the cat", " ".join(WORDS[:9]), "rain", "a day and the sun"]
@@ -26,8 +26,8 @@ CONVOLVED = {"convbert": {"embedding_size": 16, "head_ratio": 2}}  # its convolu
 LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [6.0] * 4, "rope_theta": 1e4}
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
 STRETCHED = {
-    "phi3": {"rope_parameters": LONG_ROPE | {"original_max_position_embeddings": 20}},
-    "llama": {"rope_parameters": DYNAMIC, "max_position_embeddings": 20},
+    "phi3": {"rope_parameters": LONG_ROPE | {"original_max_position_embeddings": 14}},
+    "llama": {"rope_parameters": DYNAMIC, "max_position_embeddings": 14},
 }
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -106,6 +106,14 @@ def test_the_padding_of_the_tokenizer_changes_nothing(tmp_path, own, side):
     assert_right(RewardModel(folder), alone(folder, tokenizer))
 
 
+def test_the_padding_that_is_added_to_a_checkpoint_without_any_ends_no_conversation(tmp_path, caplog):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT.replace("<|end|>", "<|pad|>")  # every turn ends with token 0
+    folder = saved(tmp_path, "llama", {}, pad=None, tokenizer=tokenizer)
+    assert_right(RewardModel(folder), alone(folder, tokenizer))
+    assert "one at a time" not in caplog.text
+
+
 def test_a_checkpoint_that_pads_with_the_end_keeps_its_own_reading(tmp_path):
     """It reads the token before the end, and so does every batch."""
     tokenizer = make_tokenizer()
@@ -137,7 +145,10 @@ def test_a_longer_conversation_does_not_stretch_the_frequencies_of_another(tmp_p
     tokenizer = make_tokenizer()
     options = STRETCHED[kind] | {"num_attention_heads": 2}
     folder = saved(tmp_path, kind, options, pad=0, tokenizer=tokenizer)
-    assert_right(RewardModel(folder), alone(folder, tokenizer))
+    judge, expected = RewardModel(folder), alone(folder, tokenizer)
+    assert_right(judge, expected)
+    for row in (2, 1):  # one that stretches them most, and then a shorter one that stretches them too
+        torch.testing.assert_close(judged(judge, [row]), expected[[row]], rtol=1e-4, atol=1e-4)
 
 
 def test_where_a_batch_changes_scores_rows_are_scored_one_at_a_time_and_one_line_says_so(tmp_path, caplog):
