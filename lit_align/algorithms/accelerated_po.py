@@ -47,10 +47,13 @@ class AcceleratedPO(PairwiseModule):
             on. [1] uses 0.01, 0.1, 1.0.
         offset: Of SPPO, as there.
         opponents: Of SPPO, as there.
+        rank: Largest rank of the momentum beside low-rank adapters, as of
+            :class:`~lit_align.anchors.extrapolated.Extrapolated`; None keeps all of it, which grows with every
+            iteration.
         kwargs: As for :class:`~lit_align.algorithms.pairwise.PairwiseModule`, but for the anchor.
 
     Raises:
-        ValueError: A beta <= 0, or alpha outside [0, 1).
+        ValueError: A beta <= 0, alpha outside [0, 1), or a rank < 1.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
@@ -64,12 +67,13 @@ class AcceleratedPO(PairwiseModule):
         beta: float | list[float] = 0.1,
         offset: Offset = "half",
         opponents: Opponents = "others",
+        rank: int | None = None,
         **kwargs: Any,
     ) -> None:
         betas: Sequence[float] = beta if isinstance(beta, Sequence) else [beta]
         if not betas or min(betas) <= 0:
             raise ValueError(f"model.beta must be > 0 in every iteration, got {beta}")
-        super().__init__(policy, judge, anchor=Extrapolated(alpha), **kwargs)
+        super().__init__(policy, judge, anchor=Extrapolated(alpha, rank), **kwargs)
         self.objective = objective
         self.betas = list(betas)
         self.offset: Offset = offset

@@ -179,9 +179,9 @@ class AlignmentModule(L.LightningModule):
             tell_given_by(self.data.given_by, self.judge)
 
     def meet(self, data: IterationData, *, fits: bool) -> None:
-        """Refuse data that this algorithm, policy or context cannot take, and let them be encoded for the policy.
+        """Refuse a policy that cannot be loaded, and data that this algorithm, policy or context cannot take.
 
-        A second call for the same data encodes nothing again.
+        The data are then encoded for the policy. A second call for the same data encodes nothing again.
 
         Args:
             data: Its rows are read.

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.model_size import model_bytes
+from lit_align.judges.row_by_row import RowByRow
 from lit_align.types import Prompts, Record, SpecialTokens, spoken
 from lit_align.utils.digests import model_digest
 from lit_align.utils.out_of_memory import Halving
+from lit_align.utils.whole_weights import load_whole
 
 MARKERS = {"source_prefix_id": "<|source|>", "cand1_prefix_id": "<|candidate1|>", "cand2_prefix_id": "<|candidate2|>"}
 """Keys of the checkpoint's config, and the tokens they number."""
@@ -87,7 +89,7 @@ class PairRM(Judge):
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         self.device: torch.device | str = "cpu"
         advice = "set judge.dtype to bfloat16, or lower judge.source_tokens and judge.candidate_tokens"
-        self._halving = Halving("judging", "comparison", advice)
+        self._rows = RowByRow(model, self.dtype, Halving("judging", "comparison", advice))
         self._model: Any = None
         self._tokenizer: Any = None
         self._markers: dict[str, int] = {}
@@ -163,7 +165,7 @@ class PairRM(Judge):
         self._load()
         asked = list(zip(prompts, first, second, records, strict=True))
         rows = [self._row(x, *pair, r) for x, a, b, r in asked for pair in ((a, b), (b, a))]
-        values = torch.zeros(len(rows))
+        lengths = [len(ids) for ids, _ in rows]
 
         def score(some: Sequence[int]) -> Tensor:
             ids, mask = _pad_right([rows[i][0] for i in some])
@@ -171,8 +173,7 @@ class PairRM(Judge):
             scores: Tensor = self._model(*(tensor.to(self.device) for tensor in inputs)).cpu()
             return scores
 
-        for some, scores in self._halving.each(self._batches([len(ids) for ids, _ in rows]), score):
-            values[list(some)] = scores
+        values = self._rows.scores(lengths, list(self._batches(lengths)), score, lambda i: float(score([i])))
         forward, backward = values.view(-1, 2).unbind(1)
         return (forward - backward) / 2
 
@@ -212,12 +213,7 @@ class PairRM(Judge):
         from lit_align.judges.pair_ranker import PairRanker
 
         self.check()
-        model, found = PairRanker.from_pretrained(
-            self.path, revision=self.revision, dtype=self.dtype, output_loading_info=True
-        )
-        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if found[what]:
-                raise ValueError(f"judge.model: the weights of {self.path} have {what}: {sorted(found[what])[0]}")
+        model = load_whole(PairRanker, self.path, "judge.model", revision=self.revision, dtype=self.dtype)
         self._model = model.to(self.device).eval()
 
 

@@ -5,18 +5,23 @@ from typing import Any, Literal
 
 import torch
 
+from lit_align.judges.classifier import Classifier, Row
 from lit_align.judges.model_size import model_bytes
 from lit_align.judges.reward import Comparison, RewardJudge
+from lit_align.judges.row_by_row import RowByRow
 from lit_align.types import Record, SpecialTokens, turns_before
 from lit_align.utils.digests import model_digest
 from lit_align.utils.out_of_memory import Halving
+from lit_align.utils.whole_weights import load_whole
 
 
 class RewardModel(RewardJudge):
     """Scores prompt and response with an ``AutoModelForSequenceClassification`` of one label.
 
     A tokenizer with a chat template gets the conversation and the response as the assistant's turn; one without gets
-    prompt and response as a text pair.
+    prompt and response as a text pair. The score is the one that plain transformers gives to that conversation alone:
+    the first batch is scored a second time one row at a time, and where that changes scores by more than rounding, all
+    rows are, which one line says.
 
     Args:
         model: Hub id or local folder.
@@ -26,6 +31,9 @@ class RewardModel(RewardJudge):
         dtype: Dtype of the weights.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
         special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
+
+    Raises:
+        ValueError: ``temperature`` is not positive, or ``batch_size`` < 1.
     """
 
     patience = None  # it waits for nobody: an error is one of its code
@@ -41,13 +49,16 @@ class RewardModel(RewardJudge):
         special_tokens: SpecialTokens = "drop",
     ) -> None:
         super().__init__(comparison, temperature, special_tokens)
+        if batch_size < 1:
+            raise ValueError(f"model.judge.batch_size must be >= 1, got {batch_size}")
         self.path = model
         self.batch_size = batch_size
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.trust_remote_code = trust_remote_code
         self.device: torch.device | str = "cpu"
-        self._halving = Halving("judging", "response", "set judge.dtype to bfloat16, or take a smaller judge.model")
-        self._model: Any = None
+        halving = Halving("judging", "response", "set judge.dtype to bfloat16, or take a smaller judge.model")
+        self._rows = RowByRow(model, self.dtype, halving)
+        self._network: Classifier | None = None
         self._tokenizer: Any = None
 
     @property
@@ -67,8 +78,8 @@ class RewardModel(RewardJudge):
     def to(self, device: torch.device | str) -> None:
         """Score on this device."""
         self.device = device
-        if self._model is not None:
-            self._model.to(device)
+        if self._network is not None:
+            self._network.model.to(device)
 
     def check(self) -> None:
         """Refuse a model with several labels before anything is sampled; reads its config alone."""
@@ -80,45 +91,43 @@ class RewardModel(RewardJudge):
 
     @torch.no_grad()
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
-        """The classifier's one logit for each response."""
-        self._load()
+        """The classifier's one logit for each response: what it gives to that conversation alone."""
+        network = self._loaded()
         rows = [self._encode(*row) for row in zip(prompts, responses, records, strict=True)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        values = [0.0] * len(rows)
-
-        def score(some: Sequence[int]) -> list[float]:
-            batch = self._tokenizer.pad([rows[i] for i in some], return_tensors="pt").to(self.device)
-            scores: list[float] = self._model(**batch).logits[:, 0].float().tolist()
-            return scores
-
-        for some, scores in self._halving.each(batches, score):
-            for i, value in zip(some, scores, strict=True):
-                values[i] = value
+        lengths = [len(row["input_ids"]) for row in rows]
+        values: list[float] = self._rows.scores(
+            lengths,
+            self._batches(lengths, network.longest_batched),
+            together=lambda some: network.together([rows[i] for i in some]),
+            alone=lambda i: network.alone(rows[i]),
+        ).tolist()
         return values
 
-    def _load(self) -> None:
-        if self._model is not None:
-            return
+    def _batches(self, lengths: list[int], longest: float) -> list[list[int]]:
+        """Rows of similar lengths together, and each one that is longer than the longest by itself."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        short = [i for i in order if lengths[i] <= longest]
+        batches = [short[start : start + self.batch_size] for start in range(0, len(short), self.batch_size)]
+        return batches + [[i] for i in order[len(short) :]]
+
+    def _loaded(self) -> Classifier:
+        if self._network is not None:
+            return self._network
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         options = {"trust_remote_code": self.trust_remote_code}
         self.check()
         self._tokenizer = AutoTokenizer.from_pretrained(self.path, truncation_side="left", **options)
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token  # masked, so any token will do
-        model = AutoModelForSequenceClassification.from_pretrained(self.path, dtype=self.dtype, **options)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self._tokenizer.pad_token_id
-        self._model = model.to(self.device).eval()
+        kind = AutoModelForSequenceClassification
+        model = load_whole(kind, self.path, "judge.model", dtype=self.dtype, **options)
+        self._network = Classifier(model.to(self.device).eval())
+        return self._network
 
-    def _encode(self, prompt: str, response: str, record: Record) -> dict[str, Any]:
+    def _encode(self, prompt: str, response: str, record: Record) -> Row:
         if self._tokenizer.chat_template is None:
-            encoded = self._tokenizer(prompt, response, truncation=True)
-        else:
-            messages = turns_before(record) or [{"role": "user", "content": prompt}]
-            text = self._tokenizer.apply_chat_template(
-                [*messages, {"role": "assistant", "content": response}], tokenize=False
-            )
-            encoded = self._tokenizer(text, add_special_tokens=False, truncation=True)
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            return dict(self._tokenizer(prompt, response, truncation=True))
+        messages = turns_before(record) or [{"role": "user", "content": prompt}]
+        text = self._tokenizer.apply_chat_template(
+            [*messages, {"role": "assistant", "content": response}], tokenize=False
+        )
+        return dict(self._tokenizer(text, add_special_tokens=False, truncation=True))

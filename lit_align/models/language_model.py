@@ -21,6 +21,7 @@ from lit_align.models.exporting.reload_check import probes
 from lit_align.models.generation.merged_adapters import merged_adapters
 from lit_align.models.generation.next_token import CausalLMNextToken
 from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.loading.architecture import class_of, empty_network
 from lit_align.models.loading.fetch import check_name, local_model
 from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
@@ -34,6 +35,7 @@ from lit_align.sampling.mixture import Mixture
 from lit_align.types import Prompts, Record, Responses, SpecialTokens, begun_answer
 from lit_align.utils.digests import folder_digest, hub_commit, text_digest
 from lit_align.utils.out_of_memory import keep_large_apart
+from lit_align.utils.whole_weights import load_whole
 
 
 class LanguageModel(Policy):
@@ -89,7 +91,7 @@ class LanguageModel(Policy):
         self.frozen: Any = None
         self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
         self._cut: Shard = _uncut
-        self._gathered = False
+        self._gathered = self._checked = False
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -157,13 +159,17 @@ class LanguageModel(Policy):
         return ends_of(self.chat, self.turn, configured, vocabulary)
 
     def check(self) -> str | None:
-        """Refuse a model whose answers have no end, and say what ends them."""
+        """Refuse adapters on modules that the model does not have, and answers without an end; say what ends them."""
+        if self.lora is not None and not self._checked:
+            with_adapters(empty_network(self.config, self.hub["trust_remote_code"]), self.lora)
+            self._checked = True
         return self.ends.told(self.tokenizer)
 
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
+        self.check()
         if self.gradient_checkpointing:  # memory is short
             keep_large_apart()
         options: dict[str, Any] = {"attn_implementation": self.attention}
@@ -337,10 +343,8 @@ class LanguageModel(Policy):
         Args:
             options: As for transformers' ``from_pretrained``.
         """
-        from transformers import AutoModelForCausalLM
-
         path = local_model(self.name, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self.hub, **options)
+        return load_whole(class_of(self.config), path, "policy.name", dtype=self.dtype, **self.hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:

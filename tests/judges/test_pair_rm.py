@@ -157,8 +157,12 @@ def test_no_more_tokens_than_the_budget_are_in_one_pass_unless_one_sequence_has_
     lengths = [len(laid_out("a", response, "good").split()) for response in responses]
     assert lengths == [12, 21, 13, 14, 28, 13]
     compare(PairRM(ranker, token_budget=26), responses, ["good"] * 6, [{"prompt": "a"}] * 6)
-    # Both orders of each, shortest first: two of 12 and two of 13 fit together, and of longer ones each is alone.
-    assert passes == [(2, 12), (2, 13), (2, 13), (1, 14), (1, 14), (1, 21), (1, 21), (1, 28), (1, 28)]
+    # Both orders of each, shortest first: two of 12 and two of 13 fit together, and of longer ones each is alone. The
+    # first that are together are also passed one at a time.
+    assert passes == [
+        *[(2, 12), (1, 12), (1, 12)],
+        *[(2, 13), (2, 13), (1, 14), (1, 14), (1, 21), (1, 21), (1, 28), (1, 28)],
+    ]
 
 
 def test_a_long_part_loses_its_end_and_a_short_prompt_leaves_its_room_to_the_candidates(ranker):
@@ -254,8 +258,21 @@ def test_weights_of_another_shape_of_network_are_refused(tmp_path, change):
     else:
         state["head_layer.7.bias"] = torch.zeros(1)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"have {change}_keys: head_layer\.[47]\.bias"):
+    expected = r"lacks head_layer\.4\.bias of PairRanker" if change == "missing" else r"has head_layer\.7\.bias, which"
+    with pytest.raises(ValueError, match=rf"judge\.model: .* {expected}"):
         compare(PairRM(folder))
+
+
+def test_where_a_batch_changes_scores_rows_are_scored_one_at_a_time(ranker, monkeypatch, caplog):
+    forward = PairRanker.forward
+
+    def careless(network, ids, mask, markers):
+        return forward(network, ids, torch.ones_like(mask), markers)  # padding is read as if it were text
+
+    expected = compare(PairRM(ranker))
+    monkeypatch.setattr(PairRanker, "forward", careless)
+    torch.testing.assert_close(compare(PairRM(ranker)), expected, rtol=0, atol=1e-5)
+    assert "rows are scored one at a time from here on" in caplog.text
 
 
 def test_the_checkpoint_of_the_tests_has_the_published_names(ranker):

@@ -54,8 +54,15 @@ def write_card(policy: DescribedModel, folder: Path, kind: str, agreement: Agree
         parts += [part for part in (_metrics(made_in.metrics), _versions(made_in.versions)) if part]
     if made_in is not None and made_in.config.is_file():
         parts.append(f"## Config\n\n```yaml\n{made_in.config.read_text().strip()}\n```")
-    parts.insert(3, f"```python\nmodel = {_USE[kind]}\n```\n\nReloaded with plain libraries, {agreement}.")
+    parts.insert(3, f"```python\nmodel = {_use(policy, kind)}\n```\n\nReloaded with plain libraries, {agreement}.")
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+
+
+def _use(policy: DescribedModel, kind: str) -> str:
+    """How others read the export; adapters name a base that transformers may not know how to load."""
+    if kind == "adapters" and (policy.name.startswith("pypi:") or policy.name.endswith(".gguf")):
+        return f"PeftModel.from_pretrained(LanguageModel({policy.name!r}).base(), folder)  # from peft and lit_align"
+    return _USE[kind]
 
 
 def base_model(name: str) -> str:

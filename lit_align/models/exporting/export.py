@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_align.models.exporting.card import write_card
+from lit_align.models.exporting.padding import with_padding
 from lit_align.models.exporting.reload_check import Agreement, probes
 from lit_align.models.loading.adapters import LoRA, with_adapters
-from lit_align.models.loading.frozen_update import Factors, attach
+from lit_align.models.loading.frozen_update import Factors, attach, factor_weights, factors_of
 from lit_align.models.protocols import DescribedModel, ExportableModel
 from lit_align.models.sharding.gather import full_state
 from lit_align.run_folder import RunFolder
@@ -151,7 +152,8 @@ def export(
     try:
         expected = own if own is not None and policy.quantization is None else _unmerged(policy, made)
         _write(policy, made, kind, partial)
-        agreement = probes(policy).agreement(partial, expected, own, adapters=kind == "adapters")
+        base = policy.base if kind == "adapters" else None
+        agreement = probes(policy).agreement(partial, expected, own, base=base)
         write_card(policy, partial, kind, agreement, run)
         _check_files(partial)
         shutil.rmtree(folder, ignore_errors=True)
@@ -188,18 +190,30 @@ def adapted(base: Any, lora: LoRA, made: Trained) -> Any:
         return own
     # Layers of a smaller rank are filled up with zeros: one rank for all, as any reader of peft's format expects.
     rank = lora.rank + max(second.shape[0] for _, second in made.frozen_update.values())
+    before = {name: factors_of(own.get_submodule(name)) for name in made.frozen_update}
     wide = with_adapters(own.unload(), replace(lora, rank=rank, alpha=float(rank)))
-    scale = lora.alpha / lora.rank
     for name, (first, second) in made.frozen_update.items():
-        layer = wide.get_submodule(name)
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        b, a = factor_weights(wide.get_submodule(name))
         both = slice(lora.rank, lora.rank + second.shape[0])
         a.zero_()
         b.zero_()
-        a[: lora.rank] = made.weights[f"{name}.lora_A.default.weight"].to(a)
-        b[:, : lora.rank] = made.weights[f"{name}.lora_B.default.weight"].to(b) * scale
+        b[:, : lora.rank], a[: lora.rank] = before[name]
         a[both], b[:, both] = second.to(a), first.to(b)
     return wide
+
+
+def untie(network: Any) -> None:
+    """Give the head weights of its own where an adapter changes it or the embedding that it shares them with."""
+    from peft.tuners.lora import LoraLayer
+
+    base = network.get_base_model()
+    pair = base.get_input_embeddings(), base.get_output_embeddings()
+    bases = [part.get_base_layer() if isinstance(part, LoraLayer) else part for part in pair]
+    shared = bases[1] is not None and bases[0].weight is bases[1].weight
+    if shared and any(isinstance(part, LoraLayer) for part in pair):
+        bases[1].weight = nn.Parameter(bases[1].weight.detach().clone(), requires_grad=False)
+        for config in (base.config, base.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def _write(policy: ExportableModel, made: Trained, kind: Kind, folder: Path) -> None:
@@ -207,14 +221,27 @@ def _write(policy: ExportableModel, made: Trained, kind: Kind, folder: Path) -> 
     settings = base.generation_config
     ends = list(policy.ends.ids)
     settings.eos_token_id = ends if len(ends) > 1 else ends[0]  # plain transformers is to stop where the policy did
+    tokenizer = with_padding(policy.tokenizer, base.config, base.config.get_text_config(), settings)
     if policy.lora is None:
-        model = restore(base, made)
+        restore(base, made).save_pretrained(folder)
     else:
         model = adapted(base, policy.lora, made)
-        model = model.merge_and_unload() if kind == "merged" else model
-    model.save_pretrained(folder)
+        if kind == "merged":
+            untie(model)
+            model.merge_and_unload().save_pretrained(folder)
+        else:
+            _name_base(model, policy)
+            # The embedding has as many words as before: the adapters need no copy of it.
+            model.save_pretrained(folder, save_embedding_layers=False)
     settings.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _name_base(model: Any, policy: DescribedModel) -> None:
+    """Let adapters name their base as the config does; what it was loaded from may lie in this machine's cache."""
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = policy.name
+        config.revision = policy.hub["revision"]
 
 
 def _unmerged(policy: ExportableModel, made: Trained) -> Tensor:

@@ -3,6 +3,7 @@
 It is read with plain libraries, as others will read it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lit_align.models.loading.architecture import class_of
 from lit_align.models.policy import Policy
 from lit_align.models.protocols import ExportableModel
 from lit_align.types import Responses
@@ -82,20 +84,22 @@ class Probes:
             policy.train(was_training)
         return torch.cat([token_logps[row, 0][self.responses.mask[row, 0]] for row in range(len(self.responses))])
 
-    def agreement(self, folder: Path, expected: Tensor, own: Tensor | None, *, adapters: bool) -> Agreement:
+    def agreement(
+        self, folder: Path, expected: Tensor, own: Tensor | None, *, base: Callable[[], Any] | None
+    ) -> Agreement:
         """Reload what was written and compare.
 
         Args:
             folder: Where it is.
             expected: Token log-probs of the policy.
             own: The same with its base quantised, if the run's was.
-            adapters: Whether it is adapters alone.
+            base: Loads the model that it is adapters for; None where it is a whole model.
 
         Raises:
             RuntimeError: It does not load without code of its own, or is another model.
         """
         try:
-            found = self.token_logps(_reloaded(folder, self.dtype, adapters))
+            found = self.token_logps(_reloaded(folder, self.dtype, base))
         except Exception as error:  # whatever keeps others from reading it
             raise RuntimeError(f"what was written does not load with plain transformers ({error})") from error
         gap = float((found - expected).abs().max())
@@ -114,11 +118,12 @@ def probes(policy: ExportableModel) -> Probes:
     return Probes(policy)
 
 
-def _reloaded(folder: Path, dtype: torch.dtype, adapters: bool) -> Any:
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _reloaded(folder: Path, dtype: torch.dtype, base: Callable[[], Any] | None) -> Any:
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoTokenizer
 
     AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    reader = AutoPeftModelForCausalLM if adapters else AutoModelForCausalLM
-    options = {} if adapters else {"use_safetensors": True}
-    return reader.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **options).eval()
+    if base is not None:
+        return PeftModel.from_pretrained(base(), folder).eval()
+    reader = class_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return reader.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True).eval()

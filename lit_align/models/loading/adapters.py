@@ -1,12 +1,17 @@
 """Low-rank adapters are made by peft and 4-bit base weights by bitsandbytes; what is made is described here."""
 
+import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from lit_align.compat import keep_four_bits_unpacked
+from lit_align.models.loading.adapter_targets import ALL_LINEAR, adapter_targets, shortest_names
+from lit_align.sampling.uniforms import mixed_seed, run_seed
+
+_STREAM = 0x10A  # of random numbers, beside those that prompts, responses and dropout come from
 
 
 @dataclass
@@ -14,35 +19,62 @@ class LoRA:
     """Low-rank adapters (Hu et al., arXiv:2106.09685), made by peft.
 
     Attributes:
-        rank: Rank of each update.
-        alpha: The update is scaled by alpha / rank.
-        dropout: Dropout on the adapters' input while training.
-        target_modules: Module names, or ``all-linear`` for every linear layer but the head.
+        rank: Rank of each update, >= 1.
+        alpha: The update is scaled by alpha / rank; > 0.
+        dropout: Dropout on the adapters' input while training, in [0, 1).
+        target_modules: Module names, a regular expression for whole names, or ``all-linear`` for every linear layer but
+            the head. Embeddings and a head take adapters too; one whose weights both share has its own once merged.
         layers: Indices of the decoder layers that get adapters; all by default. With the last ones alone the backward
             pass is short.
+
+    Raises:
+        ValueError: A number is out of its range, or a list is empty.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = ALL_LINEAR
     layers: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be made."""
+        if self.rank < 1:
+            raise ValueError(f"policy.lora.rank must be >= 1, got {self.rank}")
+        if not (self.alpha > 0 and math.isfinite(self.alpha)):
+            raise ValueError(f"policy.lora.alpha must be > 0 and finite, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"policy.lora.dropout must lie in [0, 1), got {self.dropout}")
+        if not self.target_modules:
+            raise ValueError("policy.lora.target_modules is empty: name modules, or say all-linear")
+        if self.layers is not None and not self.layers:
+            raise ValueError("policy.lora.layers is empty: number layers, or leave it out to adapt all")
 
 
 def with_adapters(model: Any, lora: LoRA) -> Any:
-    """The model with trainable adapters, its own weights frozen."""
+    """The model with trainable adapters, its own weights frozen.
+
+    The adapters begin at random numbers that depend on the run's seed and on nothing that went before, the same on all
+    ranks.
+
+    Raises:
+        ValueError: The model has no such modules or layers.
+    """
     from peft import LoraConfig, get_peft_model
 
-    targets = lora.target_modules
+    names = adapter_targets(model, lora.target_modules, lora.layers)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=_linear_names(model) if lora.layers and targets == "all-linear" else targets,
-        layers_to_transform=lora.layers,
+        target_modules=shortest_names(model, names),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.default_generator.manual_seed(mixed_seed(run_seed(), _STREAM))
+        # Adapters are beside the weights that a head shares with the embedding; an export tells the two apart.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+        return get_peft_model(model, config)
 
 
 def nf4(dtype: torch.dtype) -> Any:
@@ -65,9 +97,3 @@ def prepared_for_adapters(model: Any) -> Any:
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     keep_four_bits_unpacked(model)
     return model
-
-
-def _linear_names(model: nn.Module) -> list[str]:
-    """The last part of the name of every linear module inside the decoder's layers: peft wants names with layers."""
-    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".layers." in name)
-    return sorted({name.rsplit(".", 1)[-1] for name in linear})

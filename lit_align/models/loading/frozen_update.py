@@ -25,10 +25,18 @@ def attach(model: nn.Module) -> dict[str, Any]:
     return layers
 
 
+def factor_weights(layer: Any) -> Factors:
+    """The trainable weights of a layer; those of an embedding make its update with words for columns."""
+    (name,) = layer.active_adapters
+    if name in layer.lora_embedding_A:
+        return layer.lora_embedding_B[name], layer.lora_embedding_A[name]
+    return layer.lora_B[name].weight, layer.lora_A[name].weight
+
+
 def factors_of(layer: Any) -> Factors:
     """The trainable update of a layer, its scaling in B: a copy."""
     (name,) = layer.active_adapters
-    first, second = layer.lora_B[name].weight, layer.lora_A[name].weight
+    first, second = factor_weights(layer)
     return first.detach() * layer.scaling[name], second.detach().clone()
 
 
@@ -61,6 +69,8 @@ def _add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     if layer.frozen_update is None or layer.disable_adapters:
         return output
     first, second = layer.frozen_update
-    x = inputs[0].to(second.dtype)
-    added = nn.functional.linear(nn.functional.linear(x, second), first)
-    return output + added.to(output.dtype)
+    if layer.lora_embedding_A:
+        inner = nn.functional.embedding(inputs[0], second.T) * getattr(layer.get_base_layer(), "embed_scale", 1.0)
+    else:
+        inner = nn.functional.linear(inputs[0].to(second.dtype), second)
+    return output + nn.functional.linear(inner.to(first.dtype), first).to(output.dtype)

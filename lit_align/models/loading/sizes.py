@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from lit_align.models.loading.adapters import with_adapters
+from lit_align.models.loading.architecture import empty_network
 from lit_align.models.loading.fetch import converted_folder, gguf_file
 from lit_align.models.protocols import DescribedModel
 
@@ -64,7 +64,7 @@ def shapes_of(policy: DescribedModel) -> Shapes:
         ValueError: It is no decoder with attention.
     """
     config = model_config(policy)
-    model = _empty(config)
+    model = empty_network(config, policy.hub["trust_remote_code"])
     parameters = sum(weight.numel() for weight in model.parameters())
     head = model.get_output_embeddings()
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
@@ -129,15 +129,6 @@ def is_readable(policy: DescribedModel) -> bool:
 
 def _is_gguf(name: str) -> bool:
     return name.startswith("pypi:") or name.endswith(".gguf")
-
-
-def _empty(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
-    return model
 
 
 def _adapters(model: Any) -> tuple[int, int, int, tuple[int, ...], int]:
