@@ -4,6 +4,7 @@ All kinds of layers occur in it. Names of widths are those that the configs of t
 calls otherwise keeps its size, and a model that is not small then is not made.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,16 +16,15 @@ WINDOW = 4
 HEAD = 16
 CONTEXT = 128
 WIDEST = 1024  # a model of this width, or wider, takes too long to make
-MOST_LAYERS = 8
 
 _SIZES = {
-    "hidden_size n_embd n_embed d_model dim word_embed_proj_dim embed_dim": 64,
+    "hidden_size n_embd n_embed d_model dim embedding_dim word_embed_proj_dim embed_dim attention_hidden_size": 64,
     "num_attention_heads n_head n_heads attention_heads num_heads linear_num_value_heads mamba_n_heads": 4,
     "num_experts num_local_experts n_routed_experts moe_num_experts": 4,
     "num_kv_heads linear_num_key_heads num_experts_per_tok moe_k": 2,
     "head_dim global_head_dim linear_key_head_dim linear_value_head_dim mamba_d_head v_head_dim": 16,
     "qk_rope_head_dim qk_nope_head_dim kv_lora_rank q_lora_rank time_step_rank mamba_dt_rank": 16,
-    "rotary_dim": 8,
+    "rotary_dim chunk_size mamba_chunk_size": 8,
     "intermediate_size n_inner ffn_dim ffn_hidden_size dff block_ff_dim intermediate_size_mlp": 128,
     "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size": 128,
     "vocab_size vocab_size_per_layer_input": 64,
@@ -32,8 +32,7 @@ _SIZES = {
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length", "context_length")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-_KINDS = ("layer_types", "layers_block_type", "block_types", "mlp_layer_types")
-_DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index", "decoder_sparse_step")
+_DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 _OF_THE_CHECKPOINT = (
     "transformers_version", "architectures", "dtype", "torch_dtype", "model_type", "quantization_config"
 )  # fmt: skip
@@ -61,14 +60,14 @@ def tiny_model(config: Any, attention: str, trust_remote_code: bool = False) -> 
             for weight in model.parameters():
                 if weight.dim() > 1:
                     nn.init.normal_(weight, std=0.2)  # what is read has to make a difference
-            model(input_ids=torch.ones(1, 2, dtype=torch.long), use_cache=False)
+            model(input_ids=torch.ones(1, 16, dtype=torch.long), use_cache=False)  # longer than a window
             return model
     return None
 
 
 def _narrow(config: Any) -> Any:
     """Few layers, each of them small."""
-    return _rebuilt(config, _sizes(config.to_dict()))
+    return _rebuilt(config, _sizes)
 
 
 def _shallow(config: Any) -> Any:
@@ -79,13 +78,14 @@ def _shallow(config: Any) -> Any:
     """
     if config.hidden_size > WIDEST:
         raise ValueError(f"{config.model_type} is {config.hidden_size} wide")
-    return _rebuilt(config, {"vocab_size": VOCABULARY})
+    return _rebuilt(config, lambda options: {"vocab_size": VOCABULARY})
 
 
-def _rebuilt(config: Any, sizes: dict[str, Any]) -> Any:
+def _rebuilt(config: Any, sizes: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     options = {name: value for name, value in config.to_dict().items() if name not in _OF_THE_CHECKPOINT}
-    options |= _fewer_layers(config, options) | sizes | _revealing(options)
-    options |= {name: 0 if name == "pad_token_id" else None for name in options if name.endswith("_token_id")}
+    options |= _fewer_layers(options)
+    options |= sizes(options) | _revealing(options)
+    options |= {name: int(name != "pad_token_id") for name in options if name.endswith("_token_id")}
     made = type(config)(**options)
     made._name_or_path = config._name_or_path  # where code that comes with the model is looked for
     return made
@@ -113,33 +113,35 @@ def _sizes(options: dict[str, Any]) -> dict[str, Any]:
     return sizes
 
 
-def _fewer_layers(config: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """As many layers as have one of each kind, and two at least; lists of what each layer is are cut to them."""
+def _fewer_layers(options: dict[str, Any]) -> dict[str, Any]:
+    """One layer of each kind, and two at least: lists of what each layer is are cut, and kinds alternate by number."""
     name = next(name for name in _LAYERS if isinstance(options.get(name), int))
     whole = options[name]
-    lists = {key: value for key, value in options.items() if isinstance(value, list) and len(value) == whole}
-    told = [getattr(config, key, None) for key in _KINDS if key not in lists]
-    columns = [*lists.values(), *(list(kinds) for kinds in told if kinds is not None and len(kinds) == whole)]
-    rows = list(zip(*map(_hashable, columns), strict=True))
-    first = [rows.index(kind) for kind in set(rows)]
-    first += [value for key, value in options.items() if key in _DENSE_FIRST and isinstance(value, int)]
-    few = min(whole, max([1, *first]) + 1, MOST_LAYERS)
-    cut: dict[str, Any] = {key: value[:few] for key, value in lists.items()}
-    if "attention_types" in options:  # GPT-Neo: pairs of a pattern and how often it comes
+    changed: dict[str, Any] = {}
+    for key, value in options.items():
+        if key.endswith(("_layer_indices", "_layer_ids", "_idxs")) and isinstance(value, list) and value:
+            changed[key] = [1]
+        elif isinstance(value, int) and key.endswith(("_layer_period", "_interval")):
+            changed[key] = min(value, 2)
+        elif isinstance(value, int) and key.endswith("_layer_offset"):
+            changed[key] = min(value, 1)
+        elif isinstance(value, int) and key in _DENSE_FIRST:
+            changed[key] = min(value, 1)
+    if "attention_types" in options:  # GPT-Neo: a pattern of layers and how often it comes
         (pattern, _), *_ = options["attention_types"]
-        few = len(pattern)
-        cut |= {"attention_types": [[pattern, 1]], "attention_layers": list(pattern)}
-    return cut | {name: few}
+        return changed | {name: len(pattern), "attention_types": [[pattern, 1]], "attention_layers": list(pattern)}
+    lists = {key: value for key, value in options.items() if isinstance(value, list) and len(value) == whole > 1}
+    kinds = list(zip(*([str(kind) for kind in kinds] for kinds in lists.values()), strict=True))
+    first = sorted(kinds.index(kind) for kind in set(kinds))
+    others = [layer for layer in range(whole) if layer not in first]
+    kept = sorted(first + others[: max(0, 2 - len(first))])
+    return changed | {key: [value[layer] for layer in kept] for key, value in lists.items()} | {name: len(kept)}
 
 
 def _head(options: dict[str, Any]) -> int:
     """How wide a head is."""
     heads = next(options[name] for name in _HEADS if options.get(name))
     return int(options.get("head_dim") or options.get("qk_rope_head_dim") or options["hidden_size"] // heads)
-
-
-def _hashable(values: list[Any]) -> list[str]:
-    return [str(value) for value in values]
 
 
 def _revealing(options: dict[str, Any]) -> dict[str, Any]:

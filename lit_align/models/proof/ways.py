@@ -141,7 +141,8 @@ def plain_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch 
     for row, slot in torch.cartesian_prod(*map(torch.arange, found.shape[:2])).tolist():
         prompt, response = prompts.ids[row][prompts.mask[row]], responses.ids[row, slot][responses.mask[row, slot]]
         begin_afresh(model)
-        logits = model(input_ids=torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
+        ids = torch.cat([prompt, response])[None]
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
         of_tokens = logits.float().log_softmax(-1).gather(-1, response[:, None])[:, 0]
         found[row, slot, : len(response)] = of_tokens
     return found
@@ -257,7 +258,10 @@ def _as_prompts(prompts: Sequence[Sequence[int]]) -> Prompts:
 def _is_causal(model: Any) -> bool:
     """Whether what the model says of a token is the same whatever follows it."""
     ids = torch.tensor([_PROMPTS[0][0]])
-    whole, beginning = (model(input_ids=some).logits[0, :4].float().log_softmax(-1) for some in (ids, ids[:, :4]))
+    whole, beginning = (
+        model(input_ids=some, use_cache=False).logits[0, :4].float().log_softmax(-1)
+        for some in (ids, ids[:, :4])
+    )
     return bool((whole - beginning).abs().max() <= EXACT)
 
 
