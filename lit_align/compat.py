@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torch import Tensor, nn
+from torch import nn
 
 
 def moved(library: str, part: str) -> str:

@@ -260,13 +260,13 @@ def check_sampling(gaps: Float[Tensor, " tokens"], *, exact: bool) -> None:
     largest, mean = float(gaps.max()), float(gaps.mean())
     if exact and not largest <= SAMPLING_GAP:
         raise RuntimeError(
-            f"train/sampling_gap is {largest:.2g} nats, more than rounding in float32 ({SAMPLING_GAP:g}): responses were "
-            "not drawn from the policy that is trained, so nothing is learnt from them"
+            f"train/sampling_gap is {largest:.2g} nats, more than rounding in float32 ({SAMPLING_GAP:g}): responses "
+            "were not drawn from the policy that is trained, so nothing is learnt from them"
         )
     if not exact and not mean <= ROUNDED:
         log.warning(
-            "the law of sampling is %.2g nats a token from the policy on average (train/sampling_gap %.2g at most), more "
-            "than half precision makes (%g): set model.policy.dtype to float32, or trainer.precision to 32-true",
+            "the law of sampling is %.2g nats a token from the policy on average (train/sampling_gap %.2g at most), "
+            "more than half precision makes (%g): set model.policy.dtype to float32, or trainer.precision to 32-true",
             mean,
             largest,
             ROUNDED,

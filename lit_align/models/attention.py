@@ -10,7 +10,8 @@ from transformers import AttentionInterface
 from lit_align.compat import attention_of, set_attention
 
 _OF_OTHERS = frozenset(
-    "position_ids use_cache output_router_logits output_attentions output_hidden_states cache_position is_causal".split()
+    {"position_ids", "use_cache", "cache_position", "is_causal", "output_attentions", "output_hidden_states"}
+    | {"output_router_logits"}
 )
 """What models pass on to their attention and it does not read."""
 

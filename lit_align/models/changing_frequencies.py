@@ -1,7 +1,7 @@
 """Some rotary embeddings change their frequencies with the longest sequence of a pass: longrope, and dynamic NTK.
 
-Up to a length that their config says all sequences are read with the same frequencies. Beyond, a batch changes its rows,
-and a pass may leave its frequencies to the next: such sequences are read one at a time, and each begins afresh.
+Up to a length that their config says all sequences are read with the same frequencies. Beyond it, a batch changes its
+rows, and a pass may leave its frequencies to the next: such sequences are read one at a time, and each begins afresh.
 """
 
 from typing import Any

@@ -31,8 +31,8 @@ from lit_align.games.judge import GameJudge
 from lit_align.games.policies import TabularPolicy
 from lit_align.judges.model_size import model_bytes
 from lit_align.models.loading.sizes import Shapes, shapes_of
-from lit_align.models.scoring.layout import TOKENS_AT_ONCE
 from lit_align.models.proof.ways import Ways
+from lit_align.models.scoring.layout import TOKENS_AT_ONCE
 from lit_align.models.scoring.ragged_attention import has_ragged_attention
 from lit_align.plan import needs
 from lit_align.plan.devices import Devices, configured_devices, devices_of

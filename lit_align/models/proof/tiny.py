@@ -119,13 +119,11 @@ def _fewer_layers(options: dict[str, Any]) -> dict[str, Any]:
     whole = options[name]
     changed: dict[str, Any] = {}
     for key, value in options.items():
-        if key.endswith(("_layer_indices", "_layer_ids", "_idxs")) and isinstance(value, list) and value:
+        if isinstance(value, list) and value and key.endswith(("_layer_indices", "_layer_ids", "_idxs")):
             changed[key] = [1]
         elif isinstance(value, int) and key.endswith(("_layer_period", "_interval")):
             changed[key] = min(value, 2)
-        elif isinstance(value, int) and key.endswith("_layer_offset"):
-            changed[key] = min(value, 1)
-        elif isinstance(value, int) and key in _DENSE_FIRST:
+        elif isinstance(value, int) and (key.endswith("_layer_offset") or key in _DENSE_FIRST):
             changed[key] = min(value, 1)
     if "attention_types" in options:  # GPT-Neo: a pattern of layers and how often it comes
         (pattern, _), *_ = options["attention_types"]

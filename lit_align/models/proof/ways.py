@@ -259,8 +259,7 @@ def _is_causal(model: Any) -> bool:
     """Whether what the model says of a token is the same whatever follows it."""
     ids = torch.tensor([_PROMPTS[0][0]])
     whole, beginning = (
-        model(input_ids=some, use_cache=False).logits[0, :4].float().log_softmax(-1)
-        for some in (ids, ids[:, :4])
+        model(input_ids=some, use_cache=False).logits[0, :4].float().log_softmax(-1) for some in (ids, ids[:, :4])
     )
     return bool((whole - beginning).abs().max() <= EXACT)
 

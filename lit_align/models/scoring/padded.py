@@ -28,16 +28,15 @@ def padded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch
     prompts, device = responses.prompts, responses.ids.device
     prompt_ids, in_prompt = tokens_first(prompts.ids, prompts.mask)
     asked = in_prompt.sum(1)
-    slots = (responses.lengths - 1).clamp(min=0)  # the last token of a response predicts nothing
-    width = int((asked[:, None] + slots).max())
+    # The last token predicts nothing, but frequencies may depend on how long the sequence is.
+    width = int((asked[:, None] + responses.lengths).max())
     step = torch.arange(responses.ids.shape[-1], device=device)
-    rows = torch.arange(responses.ids.shape[0] * responses.group_size, device=device).view(slots.shape)
+    rows = torch.arange(len(responses) * responses.group_size, device=device).view(len(responses), -1)
     begin = (rows * width + asked[:, None])[..., None]  # where each response begins in the flattened rows
-    predicting = step < slots[..., None]
     ids = torch.zeros(rows.numel() * width, dtype=torch.long, device=device)
     column = torch.arange(prompt_ids.shape[1], device=device)
     asking = in_prompt[:, None].expand(-1, responses.group_size, -1)
     ids[(rows[..., None] * width + column)[asking]] = prompt_ids[:, None].expand_as(asking)[asking]
-    ids[(begin + step)[predicting]] = responses.ids[predicting]
+    ids[(begin + step)[responses.mask]] = responses.ids[responses.mask]
     inputs = {"input_ids": ids.view(-1, width), "use_cache": False}
     return target_token_logps(model, inputs, (begin + step - 1)[responses.mask], responses)

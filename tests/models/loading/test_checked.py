@@ -41,7 +41,9 @@ def other(folder, kind, **options) -> Path:
 def test_damaged_weights_are_named(model, damage):
     file = model / "model.safetensors"
     whole = file.read_bytes()
-    file.write_bytes({"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "empty": b"", "not there": b""}[damage])
+    file.write_bytes(
+        {"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "empty": b"", "not there": b""}[damage]
+    )
     if damage == "not there":
         file.unlink()
     assert "does not load" in refused(model)

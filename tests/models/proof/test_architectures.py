@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_align import LanguageModel
@@ -25,15 +24,15 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": HALF,
     "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
 }  # fmt: skip
-GQA = {"num_key_value_heads": 2}
 LINEAR = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", FULL],
 }  # fmt: skip
 PLAIN = (
-    "llama qwen2 qwen3 gemma phi phi3 smollm3 olmo olmo2 cohere granite helium arcee glm stablelm starcoder2 seed_oss "
-    "ernie4_5 nemotron persimmon gpt2 gpt_neox opt biogpt gpt_bigcode"
-).split()
+    *("llama", "qwen2", "qwen3", "gemma", "phi", "phi3", "smollm3", "olmo", "olmo2", "cohere", "granite", "helium"),
+    *("arcee", "glm", "stablelm", "starcoder2", "seed_oss", "ernie4_5", "nemotron", "persimmon", "gpt2", "gpt_neox"),
+    *("opt", "biogpt", "gpt_bigcode"),
+)
 TABLE: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in PLAIN},
     "mistral": {"sliding_window": 3},
@@ -60,9 +59,13 @@ TABLE: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 4},
     "mamba2": {"state_size": 4, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
     "jamba": {
-        "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_d_state": 4, "mamba_dt_rank": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
         "use_mamba_kernels": False,
-    },  # fmt: skip
+    },
     "lfm2": {"layer_types": ["conv", FULL]},
     "qwen3_next": LINEAR | MOE | {"shared_expert_intermediate_size": 32},
     "qwen3_5_text": LINEAR,
@@ -73,9 +76,11 @@ TABLE: dict[str, dict[str, Any]] = {
         "max_position_embeddings": HALF,
         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
     },
-}  # fmt: skip
-NO_SDPA = set("gemma2 gpt_oss gpt_neo gptj codegen bloom mpt xglm mamba mamba2 rwkv xlstm".split())
-OF_OTHER_HEADS = set("gpt2 gptj codegen falcon gpt_neo gpt_bigcode bloom mpt rwkv xlstm mamba gpt_neox opt biogpt".split())
+}
+OF_OTHER_HEADS = {"falcon", "gpt_bigcode", "gpt_neox", "opt", "biogpt", "gpt2"}
+NO_SDPA = {"gpt_neo", "gptj", "codegen", "bloom", "mpt", "rwkv", "xlstm", "mamba"}
+OF_OTHER_HEADS |= NO_SDPA
+NO_SDPA |= {"gemma2", "gpt_oss", "xglm", "mamba2"}
 SLOW = {"mamba2", "jamba", "qwen3_next", "qwen3_5_text", "xlstm"}
 STEPWISE = {"llama, dynamic"}  # what comes next depends on how long the sequence is
 WAYS = {
@@ -85,7 +90,7 @@ WAYS = {
     "bloom": ("padded", "rows"), "mpt": ("padded", "prompts"), "falcon": ("padded", "rows"),
     "xglm": ("padded", "rows"), "mamba": ("padded", "whole"), "mamba2": ("padded", "whole"),
     "jamba": ("padded", "whole"), "qwen3_next": ("padded", "whole"), "qwen3_5_text": ("padded", "whole"),
-    "rwkv": ("padded", "whole"), "xlstm": ("padded", "whole"), "lfm2": ("padded", "prompts"),
+    "rwkv": ("padded", "whole"), "xlstm": ("padded", "whole"), "lfm2": ("padded", "whole"),
 }  # fmt: skip
 PROMPTS = [{"prompt": " ".join(WORDS[:2])}, {"prompt": " ".join(WORDS[:18])}, {"prompt": " ".join(WORDS[5:9])}]
 LENGTH = 5
@@ -94,7 +99,9 @@ LENGTH = 5
 def made(name, folder) -> str:
     kind = name.split(",")[0]
     torch.manual_seed(0)
-    shape = {key: SHAPE[key] for key in SHAPE if not (kind in OF_OTHER_HEADS and key in ("head_dim", "num_key_value_heads"))}
+    shape = {
+        key: SHAPE[key] for key in SHAPE if not (kind in OF_OTHER_HEADS and key in ("head_dim", "num_key_value_heads"))
+    }
     config = AutoConfig.for_model(kind, **(shape | TABLE[name]))
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(kind))
     for weight in model.parameters():
@@ -130,15 +137,18 @@ def plain(folder, attention):
 
 
 def alone(fresh, responses, *, stepwise=False):
-    """Token log-probs, each sequence by a pass of its own; stepwise each token by one."""
+    """Token log-probs, each sequence by a pass of its own; stepwise each token by one of a fresh model."""
     found, model = torch.zeros(responses.ids.shape), fresh()
     for b, k in torch.cartesian_prod(*map(torch.arange, found.shape[:2])).tolist():
         model = fresh() if stepwise else model
         prompt = responses.prompts.ids[b][responses.prompts.mask[b]]
         response = responses.ids[b, k][responses.mask[b, k]]
         ids = torch.cat([prompt, response])[None]
+        model(input_ids=ids[:, :1], use_cache=False)  # frequencies of the sequence before are forgotten
         if stepwise:
-            rows = [model(input_ids=ids[:, :end], use_cache=False).logits[0, -1] for end in range(len(prompt), ids.shape[1])]
+            rows = [
+                model(input_ids=ids[:, :end], use_cache=False).logits[0, -1] for end in range(len(prompt), ids.shape[1])
+            ]
             logits = torch.stack(rows)
         else:
             logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
@@ -171,4 +181,6 @@ def test_log_probs_gradient_and_draws_are_those_of_plain_transformers(name, mode
     for key, a, b in zip(mine, gradients, wanted, strict=True):
         assert (a is None) == (b is None), key
         if b is not None:
-            torch.testing.assert_close(a, b, atol=1e-4 * max(1.0, float(b.abs().max())), rtol=0, msg=lambda m, key=key: f"{key} {m}")
+            torch.testing.assert_close(
+                a, b, atol=1e-4 * max(1.0, float(b.abs().max())), rtol=0, msg=lambda m, key=key: f"{key} {m}"
+            )

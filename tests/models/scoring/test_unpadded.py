@@ -106,7 +106,10 @@ def test_a_model_without_tables_attends_as_ever():
     ("kind", "options"),
     [
         ("gemma2", {"attn_logit_softcapping": 0.5, "sliding_window": 3, "query_pre_attn_scalar": 8}),
-        ("gpt_oss", {"num_local_experts": 2, "sliding_window": 3, "layer_types": [FULL, SLIDING]}),
+        (
+            "gpt_oss",
+            {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 3, "layer_types": [FULL, SLIDING]},
+        ),
     ],
 )
 def test_scores_that_are_capped_and_keys_without_a_value_are_those_of_the_eager_attention(kind, options):
