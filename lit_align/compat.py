@@ -221,6 +221,12 @@ def has_plain_layers(cache: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
+def has_states(cache: Any) -> bool:
+    """Whether a layer of a cache keeps a state (Mamba, linear attention), which it repeats and selects in its own way."""
+    states = part_of("transformers", "transformers.cache_utils", "LinearAttentionLayer")
+    return any(isinstance(layer, states) for layer in cache.layers)
+
+
 def exchange_layers(cache: Any, instead: Callable[[Any], Any]) -> None:
     """Put other layers into a cache that has been filled; models update and read those from then on.
 

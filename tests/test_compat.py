@@ -276,6 +276,19 @@ def test_the_attention_and_the_masks_of_that_name_are_those_a_model_would_use(na
         assert all(mask.shape == (2, 1, 5, 5) for mask in masks)
 
 
+@torch.no_grad()
+def test_caches_with_states_are_told_from_others_and_select_rows_in_their_own_way():
+    model = tiny("lfm2", layer_types=["conv", "full_attention"], sliding_window=None)
+    with relying_on("transformers", "LinearAttentionLayer or Cache.reorder_cache"):
+        cache = model(IDS, use_cache=True).past_key_values
+        assert compat.has_states(cache)
+        assert not compat.has_states(tiny()(IDS, use_cache=True).past_key_values)
+        cache.reorder_cache(torch.tensor([1, 0, 1]))
+        token = torch.tensor([[5]])
+        swapped = model(token.expand(3, 1), past_key_values=cache).logits[:, 0]
+        torch.testing.assert_close(swapped, model(torch.cat([IDS[[1, 0, 1]], token.expand(3, 1)], 1)).logits[:, -1])
+
+
 def test_classes_of_models_say_whether_they_have_sdpa():
     with relying_on("transformers", "PreTrainedModel._supports_sdpa"):
         assert compat.has_sdpa(MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.for_model("llama"))])

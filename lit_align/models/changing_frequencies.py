@@ -16,15 +16,15 @@ def changes_at(config: Any) -> int | None:
         config: The model's.
     """
     text = config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or {}
-    laws = [law for law in (rope, *rope.values()) if isinstance(law, dict) and "rope_type" in law]
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     context = getattr(text, "max_position_embeddings", None)
     lengths = []
-    for law in laws:
-        if law["rope_type"] == "longrope":
+    for law in (rope, *rope.values()):  # there may be one for each kind of layer
+        kind = str(law.get("rope_type") or law.get("type")) if isinstance(law, dict) else ""
+        if kind == "longrope":
             own = law.get("original_max_position_embeddings")
             lengths.append(own or getattr(text, "original_max_position_embeddings", None) or context)
-        elif "dynamic" in law["rope_type"]:
+        elif "dynamic" in kind:
             lengths.append(context)
     return min((int(length) for length in lengths if length), default=None)
 

@@ -144,9 +144,10 @@ class LanguageModel(Policy):
             enable_ragged_attention(model)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model = prepared_for_adapters(model) if self.quantization else model.to(device)
+        if self.quantization:
+            model = prepared_for_adapters(model)
         if not self.sharded:
-            self._prove(model)
+            self._prove(model if self.quantization else model.to(device))
         if self.lora is not None:
             model = with_adapters(model, self.lora)
             self._adapted = attach(model)
@@ -325,9 +326,9 @@ class LanguageModel(Policy):
 
     def _prove(self, model: Any) -> None:
         """Compare the ways of this model with plain passes, on its own weights, once a process for the same files."""
-        exact = self.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32
-        device = next(model.parameters()).device.type
-        exact = exact and self.quantization is None and not torch.is_autocast_enabled(device)
+        device, dtype = next(model.parameters()).device.type, next(model.parameters()).dtype
+        rounds = torch.is_autocast_enabled(device) or torch.get_float32_matmul_precision() != "highest"
+        exact = self.dtype == dtype == torch.float32 and self.quantization is None and not rounds
         how = self.attention, self.dtype, self.quantization, exact, self.sharded, device, self.ways
         key = (*stamp_of(local_model(self.name, self.dtype)), self.hub["revision"], *how)
         if key not in _PROVED:

@@ -153,7 +153,7 @@ def _tried(config: Any, attention: str, trust_remote_code: bool) -> Ways | str:
     """What is right for a small model, or why there is nothing."""
     model = tiny_model(config, attention, trust_remote_code)
     if model is None:
-        return replace(PLAIN, why="no small model of its architecture can be made to try faster ways")
+        return replace(PLAIN, why="no small model of its architecture can be made to try it")
     if not _is_causal(model):
         return "is no causal language model: what follows a token changes its log-prob"
     reasons: list[str] = []

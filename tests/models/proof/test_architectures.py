@@ -84,14 +84,26 @@ NO_SDPA |= {"gemma2", "gpt_oss", "xglm", "mamba2"}
 SLOW = {"mamba2", "jamba", "qwen3_next", "qwen3_5_text", "xlstm"}
 STEPWISE = {"llama, dynamic"}  # what comes next depends on how long the sequence is
 WAYS = {
-    "stablelm": ("padded", "grouped"), "nemotron": ("padded", "grouped"),
-    "deepseek_v2": ("line", "rows"), "deepseek_v3": ("line", "rows"),
-    "gpt_neo": ("padded", "prompts"), "gptj": ("padded", "rows"), "codegen": ("padded", "rows"),
-    "bloom": ("padded", "rows"), "mpt": ("padded", "prompts"), "falcon": ("padded", "rows"),
-    "xglm": ("padded", "rows"), "mamba": ("padded", "whole"), "mamba2": ("padded", "whole"),
-    "jamba": ("padded", "whole"), "qwen3_next": ("padded", "whole"), "qwen3_5_text": ("padded", "whole"),
-    "rwkv": ("padded", "whole"), "xlstm": ("padded", "whole"), "lfm2": ("padded", "whole"),
-}  # fmt: skip
+    "stablelm": ("padded", "grouped"),
+    "nemotron": ("padded", "grouped"),
+    "deepseek_v2": ("line", "rows"),
+    "deepseek_v3": ("line", "rows"),
+    "gpt_neo": ("padded", "prompts"),
+    "gptj": ("padded", "rows"),
+    "codegen": ("padded", "rows"),
+    "bloom": ("padded", "rows"),
+    "mpt": ("padded", "prompts"),
+    "falcon": ("padded", "rows"),
+    "xglm": ("padded", "rows"),
+    "mamba": ("padded", "whole"),
+    "mamba2": ("padded", "whole"),
+    "rwkv": ("padded", "whole"),
+    "xlstm": ("padded", "whole"),
+    "jamba": ("padded", "grouped"),
+    "lfm2": ("padded", "grouped"),
+    "qwen3_next": ("padded", "grouped"),
+    "qwen3_5_text": ("padded", "grouped"),
+}
 PROMPTS = [{"prompt": " ".join(WORDS[:2])}, {"prompt": " ".join(WORDS[:18])}, {"prompt": " ".join(WORDS[5:9])}]
 LENGTH = 5
 
