@@ -222,7 +222,7 @@ def has_plain_layers(cache: Any) -> bool:
 
 
 def has_states(cache: Any) -> bool:
-    """Whether a layer of a cache keeps a state (Mamba, linear attention), which it repeats and selects in its own way."""
+    """Whether a layer of a cache keeps a state (Mamba, linear attention), whose rows it selects in its own way."""
     states = part_of("transformers", "transformers.cache_utils", "LinearAttentionLayer")
     return any(isinstance(layer, states) for layer in cache.layers)
 

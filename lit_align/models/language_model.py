@@ -96,10 +96,12 @@ class LanguageModel(Policy):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's own tokenizer; loading it loads no weights."""
+        """The model's own tokenizer; loading it loads no weights, and one of another model is refused."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        tokenizer = AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        check_vocabulary(self.config, tokenizer, self.name)
+        return tokenizer
 
     @cached_property
     def config(self) -> Any:
@@ -132,7 +134,6 @@ class LanguageModel(Policy):
         if self.model is not None:
             return
         check_config(self.config, self.name, self.attention)
-        check_vocabulary(self.config, self.tokenizer, self.name)
         self.ways = ways_of(self.config, self.attention, self.name, self.hub["trust_remote_code"])
         if self.gradient_checkpointing:  # memory is short
             keep_large_apart()
@@ -332,12 +333,19 @@ class LanguageModel(Policy):
         how = self.attention, self.dtype, self.quantization, exact, self.sharded, device, self.ways
         key = (*stamp_of(local_model(self.name, self.dtype)), self.hub["revision"], *how)
         if key not in _PROVED:
-            room = min(32, self.context_length, changes_at(self.config) or 32) // 2
-            asked = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ASKED[:2]]
-            prompts = [ids[:room] or [0] for ids in asked]
             with _evaluating(model):
-                _PROVED[key] = proved(model, self.ways, prompts, exact=exact, name=self.name)
+                _PROVED[key] = proved(model, self.ways, self._few_tokens(), exact=exact, name=self.name)
         self.ways = _PROVED[key]
+
+    def _few_tokens(self) -> list[list[int]]:
+        """Two prompts of unequal length: sentences, where the tokenizer has been asked for, as it has in any run."""
+        context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        room = min(length for length in (32, context, changes_at(self.config)) if length) // 2
+        if "tokenizer" in vars(self):
+            asked = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ASKED[:2]]
+        else:
+            asked = [list(range(3, 13)), list(range(5, 9))]
+        return [ids[:room] or [0] for ids in asked]
 
 
 _PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once

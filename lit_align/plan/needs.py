@@ -162,7 +162,7 @@ def layer_activations(shapes: Shapes, precision: Precision, read: Reading, route
     norms = 2 * [tokens * shapes.hidden * FLOAT, tokens * shapes.hidden * computed]
     if not shapes.adapters:
         norms += 2 * [tokens * shapes.hidden * computed]
-    shared = routes.unpadded and not routes.repeats_keys  # else each head has keys and values of its own
+    shared = not (routes.unpadded and routes.repeats_keys)  # else each head has keys and values of its own
     keys = read.keys * (shapes.key if shared else shapes.query) * computed
     # Queries, keys, values; what is made of them, and that in the order of the tokens.
     attention = [*2 * [read.queries * shapes.query * computed], *2 * [keys], tokens * shapes.query * computed]

@@ -113,7 +113,7 @@ def test_in_half_precision_the_mean_is_bounded(model, monkeypatch, nats, right):
     if right:
         assert proved(model, Ways(), ASKED, exact=False, name="it") == Ways()
     else:
-        with pytest.raises(ValueError, match="on average 0.11 nats a token"):
+        with pytest.raises(ValueError, match=r"on average 0\.11 nats a token"):
             proved(model, Ways(), ASKED, exact=False, name="it")
 
 
