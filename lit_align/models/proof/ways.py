@@ -49,7 +49,7 @@ class Ways:
     Attributes:
         scoring: How responses are scored.
         sampling: How they are drawn.
-        why: What the first way that was not right has done.
+        why: What the last way that was not right has done.
     """
 
     scoring: ScoringWay = "line"
@@ -163,7 +163,7 @@ def _tried(config: Any, attention: str, trust_remote_code: bool) -> Ways | str:
     sampling = _first_right(get_args(SamplingWay), lambda way: _sampling_gaps(model, way), reasons)
     if scoring is None or sampling is None:
         return f"is refused, its log-probs cannot be trusted: {reasons[-1]}"
-    return Ways(scoring, sampling, reasons[0] if reasons else "")
+    return Ways(scoring, sampling, reasons[-1] if reasons else "")
 
 
 def _first_right(ways: Sequence[Any], gaps: Callable[[Any], Tensor], reasons: list[str]) -> Any:

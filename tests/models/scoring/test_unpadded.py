@@ -102,23 +102,10 @@ def test_a_model_without_tables_attends_as_ever():
     assert torch.equal(found, model(input_ids=ids, attention_mask=(ids > 0).long()).logits)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("gemma2", {"attn_logit_softcapping": 0.5, "sliding_window": 3, "query_pre_attn_scalar": 8}),
-        (
-            "gpt_oss",
-            {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 3, "layer_types": [FULL, SLIDING]},
-        ),
-    ],
-)
-def test_scores_that_are_capped_and_keys_without_a_value_are_those_of_the_eager_attention(kind, options):
-    model = make(kind, "eager", **options)
+def test_scores_that_are_capped_are_those_of_the_eager_attention():
+    options = {"attn_logit_softcapping": 0.5, "sliding_window": 3, "query_pre_attn_scalar": 8}
+    model = make("gemma2", "eager", **options)
     assert has_ragged_attention(model)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("sinks"):
-                weight.normal_()
     assert_as_alone(model, PROMPTS, GROUP, batch(PROMPTS, GROUP, more_left=2, more_right=1))
 
 
