@@ -105,10 +105,12 @@ class LanguageModel(Policy):
 
     @cached_property
     def config(self) -> Any:
-        """The model's configuration; loading it loads no weights."""
+        """The model's configuration; loading it loads no weights, and what is no causal language model is refused."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        config = AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        check_config(config, self.name, self.attention)
+        return config
 
     @cached_property
     def context_length(self) -> int:  # type: ignore[override]
@@ -133,7 +135,6 @@ class LanguageModel(Policy):
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
-        check_config(self.config, self.name, self.attention)
         self.ways = ways_of(self.config, self.attention, self.name, self.hub["trust_remote_code"])
         if self.gradient_checkpointing:  # memory is short
             keep_large_apart()

@@ -21,7 +21,7 @@ def without_dropout(config: Any) -> Any:
     return quiet
 
 
-def without_dropout_modules(model: nn.Module) -> nn.Module:
+def without_dropout_modules(model: Any) -> Any:
     """The same model; dropout that its config does not tell of is 0 as well."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -35,5 +35,5 @@ def _silence(options: dict[str, Any]) -> None:
             _silence(value)
         elif hasattr(value, "to_dict"):  # the config of a part, such as the language tower
             _silence(vars(value))
-        elif isinstance(value, float) and ("drop" in name or "jitter" in name):
+        elif isinstance(value, float) and ("drop" in str(name) or "jitter" in str(name)):
             options[name] = 0.0

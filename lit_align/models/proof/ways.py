@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -111,7 +112,7 @@ def proved(model: Any, ways: Ways, prompts: Sequence[Sequence[int]], *, exact: b
     """
     tried: list[str] = []
     for way in dict.fromkeys((ways, PLAIN)):
-        why = _objection(lambda way=way: _gaps(model, way, prompts), exact=exact)
+        why = _objection(partial(_gaps, model, way, prompts), exact=exact)
         if not why:
             if way != ways:
                 disable_ragged_attention(model)
@@ -157,10 +158,10 @@ def _tried(config: Any, attention: str, trust_remote_code: bool) -> Ways | str:
     if not _is_causal(model):
         return "is no causal language model: what follows a token changes its log-prob"
     reasons: list[str] = []
-    scoring = _first_right(get_args(ScoringWay), lambda way: _scoring_gaps(model, way), reasons)
+    scoring = _first_right(get_args(ScoringWay), partial(_scoring_gaps, model), reasons)
     if scoring == "line":
         enable_ragged_attention(model)
-    sampling = _first_right(get_args(SamplingWay), lambda way: _sampling_gaps(model, way), reasons)
+    sampling = _first_right(get_args(SamplingWay), partial(_sampling_gaps, model), reasons)
     if scoring is None or sampling is None:
         return f"is refused, its log-probs cannot be trusted: {reasons[-1]}"
     return Ways(scoring, sampling, reasons[-1] if reasons else "")
@@ -169,7 +170,7 @@ def _tried(config: Any, attention: str, trust_remote_code: bool) -> Ways | str:
 def _first_right(ways: Sequence[Any], gaps: Callable[[Any], Tensor], reasons: list[str]) -> Any:
     """The first way that is as a plain pass; why others are not is added to the reasons."""
     for way in ways:
-        why = _objection(lambda way=way: gaps(way), exact=True)
+        why = _objection(partial(gaps, way), exact=True)
         if not why:
             return way
         reasons.append(why)

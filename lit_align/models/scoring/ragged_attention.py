@@ -203,6 +203,7 @@ def _over_blocks(
     if dropout:
         raise ValueError("attention over blocks has no dropout")
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    options = {"softcap": softcap, "sinks": s_aux, "scale": scaling}
-    found = [block.attend(query, key, value, sliding_window, **options) for block in blocks]
+    found = [
+        block.attend(query, key, value, sliding_window, softcap=softcap, sinks=s_aux, scale=scaling) for block in blocks
+    ]
     return torch.cat(found)[None]
