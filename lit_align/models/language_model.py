@@ -333,10 +333,10 @@ class LanguageModel(Policy):
         exact = self.dtype == dtype == torch.float32 and self.quantization is None and not rounds
         how = self.attention, self.dtype, self.quantization, exact, self.sharded, device, self.ways
         key = (*stamp_of(local_model(self.name, self.dtype)), self.hub["revision"], *how)
-        if key not in _PROVED:
+        if key not in PROVED:
             with _evaluating(model):
-                _PROVED[key] = proved(model, self.ways, self._few_tokens(), exact=exact, name=self.name)
-        self.ways = _PROVED[key]
+                PROVED[key] = proved(model, self.ways, self._few_tokens(), exact=exact, name=self.name)
+        self.ways = PROVED[key]
 
     def _few_tokens(self) -> list[list[int]]:
         """Two prompts of unequal length: sentences, where the tokenizer has been asked for, as it has in any run."""
@@ -349,7 +349,7 @@ class LanguageModel(Policy):
         return [ids[:room] or [0] for ids in asked]
 
 
-_PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once
+PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once
 
 
 def _uncut(network: nn.Module) -> nn.Module:

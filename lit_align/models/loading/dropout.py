@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
 
 def without_dropout(config: Any) -> Any:
     """A copy of a model's config whose dropout, layer dropout and router noise are 0.
@@ -24,7 +26,7 @@ def without_dropout(config: Any) -> Any:
 def without_dropout_modules(model: Any) -> Any:
     """The same model; dropout that its config does not tell of is 0 as well."""
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, _MODULES):
             module.p = 0.0
     return model
 

@@ -87,7 +87,7 @@ def _rebuilt(config: Any, sizes: Callable[[dict[str, Any]], dict[str, Any]]) -> 
     options |= sizes(options) | _revealing(options)
     options |= {name: int(name != "pad_token_id") for name in options if name.endswith("_token_id")}
     made = type(config)(**options)
-    made._name_or_path = config._name_or_path  # where code that comes with the model is looked for
+    made.name_or_path = config.name_or_path  # where code that comes with the model is looked for
     return made
 
 

@@ -64,7 +64,7 @@ class Ways:
 
 
 PLAIN = Ways("alone", "whole")
-_FOUND: dict[str, Ways | str] = {}  # by architecture; text is why it is refused
+FOUND: dict[str, Ways | str] = {}  # by architecture; text is why it is refused
 
 
 def ways_of(config: Any, attention: str, name: str = "it", trust_remote_code: bool = False) -> Ways:
@@ -82,12 +82,12 @@ def ways_of(config: Any, attention: str, name: str = "it", trust_remote_code: bo
     config = config.get_text_config()
     told = {key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "dtype")}
     key = json.dumps([type(config).__name__, attention, told], sort_keys=True, default=str)
-    if key not in _FOUND:
-        _FOUND[key] = _tried(config, attention, trust_remote_code)
-        found = _FOUND[key]
+    if key not in FOUND:
+        FOUND[key] = _tried(config, attention, trust_remote_code)
+        found = FOUND[key]
         if isinstance(found, Ways) and found.one_at_a_time:
             log.warning("policy.name: %s (%s) is %s", name, config.model_type, _told(found))
-    found = _FOUND[key]
+    found = FOUND[key]
     if isinstance(found, str):
         raise ValueError(f"policy.name: {name} ({config.model_type}) {found}")
     return found

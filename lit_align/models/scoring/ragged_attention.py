@@ -184,10 +184,10 @@ def _attention(
     if attention_blocks is None:
         read: tuple[Tensor, Any] = usual_attention(usual, module)(module, query, key, value, mask, **kwargs)
         return read
-    return _over_blocks(query, key, value, attention_blocks, **kwargs), None
+    return over_blocks(query, key, value, attention_blocks, **kwargs), None
 
 
-def _over_blocks(
+def over_blocks(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -199,6 +199,23 @@ def _over_blocks(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
+    """What all tokens of a line read, block by block.
+
+    Args:
+        query: Of one sequence, ``[1, heads, line, width]``; key and value likewise.
+        key: With as many heads, or fewer that are shared.
+        value: As keys.
+        blocks: Their queries are the line, in its order.
+        scaling: The scores are multiplied by it; None is one over the root of the width.
+        dropout: It has to be 0.
+        sliding_window: How far back a query sees; None is all the way.
+        softcap: As for :meth:`AttentionBlock.attend`.
+        s_aux: Its ``sinks``.
+        kwargs: What else the model passes on.
+
+    Raises:
+        ValueError: The model asks for more than is known here.
+    """
     check_known(kwargs)
     if dropout:
         raise ValueError("attention over blocks has no dropout")

@@ -18,8 +18,8 @@ ASKED = [[5, 9, 12, 7, 20], [15, 6]]
 
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch):
-    monkeypatch.setattr(proof, "_FOUND", {})
-    monkeypatch.setattr("lit_align.models.language_model._PROVED", {})
+    monkeypatch.setattr(proof, "FOUND", {})
+    monkeypatch.setattr("lit_align.models.language_model.PROVED", {})
 
 
 def config_of(kind="llama", **options):
@@ -55,9 +55,9 @@ def test_trying_leaves_the_random_numbers_of_the_process_as_they_were():
 
 
 def test_a_line_that_ignores_windows_is_not_used(monkeypatch):
-    over_blocks = ragged_attention._over_blocks
+    over_blocks = ragged_attention.over_blocks
     monkeypatch.setattr(
-        ragged_attention, "_over_blocks", lambda *args, sliding_window=None, **options: over_blocks(*args, **options)
+        ragged_attention, "over_blocks", lambda *args, sliding_window=None, **options: over_blocks(*args, **options)
     )
     assert ways_of(config_of("mistral", sliding_window=4096), "sdpa").scoring == "padded"
     assert ways_of(config_of("llama"), "sdpa").scoring == "line"
