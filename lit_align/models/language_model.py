@@ -341,12 +341,12 @@ class LanguageModel(Policy):
     def _few_tokens(self) -> list[list[int]]:
         """Two prompts of unequal length: sentences, where the tokenizer has been asked for, as it has in any run."""
         context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        room = min(length for length in (32, context, changes_at(self.config)) if length) // 2
+        room = min(length for length in (16, context, changes_at(self.config)) if length) // 2
         if "tokenizer" in vars(self):
             asked = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ASKED[:2]]
         else:
-            asked = [list(range(3, 13)), list(range(5, 9))]
-        return [ids[:room] or [0] for ids in asked]
+            asked = [list(range(3, 11)), list(range(5, 11))]
+        return [ids[:end] or [0] for ids, end in zip(asked, (room, -(-room // 2)), strict=True)]
 
 
 PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once

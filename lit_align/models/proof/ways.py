@@ -124,7 +124,7 @@ def proved(model: Any, ways: Ways, prompts: Sequence[Sequence[int]], *, exact: b
 
 def _gaps(model: Any, ways: Ways, prompts: Sequence[Sequence[int]]) -> Tensor:
     """How far both ways are from a plain pass over each sequence, on tokens that the model draws."""
-    drawn = _drawn(model, ways.sampling, prompts, ends=(), length=4)
+    drawn = _drawn(model, ways.sampling, prompts, ends=(), length=3, group=1)
     plain = plain_token_logps(model, drawn)
     scored = token_logps(model, drawn, alone=ways.scoring == "alone")
     return torch.stack([(found - plain).abs()[drawn.mask] for found in (drawn.sample_logps, scored)])
@@ -216,12 +216,13 @@ def _drawn(
     *,
     ends: Sequence[int],
     length: int,
+    group: int = 2,
     at_once: int = 0,
 ) -> Responses:
-    """Two responses to each prompt, drawn by the model."""
+    """Responses to each prompt, drawn by the model."""
     device = next(model.parameters()).device
     asked = _as_prompts(prompts).to(device)
-    uniforms = torch.rand(len(prompts), 2, length, generator=torch.Generator().manual_seed(0)).to(device)
+    uniforms = torch.rand(len(prompts), group, length, generator=torch.Generator().manual_seed(0)).to(device)
     decoding = Decoding(length, prompts_at_once=prompts_at_once(way, at_once))
     ids, logps, lengths = generate(
         next_token_of(model, way), asked.ids, asked.mask, uniforms, decoding, torch.tensor(list(ends), device=device)
