@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,10 @@ def plain_draw(scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 GENERATION, SCORING = "lit_align.models.generation", "lit_align.models.scoring"
 SAMPLING = "lit_align.sampling.generate"
-# As models are read whose attention stays their own.
-PACKED = {f"{SCORING}.token_logps.has_ragged_attention": lambda _: False}
+# As models are read whose attention cannot be exchanged.
+PADDED = {f"{SCORING}.token_logps.has_ragged_attention": lambda _: False}
 BESIDE = {"lit_align.models.language_model.merged_adapters": nullcontext}
-REPEATED = {f"{GENERATION}.next_token.can_share_prompts": lambda *_: False}
-SEQUENCES = f"{SCORING}.layout.sequences_per_group"
+REPEATED = {f"{GENERATION}.next_token.has_plain_layers": lambda _: False}
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,11 @@ class Saving:
         name: Of the saving.
         on: Name of the work.
         without: What to patch, and with what.
-        always: What is patched on both sides.
     """
 
     name: str
     on: str
     without: dict[str, Any]
-    always: dict[str, Any] = field(default_factory=dict)
 
 
 LONG = "sampling, long prompts"
@@ -79,13 +76,11 @@ SAVINGS = [
         {"lit_align.models.language_model.generate": partial(generate, compact=2.0)},
     ),
     Saving("adapters added to their weights", "sampling, adapters", BESIDE),
-    Saving("a batch in one line", "step", PACKED),
-    Saving("a batch in one line", "step, short", PACKED),
-    Saving("a batch in one line", "step, long", PACKED),
+    Saving("a batch in one line", "step", PADDED),
+    Saving("a batch in one line", "step, short", PADDED),
+    Saving("a batch in one line", "step, long", PADDED),
     Saving("what all prompts begin with, once", "step, short", {f"{SCORING}.unpadded.shared_tokens": lambda *_: 0}),
     Saving("head in parts, never all logits", "step", {f"{SCORING}.target_logps.logit_transform_of": lambda _: None}),
-    Saving("packed: one sequence a group", "step", {SEQUENCES: lambda *shape: shape[2]}, PACKED),
-    Saving("packed: several for a long group", "step, long", {SEQUENCES: lambda *_: 1}, PACKED),
 ]
 
 
@@ -150,7 +145,7 @@ def main(options: argparse.Namespace) -> None:
         for repeat in range(options.repeats + 1):
             for without in (False, True):
                 with ExitStack() as patches:
-                    for target, instead in (saving.always | (saving.without if without else {})).items():
+                    for target, instead in (saving.without if without else {}).items():
                         module, _, name = target.rpartition(".")
                         patches.enter_context(mock.patch.object(sys.modules[module], name, instead))
                     start = time.perf_counter()

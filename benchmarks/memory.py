@@ -4,8 +4,8 @@
     python benchmarks/memory.py lora nf4        # some of them
     python benchmarks/memory.py --planned       # none of them: the plan again, beside what was measured before
 
-They are two iterations of two optimiser steps of SmolLM2-135M, and one of an architecture that is read in packed
-groups: six layers of the same widths with random weights and the same tokenizer.
+They are two iterations of two optimiser steps of SmolLM2-135M, and one of an architecture that is read in padded
+rows: six layers of the same widths with random weights and the same tokenizer.
 
 On a CPU the measure is the largest resident set (VmHWM, set back before the weights load) less the resident set of that
 moment: what Python and the libraries take is left out of it, and out of the plan it is compared with. Pages of the file
@@ -49,8 +49,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "nf4 and lora": {"policy": EVERYWHERE | {"quantization": "nf4"}, "group": 8, "length": 32, "batch": 2},
     "bfloat16, all weights": ALL_WEIGHTS | {"policy": {"lora": None, "dtype": "bfloat16"}},
-    "lora, packed groups (Gemma, six layers)": {
-        "model": "gemma",
+    "lora, padded rows (StableLM, six layers)": {
+        "model": "stablelm",
         "policy": EVERYWHERE,
         "group": 8,
         "length": 64,
@@ -150,13 +150,13 @@ def make(models: Path) -> None:
 
     smol = LanguageModel(SMOL)
     own = smol.config.to_dict()
-    kept = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    kept = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
     ends = {name: own[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     sizes = {name: own[name] for name in kept} | {"num_hidden_layers": 6, "tie_word_embeddings": True}
     torch.manual_seed(0)
-    config = AutoConfig.for_model("gemma", **sizes, **ends, max_position_embeddings=2048)
-    AutoModelForCausalLM.from_config(config).save_pretrained(models / "gemma")
-    smol.tokenizer.save_pretrained(models / "gemma")
+    config = AutoConfig.for_model("stablelm", **sizes, **ends, max_position_embeddings=2048)
+    AutoModelForCausalLM.from_config(config).save_pretrained(models / "stablelm")
+    smol.tokenizer.save_pretrained(models / "stablelm")
 
 
 def resident(key: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torch import Tensor, nn
+from torch import nn
 
 
 def moved(library: str, part: str) -> str:
@@ -195,23 +195,41 @@ def set_attention(config: Any, name: str | None) -> None:
     config._attn_implementation = name
 
 
-def sdpa_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-    """Attend as transformers' ``sdpa``, which takes keys of fewer heads too, and options such as ``scaling``.
+def usual_attention(name: str, module: Any) -> Callable[..., Any]:
+    """The attention of transformers that a layer would compute with.
 
-    The tensors are ``[batch, heads, seq, width]``, the mask is what :func:`mask_as_sdpa` gives or an additive one.
+    Args:
+        name: ``sdpa``, or ``eager``, of which each architecture has one of its own.
+        module: The layer's attention.
 
     Returns:
-        ``[batch, seq, heads, width]``, and None.
+        A function of the module, query, key and value (``[batch, heads, seq, width]``), mask, and what the model passes
+        on; it returns ``[batch, seq, heads, width]``, and weights or None.
     """
-    forward = part_of("transformers", "transformers.integrations.sdpa_attention", "sdpa_attention_forward")
-    return forward(module, query, key, value, mask, **options)
+    if name == "eager":
+        own: Callable[..., Any] = part_of("transformers", type(module).__module__, "eager_attention_forward")
+        return own
+    shared: Callable[..., Any] = part_of(
+        "transformers", "transformers.integrations.sdpa_attention", "sdpa_attention_forward"
+    )
+    return shared
 
 
-def mask_as_sdpa(name: str) -> None:
-    """Let models make the masks of ``sdpa`` for a named attention of one's own; without, they would make none."""
+def has_sdpa(model_class: Any) -> bool:
+    """Whether transformers computes the attention of a class of models by ``sdpa``."""
+    return bool(model_class._supports_sdpa)
+
+
+def mask_as(name: str, usual: str) -> None:
+    """Let models make the masks of an attention of transformers for one of one's own; without, they would make none.
+
+    Args:
+        name: The name of one's own in transformers' registry.
+        usual: ``sdpa`` or ``eager``.
+    """
     from transformers import AttentionMaskInterface
 
-    AttentionMaskInterface.register(name, part_of("transformers", "transformers.masking_utils", "sdpa_mask"))
+    AttentionMaskInterface.register(name, part_of("transformers", "transformers.masking_utils", f"{usual}_mask"))
 
 
 def has_plain_layers(cache: Any) -> bool:
@@ -222,6 +240,12 @@ def has_plain_layers(cache: Any) -> bool:
     from transformers import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def has_states(cache: Any) -> bool:
+    """Whether a layer of a cache keeps a state (Mamba, linear attention), whose rows it selects in its own way."""
+    states = part_of("transformers", "transformers.cache_utils", "LinearAttentionLayer")
+    return any(isinstance(layer, states) for layer in cache.layers)
 
 
 def exchange_layers(cache: Any, instead: Callable[[Any], Any]) -> None:

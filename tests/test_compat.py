@@ -13,7 +13,14 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.plugins.precision import FSDPPrecision
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, DynamicCache, DynamicLayer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    DynamicLayer,
+)
 
 from lit_align import compat
 from lit_align.compat import moved
@@ -243,11 +250,11 @@ def test_a_checkpoint_says_whether_an_epoch_was_over(tmp_path):
         assert compat.is_between_epochs(saving.after)
 
 
-def tiny(kind="llama", **options):
+def tiny(kind="llama", attention="sdpa", **options):
     torch.manual_seed(0)
     whole = {"sliding_window": None} if "sliding_window" not in options else {}
     config = AutoConfig.for_model(kind, **(SHAPE | whole | options))
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="sdpa").eval()
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation=attention).eval()
 
 
 IDS = torch.tensor([[1, 9, 12, 7, 20], [0, 0, 1, 8, 3]])
@@ -259,7 +266,7 @@ def test_an_attention_is_looked_up_by_the_name_in_the_config_at_each_pass():
 
     def attention(module, query, key, value, mask, **options):
         asked.append(mask)
-        return compat.sdpa_attention(module, query, key, value, mask, **options)
+        return compat.usual_attention("sdpa", module)(module, query, key, value, mask, **options)
 
     AttentionInterface.register("lit_align_test", attention)
     with relying_on("transformers", "PreTrainedConfig._attn_implementation"):
@@ -274,20 +281,41 @@ def test_an_attention_is_looked_up_by_the_name_in_the_config_at_each_pass():
 
 
 @torch.no_grad()
-def test_the_attention_and_the_masks_of_sdpa_are_those_a_model_would_use():
-    model, masks, seen = tiny(), [], (IDS > 0).long()
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+def test_the_attention_and_the_masks_of_that_name_are_those_a_model_would_use(name):
+    model, masks, seen = tiny(attention=name), [], (IDS > 0).long()
     usual = model(IDS, attention_mask=seen).logits
 
     def attention(module, query, key, value, mask, **options):
         masks.append(mask)
-        return compat.sdpa_attention(module, query, key, value, mask, **options)
+        return compat.usual_attention(name, module)(module, query, key, value, mask, **options)
 
-    with relying_on("transformers", "sdpa_attention_forward or sdpa_mask"):
+    with relying_on("transformers", "sdpa_attention_forward, eager_attention_forward, sdpa_mask or eager_mask"):
         AttentionInterface.register("lit_align_masked", attention)
-        compat.mask_as_sdpa("lit_align_masked")
+        compat.mask_as("lit_align_masked", name)
         compat.set_attention(model.config, "lit_align_masked")
-        assert torch.equal(model(IDS, attention_mask=seen).logits, usual)
+        found = model(IDS, attention_mask=seen).logits
+        torch.testing.assert_close(found, usual, rtol=0, atol=0, equal_nan=True)  # padding sees nothing
         assert all(mask.shape == (2, 1, 5, 5) for mask in masks)
+
+
+@torch.no_grad()
+def test_caches_with_states_are_told_from_others_and_select_rows_in_their_own_way():
+    model = tiny("lfm2", layer_types=["conv", "full_attention"], sliding_window=None)
+    with relying_on("transformers", "LinearAttentionLayer or Cache.reorder_cache"):
+        cache = model(IDS, use_cache=True).past_key_values
+        assert compat.has_states(cache)
+        assert not compat.has_states(tiny()(IDS, use_cache=True).past_key_values)
+        cache.reorder_cache(torch.tensor([1, 0, 1]))
+        token = torch.tensor([[5]])
+        swapped = model(token.expand(3, 1), past_key_values=cache).logits[:, 0]
+        torch.testing.assert_close(swapped, model(torch.cat([IDS[[1, 0, 1]], token.expand(3, 1)], 1)).logits[:, -1])
+
+
+def test_classes_of_models_say_whether_they_have_sdpa():
+    with relying_on("transformers", "PreTrainedModel._supports_sdpa"):
+        assert compat.has_sdpa(MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.for_model("llama"))])
+        assert not compat.has_sdpa(MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.for_model("gemma2"))])
 
 
 class Noting(DynamicLayer):

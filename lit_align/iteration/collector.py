@@ -1,5 +1,6 @@
 """From prompts to rollouts: sample, judge, score, each stage on disk before the next begins."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,11 +19,17 @@ from lit_align.judges.ahead import Ahead
 from lit_align.judges.base import Judge, check_compared
 from lit_align.judges.store import Store, StoredJudge
 from lit_align.models.policy import Policy
+from lit_align.models.proof.ways import ROUNDED
 from lit_align.run_folder import verdicts_of
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.sampler import Sampler, sampling_in_halves
 from lit_align.types import Prompts, Responses, Rollouts
 from lit_align.utils.out_of_memory import Halving
+
+log = logging.getLogger(__name__)
+
+SAMPLING_GAP = 1e-2
+"""Largest difference in float32 of a token's sampling law from its log-prob when scored, nats."""
 
 Chosen = Callable[[Origin, Prompts], Path]
 """Which file is of rollouts of this origin, to these prompts."""
@@ -228,9 +235,51 @@ def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: 
     if anchor_is_policy and own and all(token_logps is not None for token_logps in both):
         gains = (rollouts.anchor_logps - rollouts.reference_logps)[:, own]
         values["kl"] = (gains * weights[:, own]).sum() / weights[:, own].sum()
-    scored = rollouts.slots("anchor") + (rollouts.slots("policy") if anchor_is_policy else [])
-    if rollouts.anchor_token_logps is not None and is_policy and responses.drawn and scored:
-        # What the sampler drew from against what a scoring pass says: kernels and dtypes, or a bug.
-        gap = (responses.sample_logps - rollouts.anchor_token_logps).abs()[:, scored]
-        values["sampling_gap"] = gap[responses.mask[:, scored]].max()
+    gaps = sampling_gaps(rollouts, anchor_is_policy=anchor_is_policy) if is_policy else None
+    if gaps is not None:
+        values["sampling_gap"] = gaps.max()
     return values
+
+
+def sampling_gaps(rollouts: Rollouts, *, anchor_is_policy: bool) -> Float[Tensor, " tokens"] | None:
+    """How far the law that each token was drawn from lies from what scoring says of it, nats: rounding, or a fault.
+
+    Args:
+        rollouts: They are of a whole iteration.
+        anchor_is_policy: Whether the anchor's log-probs are those of what the policy drew.
+
+    Returns:
+        None where nothing was both drawn and scored.
+    """
+    responses = rollouts.responses
+    scored = rollouts.slots("anchor") + (rollouts.slots("policy") if anchor_is_policy else [])
+    if rollouts.anchor_token_logps is None or not responses.drawn or not scored:
+        return None
+    gap = (responses.sample_logps - rollouts.anchor_token_logps).abs()[:, scored]
+    return gap[responses.mask[:, scored]]
+
+
+def check_sampling(gaps: Float[Tensor, " tokens"], *, exact: bool) -> None:
+    """Stop where responses were drawn from another law than the policy's; warn where rounding may be the reason.
+
+    Args:
+        gaps: Between the law of each token and its log-prob, nats.
+        exact: Both were computed in full precision.
+
+    Raises:
+        RuntimeError: They differ by more than rounding in full precision.
+    """
+    largest, mean = float(gaps.max()), float(gaps.mean())
+    if exact and not largest <= SAMPLING_GAP:
+        raise RuntimeError(
+            f"train/sampling_gap is {largest:.2g} nats, more than rounding in float32 ({SAMPLING_GAP:g}): responses "
+            "were not drawn from the policy that is trained, so nothing is learnt from them"
+        )
+    if not exact and not mean <= ROUNDED:
+        log.warning(
+            "the law of sampling is %.2g nats a token from the policy on average (train/sampling_gap %.2g at most), "
+            "more than half precision makes (%g): set model.policy.dtype to float32, or trainer.precision to 32-true",
+            mean,
+            largest,
+            ROUNDED,
+        )

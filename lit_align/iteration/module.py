@@ -25,7 +25,7 @@ from lit_align.anchors.previous import Previous
 from lit_align.data.base import IterationData
 from lit_align.data.ranks import gathered
 from lit_align.evaluation.metric import Measure, Metric
-from lit_align.iteration.collector import Collector, collected_metrics
+from lit_align.iteration.collector import Collector, check_sampling, collected_metrics, sampling_gaps
 from lit_align.iteration.evaluator import Evaluator, HeldOutEvaluator
 from lit_align.iteration.heldout_files import HeldOutFiles
 from lit_align.iteration.judged_columns import ColumnJudges, columns_of_others, judge_by_name, without
@@ -290,6 +290,9 @@ class AlignmentModule(L.LightningModule):
             if iteration == 0:
                 anchor, reference = rollouts.anchor_token_logps, rollouts.reference_token_logps
                 check_same("policy and reference", anchor, reference, exact=self._exact)
+            gaps = sampling_gaps(rollouts, anchor_is_policy=self.anchor.is_policy)
+            if gaps is not None and given is None and self.sampler.decoding.is_policy:
+                check_sampling(gaps, exact=self._exact)
             self._rollouts = iteration, self.prepare(rollouts)
         return self._rollouts[1]
 

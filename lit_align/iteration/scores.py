@@ -45,8 +45,9 @@ def has_dropout(network: nn.Module) -> bool:
 
 
 def full_precision(trainer_precision: object, dtype: torch.dtype) -> bool:
-    """Whether log-probs are computed without rounding to half precision."""
-    return str(trainer_precision).startswith(("32", "64")) and dtype in (torch.float32, torch.float64)
+    """Whether log-probs are computed without rounding to half precision, in products of matrices either."""
+    whole = dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    return whole and str(trainer_precision).startswith(("32", "64")) and dtype in (torch.float32, torch.float64)
 
 
 def scores_of(policy: Policy, anchor: Anchor, needs: Collection[str], *, same: bool, exact: bool) -> dict[str, Score]:

@@ -213,7 +213,7 @@ class PairRM(Judge):
         from lit_align.judges.pair_ranker import PairRanker
 
         self.check()
-        model = load_whole(PairRanker, self.path, "judge.model", revision=self.revision, dtype=self.dtype)
+        model = load_whole(PairRanker, self.path, "model.judge.model", revision=self.revision, dtype=self.dtype)
         self._model = model.to(self.device).eval()
 
 

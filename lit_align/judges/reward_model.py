@@ -115,11 +115,11 @@ class RewardModel(RewardJudge):
             return self._network
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        options = {"trust_remote_code": self.trust_remote_code}
+        options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         self.check()
         self._tokenizer = AutoTokenizer.from_pretrained(self.path, truncation_side="left", **options)
         kind = AutoModelForSequenceClassification
-        model = load_whole(kind, self.path, "judge.model", dtype=self.dtype, **options)
+        model = load_whole(kind, self.path, "model.judge.model", dtype=self.dtype, **options)
         self._network = Classifier(model.to(self.device).eval())
         return self._network
 

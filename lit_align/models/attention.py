@@ -9,17 +9,28 @@ from transformers import AttentionInterface
 
 from lit_align.compat import attention_of, set_attention
 
-ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "phi3"})
-"""Model types whose attention is a plain softmax over all that came before, or over a window of it: those that the
-tests compare with reading whole sequences. Any other is read and sampled with the attention of transformers."""
+_OF_OTHERS = frozenset(
+    {"position_ids", "use_cache", "cache_position", "is_causal", "output_attentions", "output_hidden_states"}
+    | {"output_router_logits"}
+)
+"""What models pass on to their attention and it does not read."""
 
 Attention = Callable[..., tuple[Tensor, None]]
 """An attention of transformers: module, query, key, value, mask and more to ``[batch, seq, heads, width]``."""
 
 
-def can_replace_attention(config: Any) -> bool:
-    """Whether a model's attention can be replaced."""
-    return config.model_type in ARCHITECTURES
+def check_known(arguments: dict[str, Any]) -> None:
+    """Refuse to attend in the place of an attention that is told more than ours understands.
+
+    Args:
+        arguments: What the model passes on, besides what the attention reads.
+
+    Raises:
+        ValueError: One of them may change the scores.
+    """
+    unknown = sorted(name for name, value in arguments.items() if value is not None and name not in _OF_OTHERS)
+    if unknown:
+        raise ValueError(f"its attention is told {unknown[0]}, which this one does not know")
 
 
 @contextmanager

@@ -16,15 +16,19 @@ from torch import Tensor, nn
 from lit_align.data.templates import Chat, encode
 from lit_align.data.turns import Ends, Turn, ends_of, turn_of
 from lit_align.data.written import Writer
+from lit_align.models.changing_frequencies import changes_at
 from lit_align.models.exporting.export import default_kind, export, trained
-from lit_align.models.exporting.reload_check import probes
+from lit_align.models.exporting.reload_check import ASKED, probes
 from lit_align.models.generation.merged_adapters import merged_adapters
-from lit_align.models.generation.next_token import CausalLMNextToken
+from lit_align.models.generation.next_token import SamplingWay, next_token_of
 from lit_align.models.loading.adapters import LoRA, nf4, prepared_for_adapters, with_adapters
 from lit_align.models.loading.architecture import class_of, empty_network
+from lit_align.models.loading.checked import check_config, check_vocabulary, stamp_of
+from lit_align.models.loading.dropout import without_dropout, without_dropout_modules
 from lit_align.models.loading.fetch import check_name, local_model
 from lit_align.models.loading.frozen_update import Factors, attach, factors_of
 from lit_align.models.policy import Policy
+from lit_align.models.proof.ways import Ways, prompts_at_once, proved, ways_of
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention
 from lit_align.models.scoring.token_logps import token_logps
 from lit_align.models.sharding.cut import Shard
@@ -52,8 +56,8 @@ class LanguageModel(Policy):
         lora: Train low-rank adapters instead of all weights.
         quantization: ``nf4`` holds the base weights in 4 bits (bitsandbytes); needs ``lora``.
         gradient_checkpointing: Recompute activations in the backward pass; sampling keeps its cache all the same.
-        attention: Attention implementation of transformers. With ``sdpa`` the common architectures score and train on
-            batches without padding; others, and ``eager``, on packed groups with a 4-D mask.
+        attention: Attention implementation of transformers. Most architectures score and train on batches without
+            padding with either; a few, which :mod:`~lit_align.models.proof.ways` finds out, on padded ones.
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
 
@@ -76,7 +80,7 @@ class LanguageModel(Policy):
         super().__init__()
         check_name(name)
         if quantization and lora is None:
-            raise ValueError("policy.quantization: 4-bit weights cannot be trained; add policy.lora")
+            raise ValueError("model.policy.quantization: 4-bit weights cannot be trained; add policy.lora")
         self.name = name
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.system = system
@@ -92,20 +96,26 @@ class LanguageModel(Policy):
         self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
         self._cut: Shard = _uncut
         self._gathered = self._checked = False
+        self._proved = False  # with its weights in shards
+        self.ways = Ways()
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's own tokenizer; loading it loads no weights."""
+        """The model's own tokenizer; loading it loads no weights, and one of another model is refused."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        tokenizer = AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        check_vocabulary(self.config, tokenizer, self.name)
+        return tokenizer
 
     @cached_property
     def config(self) -> Any:
-        """The model's configuration; loading it loads no weights."""
+        """The model's configuration; loading it loads no weights, and what is no causal language model is refused."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        config = AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub)
+        check_config(config, self.name, self.attention)
+        return config
 
     @cached_property
     def context_length(self) -> int:  # type: ignore[override]
@@ -170,17 +180,21 @@ class LanguageModel(Policy):
         if self.model is not None:
             return
         self.check()
+        self.ways = ways_of(self.config, self.attention, self.name, self.hub["trust_remote_code"])
         if self.gradient_checkpointing:  # memory is short
             keep_large_apart()
-        options: dict[str, Any] = {"attn_implementation": self.attention}
+        options: dict[str, Any] = {"attn_implementation": self.attention, "config": without_dropout(self.config)}
         if self.quantization:
             options |= {"quantization_config": nf4(self.dtype), "device_map": {"": device}}
-        model = self.base(**options)
-        enable_ragged_attention(model)
+        model = without_dropout_modules(self.base(**options))
+        if self.ways.scoring == "line":
+            enable_ragged_attention(model)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.quantization:
             model = prepared_for_adapters(model)
+        if not self.sharded:
+            self._prove(model if self.quantization else model.to(device))
         if self.lora is not None:
             model = with_adapters(model, self.lora)
             self._adapted = attach(model)
@@ -188,7 +202,8 @@ class LanguageModel(Policy):
         if self.lora is None:
             # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
             frozen = self.base(**options) if self.sharded else copy.deepcopy(model)
-            enable_ragged_attention(frozen)
+            if self.sharded and self.ways.scoring == "line":
+                enable_ragged_attention(frozen)
             self.frozen = self._cut(frozen.requires_grad_(False).eval())
 
     def shard(self, cut: Shard) -> None:
@@ -214,6 +229,9 @@ class LanguageModel(Policy):
         with gathered(*(network for network in (self.model, self.frozen) if network is not None)):
             self._gathered = True
             try:
+                if self.sharded and not self._proved:  # all ranks enter together, and each has the same weights
+                    self._proved = True
+                    self._prove(self.model)
                 yield
             finally:
                 self._gathered = False
@@ -269,10 +287,12 @@ class LanguageModel(Policy):
         device = self.device
         inputs = prompts.to(device)
         network_of = "policy" if source == "mixture" else source
+        way = "whole" if self._changes_within(inputs, uniforms.shape[-1]) else self.ways.sampling
+        at_once = prompts_at_once(way, at_once)
         with self._network(network_of) as model, _evaluating(model), merged_adapters(self._adapted.values()):
-            network: NextToken = CausalLMNextToken(model)
+            network: NextToken = next_token_of(model, way)
             if source == "mixture":
-                network = Mixture(network, self._reference_next_token(), decoding.mixture)
+                network = Mixture(network, self._reference_next_token(way), decoding.mixture)
             numbers = uniforms.to(device)
             ids, logps, lengths = generate(
                 network, inputs.ids, inputs.mask, numbers, decoding, self.eos, at_once=at_once
@@ -293,8 +313,9 @@ class LanguageModel(Policy):
         """
         trimmed = responses.trim().to(self.device)
         train = torch.is_grad_enabled() and source == "policy"
+        alone = self.ways.scoring == "alone" or self._changes_within(trimmed.prompts, trimmed.ids.shape[-1])
         with self._network(source) as model, torch.set_grad_enabled(train):
-            found = token_logps(model, trimmed)
+            found = token_logps(model, trimmed, alone=alone)
         missing = responses.ids.shape[-1] - found.shape[-1]
         return nn.functional.pad(found, (0, missing))
 
@@ -344,7 +365,8 @@ class LanguageModel(Policy):
             options: As for transformers' ``from_pretrained``.
         """
         path = local_model(self.name, self.dtype)
-        return load_whole(class_of(self.config), path, "policy.name", dtype=self.dtype, **self.hub, **options)
+        kind = class_of(self.config)
+        return load_whole(kind, path, "model.policy.name", self.name, dtype=self.dtype, **self.hub, **options)
 
     @contextmanager
     def _network(self, source: str) -> Iterator[Any]:
@@ -359,10 +381,40 @@ class LanguageModel(Policy):
             with self.model.disable_adapter():
                 yield self.model
 
-    def _reference_next_token(self) -> CausalLMNextToken:
+    def _reference_next_token(self, way: SamplingWay) -> NextToken:
         if self.lora is None:
-            return CausalLMNextToken(self.frozen)
-        return CausalLMNextToken(self.model, around=self.model.disable_adapter)
+            return next_token_of(self.frozen, way)
+        return next_token_of(self.model, way, around=self.model.disable_adapter)
+
+    def _changes_within(self, prompts: Prompts, length: int) -> bool:
+        """Whether frequencies change with the length of a sequence of one of these prompts and so many tokens."""
+        begins = changes_at(self.config)
+        return begins is not None and int(prompts.mask.sum(1).max()) + length >= begins
+
+    def _prove(self, model: Any) -> None:
+        """Compare the ways of this model with plain passes, on its own weights, once a process for the same files."""
+        device, dtype = next(model.parameters()).device.type, next(model.parameters()).dtype
+        rounds = torch.is_autocast_enabled(device) or torch.get_float32_matmul_precision() != "highest"
+        exact = self.dtype == dtype == torch.float32 and self.quantization is None and not rounds
+        how = self.attention, self.dtype, self.quantization, exact, self.sharded, device, self.ways
+        key = (*stamp_of(local_model(self.name, self.dtype)), self.hub["revision"], *how)
+        if key not in PROVED:
+            with _evaluating(model):
+                PROVED[key] = proved(model, self.ways, self._few_tokens(), exact=exact, name=self.name)
+        self.ways = PROVED[key]
+
+    def _few_tokens(self) -> list[list[int]]:
+        """Two prompts of unequal length: sentences, where the tokenizer has been asked for, as it has in any run."""
+        context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        room = min(length for length in (16, context, changes_at(self.config)) if length) // 2
+        if "tokenizer" in vars(self):
+            asked = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ASKED[:2]]
+        else:
+            asked = [list(range(3, 11)), list(range(5, 11))]
+        return [ids[:end] or [0] for ids, end in zip(asked, (room, -(-room // 2)), strict=True)]
+
+
+PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once
 
 
 def _without_end(row: list[int], ends: Ends) -> list[int]:

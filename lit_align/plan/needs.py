@@ -108,13 +108,13 @@ def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) ->
     """
     unpadded = work.routes.unpadded
     sizes = work.prompt, work.group, work.length, prompts
-    layout = layout_of(*sizes, hidden=shapes.hidden, unpadded=unpadded, gradients=gradients)
+    layout = layout_of(*sizes, unpadded=unpadded, gradients=gradients)
     groups, size = min(layout.at_once, prompts * layout.parts), -(-work.group // layout.parts)
     slots = work.length - 1  # the last token of a response predicts nothing
     width = work.prompt + size * slots
     tokens, predicted = groups * width, groups * size * work.length
-    if not unpadded:
-        return Reading(tokens, tokens, tokens, groups * width**2, predicted)
+    if not unpadded:  # a causal pass needs no mask
+        return Reading(tokens, tokens, tokens, 0, predicted)
     together = responses_per_row(work.prompt, max(1, slots), size)
     rows, own = groups * -(-size // together), together * slots
     of_prompts = groups * work.prompt
@@ -134,7 +134,7 @@ def layer_activations(shapes: Shapes, precision: Precision, read: Reading, route
     norms = 2 * [tokens * shapes.hidden * FLOAT, tokens * shapes.hidden * computed]
     if not shapes.adapters:
         norms += 2 * [tokens * shapes.hidden * computed]
-    shared = routes.unpadded and not routes.repeats_keys  # else each head has keys and values of its own
+    shared = not (routes.unpadded and routes.repeats_keys)  # else each head has keys and values of its own
     keys = read.keys * (shapes.key if shared else shapes.query) * computed
     # These are queries, keys, values, what is made of them, and that in the order of the tokens.
     attention = [*2 * [read.queries * shapes.query * computed], *2 * [keys], tokens * shapes.query * computed]

@@ -7,35 +7,50 @@ most: a reward model whose head has another name would judge by chance.
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 
-def load_whole(kind: Any, path: str, setting: str, **options: Any) -> Any:
-    """A model of transformers with all of its weights from a checkpoint.
+_BUFFERS = ("inv_freq", "masked_bias", "position_ids", ".attn.bias", ".attention.bias")
+"""Ends of names that old checkpoints have beside the weights: the model computes these itself."""
+
+
+def load_whole(kind: Any, path: str, setting: str, name: str | None = None, **options: Any) -> Any:
+    """Return a model of transformers with all of its weights from a checkpoint.
 
     Args:
         kind: The class that loads it, such as ``AutoModelForCausalLM``.
         path: Hub id or local folder.
         setting: What names it in a config, for the message.
+        name: What the user calls it, for the message; the path by default.
         options: As for ``from_pretrained``.
 
     Raises:
-        ValueError: The checkpoint lacks a weight, has one of another shape, or one that the network has no place for.
+        ValueError: The files are damaged; or the checkpoint lacks a weight, has one of another shape, or one that the
+            network has no place for.
     """
-    model, found = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    name = type(model).__name__
+    checkpoint = path if name is None else name
+    try:
+        model, found = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # every format has errors of its own
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{setting}: {checkpoint} does not load: {type(error).__name__}: {said}") from error
+    network = type(model).__name__
+    unexpected = [key for key in found["unexpected_keys"] if not key.endswith(_BUFFERS)]
     if found["mismatched_keys"]:
         weight, theirs, ours = min(found["mismatched_keys"])
         raise ValueError(
-            f"{setting}: {weight} of {path} has the shape {tuple(theirs)}, and {name} as its config says needs "
-            f"{tuple(ours)}: config and weights are of two models"
+            f"{setting}: {weight} of {checkpoint} has the shape {tuple(theirs)}, and {network} as its config says "
+            f"needs {tuple(ours)}: config and weights are of two models"
         )
     if found["missing_keys"]:
-        besides = f", and has {_some(found['unexpected_keys'])} in its place" if found["unexpected_keys"] else ""
+        besides = f", and has {_some(unexpected)} in its place" if unexpected else ""
         raise ValueError(
-            f"{setting}: {path} lacks {_some(found['missing_keys'])} of {name}{besides}: what is missing would be "
-            "random numbers"
+            f"{setting}: {checkpoint} lacks {_some(found['missing_keys'])} of {network}{besides}: what is missing "
+            "would be random numbers"
         )
-    if found["unexpected_keys"]:
-        raise ValueError(f"{setting}: {path} has {_some(found['unexpected_keys'])}, which {name} has no place for")
+    if unexpected:
+        raise ValueError(f"{setting}: {checkpoint} has {_some(unexpected)}, which {network} has no place for")
     return model
 
 

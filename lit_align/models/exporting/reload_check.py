@@ -68,7 +68,8 @@ class Probes:
         for row in range(len(self.responses)):
             prompt = self.responses.prompts.ids[row][self.responses.prompts.mask[row]]
             response = self.responses.ids[row, 0][self.responses.mask[row, 0]]
-            logits = network(input_ids=torch.cat([prompt, response])[None].to(device)).logits
+            ids = torch.cat([prompt, response])[None].to(device)
+            logits = network(input_ids=ids, use_cache=False).logits
             predicted = logits[0, len(prompt) - 1 : -1].double().log_softmax(-1).cpu()
             found.append(predicted.gather(-1, response[:, None])[:, 0])
         return torch.cat(found).float()

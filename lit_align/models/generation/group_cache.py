@@ -19,17 +19,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicLayer
 
-from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
-from lit_align.models.attention import can_replace_attention, replaced_attention
+from lit_align.compat import exchange_layers, initialize_layer
+from lit_align.models.attention import check_known, replaced_attention
 from lit_align.models.generation.row_cache import ROOM, stacked
 
 _NAME = "lit_align_grouped"  # of the attention, in transformers' registry
 _asked: ContextVar["GroupCacheLayer"] = ContextVar("asked")  # the layer whose keys were updated last
-
-
-def can_share_prompts(config: Any, cache: Cache) -> bool:
-    """Whether a model of this config, whose prompts this cache reads, goes on with a :class:`GroupCache`."""
-    return can_replace_attention(config) and has_plain_layers(cache)
 
 
 class GroupCache:
@@ -230,10 +225,19 @@ def _room(prompts: Tensor, rows: int, tokens: int) -> Tensor:
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None = None, **kwargs: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """An attention of transformers: that of the layer whose keys these are."""
-    del module, value, mask, kwargs
+    del module, value, mask, dropout, sliding_window  # a cache with windows is another
+    check_known(kwargs)
     layer = _asked.get()
     assert key is layer.keys
     return layer.attend(query, query.shape[-1] ** -0.5 if scaling is None else scaling), None

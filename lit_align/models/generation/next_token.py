@@ -2,15 +2,38 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lit_align.models.generation.group_cache import GroupCache, can_share_prompts
+from lit_align.compat import has_plain_layers
+from lit_align.models.generation.group_cache import GroupCache
 from lit_align.models.generation.read_prompts import read_prompts
 from lit_align.models.generation.row_cache import RowCache
+from lit_align.models.generation.whole_sequences import WholeSequences
+from lit_align.sampling.generate import NextToken
+
+SamplingWay = Literal["grouped", "rows", "prompts", "whole"]
+"""How a model is sampled. ``grouped``: the responses to a prompt share its keys and values; ``rows``: each has its own
+cache, and many prompts are padded on the left; ``prompts``: likewise, one prompt at a time without padding; ``whole``:
+one prompt at a time, and without a cache."""
+
+
+def next_token_of(
+    model: nn.Module, way: SamplingWay, around: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> NextToken:
+    """What says which token comes next.
+
+    Args:
+        model: A Hugging Face causal LM in eval mode.
+        way: How it is sampled; two of the ways take one prompt at a time.
+        around: Context of every forward pass, such as one without adapters.
+    """
+    if way == "whole":
+        return WholeSequences(model, around)
+    return CausalLMNextToken(model, around, shares=way == "grouped")
 
 
 class CausalLMNextToken:
@@ -19,11 +42,19 @@ class CausalLMNextToken:
     Args:
         model: A Hugging Face causal LM in eval mode.
         around: Context of every forward pass, such as one without adapters.
+        shares: The rows of a prompt share its keys and values where the cache has nothing else.
     """
 
-    def __init__(self, model: nn.Module, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        *,
+        shares: bool = True,
+    ) -> None:
         self.model = model
         self.around = around
+        self.shares = shares
         self.cache: GroupCache | RowCache | None = None
 
     @property
@@ -39,7 +70,7 @@ class CausalLMNextToken:
             logits, cache, columns = read_prompts(self.model, ids, mask)
         position = mask.sum(1).repeat_interleave(group_size)
         if self.cache is None:
-            kind = GroupCache if can_share_prompts(self.model.config, cache) else RowCache
+            kind = GroupCache if self.shares and has_plain_layers(cache) else RowCache
             self.cache, self.position = kind(cache, columns, group_size), position
         else:
             self.cache.add(cache, columns, group_size)

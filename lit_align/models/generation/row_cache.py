@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import Cache, DynamicLayer
 
-from lit_align.compat import exchange_layers, has_plain_layers, initialize_layer
+from lit_align.compat import exchange_layers, has_plain_layers, has_states, initialize_layer
 
 ROOM = 64  # tokens to make room for at once
 
@@ -63,7 +63,7 @@ class RowCache:
     """
 
     def __init__(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
-        cache.batch_repeat_interleave(group_size)
+        _select(cache, torch.arange(len(mask), device=mask.device).repeat_interleave(group_size))
         self.cache = with_room(cache)
         self.mask = mask.repeat_interleave(group_size, dim=0)
 
@@ -81,7 +81,7 @@ class RowCache:
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these rows."""
-        self.cache.batch_select_indices(rows)
+        _select(self.cache, rows)
         self.mask = self.mask[rows]
 
     def add(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
@@ -99,6 +99,14 @@ def with_room(cache: Cache) -> Cache:
     if has_plain_layers(cache):
         exchange_layers(cache, RoomyLayer)
     return cache
+
+
+def _select(cache: Cache, rows: Int[Tensor, " rows"]) -> None:
+    """Go on with these rows of a cache; one may come several times."""
+    if all(isinstance(layer, DynamicLayer) for layer in cache.layers) and not has_states(cache):
+        cache.batch_select_indices(rows)
+    else:
+        cache.reorder_cache(rows)
 
 
 def stacked(first: Tensor, second: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def _chosen_layers(model: Any, reading: Modules, layers: list[int]) -> list[str]
     for layer in layers:
         if not 0 <= layer < len(names):
             there = f"its layers are 0 to {len(names) - 1}" if names else "transformers tells none of its layers apart"
-            raise ValueError(f"policy.lora.layers: the model has no layer {layer}: {there}")
+            raise ValueError(f"model.policy.lora.layers: the model has no layer {layer}: {there}")
     return [names[layer] for layer in layers]
 
 
@@ -81,19 +81,20 @@ def _called(modules: Modules, target: str, where: str, *, whole: bool = False) -
     try:
         names = [name for name in modules if re.fullmatch(pattern, name)]
     except re.error as error:
-        raise ValueError(f"policy.lora.target_modules: {target!r} is no regular expression ({error})") from error
+        raise ValueError(f"model.policy.lora.target_modules: {target!r} is no regular expression ({error})") from error
     fit = (*_linear(), nn.Embedding)
     if not names:
         there = sorted({_last(name) for name, module in modules.items() if isinstance(module, fit)})
         asked = f"the pattern {target!r}" if whole else repr(target)
         raise ValueError(
-            f"policy.lora.target_modules: nothing in {where} is called {asked}; adapters can go on {', '.join(there)}"
+            f"model.policy.lora.target_modules: nothing in {where} is called {asked}; adapters can go on "
+            + ", ".join(there)
         )
     for name in names:
         if not isinstance(modules[name], fit):
             raise ValueError(
-                f"policy.lora.target_modules: {name} is a {type(modules[name]).__name__}, and adapters go on linear "
-                "layers and embeddings"
+                f"model.policy.lora.target_modules: {name} is a {type(modules[name]).__name__}, and adapters go on "
+                "linear layers and embeddings"
             )
     return names
 

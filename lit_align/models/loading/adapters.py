@@ -40,15 +40,15 @@ class LoRA:
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
         if self.rank < 1:
-            raise ValueError(f"policy.lora.rank must be >= 1, got {self.rank}")
+            raise ValueError(f"model.policy.lora.rank must be >= 1, got {self.rank}")
         if not (self.alpha > 0 and math.isfinite(self.alpha)):
-            raise ValueError(f"policy.lora.alpha must be > 0 and finite, got {self.alpha}")
+            raise ValueError(f"model.policy.lora.alpha must be > 0 and finite, got {self.alpha}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"policy.lora.dropout must lie in [0, 1), got {self.dropout}")
+            raise ValueError(f"model.policy.lora.dropout must lie in [0, 1), got {self.dropout}")
         if not self.target_modules:
-            raise ValueError("policy.lora.target_modules is empty: name modules, or say all-linear")
+            raise ValueError("model.policy.lora.target_modules is empty: name modules, or say all-linear")
         if self.layers is not None and not self.layers:
-            raise ValueError("policy.lora.layers is empty: number layers, or leave it out to adapt all")
+            raise ValueError("model.policy.lora.layers is empty: number layers, or leave it out to adapt all")
 
 
 def with_adapters(model: Any, lora: LoRA) -> Any:

@@ -10,17 +10,20 @@ def class_of(config: Any) -> Any:
 
     Some checkpoints that see and read are known to transformers by their images alone.
     """
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-    )
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or network_of(config) is None
+    return AutoModelForCausalLM if known else AutoModelForImageTextToText
+
+
+def network_of(config: Any) -> Any:
+    """Return the class of the network itself; None where transformers has no language model of this config."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     kind = type(config)
-    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForImageTextToText
-    return AutoModelForCausalLM
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(kind, None)
 
 
 def empty_network(config: Any, trust_remote_code: bool = False) -> Any:

@@ -44,7 +44,7 @@ def check_name(name: str) -> None:
     if name.startswith("pypi:"):
         _parse_pypi(name)
     elif name.endswith(".gguf") and not Path(name).is_file():
-        raise FileNotFoundError(f"policy.name: there is no file {name}")
+        raise FileNotFoundError(f"model.policy.name: there is no file {name}")
 
 
 def local_model(name: str, dtype: torch.dtype) -> str:
@@ -78,10 +78,10 @@ def gguf_file(name: str) -> Path | None:
 def _parse_pypi(name: str) -> tuple[str, str, str, str]:
     match = _PYPI.fullmatch(name)
     if match is None:
-        raise ValueError(f"policy.name: {name!r} should read pypi:PACKAGE==VERSION/path/in/wheel.gguf#sha256=...")
+        raise ValueError(f"model.policy.name: {name!r} should read pypi:PACKAGE==VERSION/path/in/wheel.gguf#sha256=...")
     sha = match["sha"] or PINNED.get(match["member"])
     if sha is None:
-        raise ValueError(f"policy.name: {name!r} needs its SHA-256: add #sha256=... to it")
+        raise ValueError(f"model.policy.name: {name!r} needs its SHA-256: add #sha256=... to it")
     return match["package"], match["version"], match["member"], sha
 
 
@@ -132,7 +132,8 @@ def _converted(gguf: Path, dtype: torch.dtype) -> Path:
         return target
     print(f"converting {gguf.name} to {dtype} (once; its weights are dequantised) ...", file=sys.stderr)
     source: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
-    loaded = load_whole(AutoModelForCausalLM, str(gguf.parent), "policy.name", dtype=dtype, **source)
+    kind, name = AutoModelForCausalLM, gguf.name
+    loaded = load_whole(kind, str(gguf.parent), "model.policy.name", name, dtype=dtype, **source)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     # transformers refuses to save what it read from GGUF, so the same weights go into a plain model.
     config = loaded.config

@@ -70,7 +70,7 @@ def shapes_of(policy: DescribedModel) -> Shapes:
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
     text = config.get_text_config()
     if not (hasattr(text, "num_hidden_layers") and hasattr(text, "num_attention_heads")):
-        raise ValueError(f"policy.name: {policy.name} is no decoder with attention; its memory cannot be planned")
+        raise ValueError(f"model.policy.name: {policy.name} is no decoder with attention; its memory cannot be planned")
     layers = trained = int(text.num_hidden_layers)
     adapters = adapted = inputs = 0
     outputs: tuple[int, ...] = ()
@@ -112,7 +112,9 @@ def model_config(policy: DescribedModel) -> Any:
         return AutoConfig.from_pretrained(name, **policy.hub)
     file = gguf_file(name)
     if file is None:
-        raise FileNotFoundError(f"policy.name: {name} is not on this machine yet, and a GGUF file holds the weights")
+        raise FileNotFoundError(
+            f"model.policy.name: {name} is not on this machine yet, and a GGUF file holds the weights"
+        )
     converted = converted_folder(file, policy.dtype)
     if (converted / "config.json").is_file():
         return AutoConfig.from_pretrained(converted)

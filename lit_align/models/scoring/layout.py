@@ -1,6 +1,5 @@
 """How many responses are read together: decided from lengths alone, so that a plan can ask before weights load."""
 
-import math
 from dataclasses import dataclass
 
 TOKENS_AT_ONCE = 2**12  # read together without gradients
@@ -25,7 +24,6 @@ def layout_of(
     length: int,
     batch: int,
     *,
-    hidden: int,
     unpadded: bool,
     gradients: bool,
     tokens_at_once: int = TOKENS_AT_ONCE,
@@ -37,8 +35,7 @@ def layout_of(
         group: Responses to each prompt.
         length: Tokens of the longest response.
         batch: Prompts.
-        hidden: Width of the decoder.
-        unpadded: The model reads a line of tokens, not packed groups.
+        unpadded: The model reads a line of tokens, and not each response behind its prompt in a padded row.
         gradients: All is read together, for one backward pass.
         tokens_at_once: Most tokens read together without gradients, unless one response has more.
     """
@@ -46,29 +43,9 @@ def layout_of(
         together = group if gradients else max(1, (tokens_at_once - prompt) // length)
         parts = -(-group // together)
     else:
-        parts = sequences_per_group(prompt, length, group, hidden)
+        parts = group
     tokens = prompt + -(-group // parts) * length
     return Layout(parts, batch * parts if gradients else max(1, tokens_at_once // tokens))
-
-
-def sequences_per_group(prompt: int, length: int, group: int, hidden: int) -> int:
-    """In how many sequences to read a group, for the fewest operations.
-
-    A token costs 24 h^2 operations in the linear layers of a decoder of width h, and 4 h n in the attention of a
-    sequence of n tokens. Responses of s tokens in all that share one reading of p tokens of prompt then cost
-    (p + s) (6 h + p + s) / s a token, up to a factor, which is least at s = sqrt(p (6 h + p)).
-
-    Args:
-        prompt: Tokens of the prompt.
-        length: Tokens of the longest response.
-        group: Responses.
-        hidden: Width of the decoder.
-
-    Returns:
-        From 1 to ``group``.
-    """
-    together = round(math.sqrt(prompt * (6 * hidden + prompt)) / max(1, length))
-    return -(-group // max(1, together))
 
 
 def responses_per_row(prompt: int, length: int, group: int) -> int:

@@ -5,7 +5,7 @@ place of a model's own where a forward pass brings blocks along, and is that of 
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
-from lit_align.compat import attention_of, mask_as_sdpa, sdpa_attention, set_attention
-from lit_align.models.attention import can_replace_attention
+from lit_align.compat import attention_of, mask_as, set_attention, usual_attention
+from lit_align.models.attention import check_known
 
-_NAME = "lit_align_ragged"  # of the attention, in transformers' registry
+_NAMES = {"sdpa": "lit_align_ragged", "eager": "lit_align_ragged_eager"}
+"""What takes the place of each attention of transformers, in its registry."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,14 @@ class AttentionBlock:
         return self._masks[window, dtype]
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, window: int | None, **options: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        window: int | None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        **options: Any,
     ) -> Float[Tensor, "tokens heads width"]:
         """What the queries of this block read, in the order of the line.
 
@@ -76,20 +84,46 @@ class AttentionBlock:
             key: With as many heads, or fewer that are shared.
             value: As keys.
             window: How far back a query sees; None is all the way.
+            softcap: Scores are capped to plus and minus this number (Gemma 2); None caps nothing.
+            sinks: One score a head for a key that has no value (GPT-OSS); None is no such key.
             options: As for torch's ``scaled_dot_product_attention``.
         """
         asks, keys, values = (
             _Gathered.apply(states, places.at.flatten()).unflatten(0, places.at.shape).transpose(1, 2)
             for states, places in ((query, self.queries), (key, self.keys), (value, self.keys))
         )
+        explicit = softcap is not None or sinks is not None
         shared = asks.shape[1] // keys.shape[1]
-        if shared > 1 and repeats_keys(query.device.type):
+        if shared > 1 and (explicit or repeats_keys(query.device.type)):
             keys, values = (states.repeat_interleave(shared, dim=1) for states in (keys, values))
         mask = self.mask(window, query.dtype)
-        gqa = keys.shape[1] != asks.shape[1]
-        read = F.scaled_dot_product_attention(asks, keys, values, mask, enable_gqa=gqa, **options)
+        if explicit:
+            read = _explicit_attention(asks, keys, values, mask, softcap, sinks, **options)
+        else:
+            gqa = keys.shape[1] != asks.shape[1]
+            read = F.scaled_dot_product_attention(asks, keys, values, mask, enable_gqa=gqa, **options)
         read = read.transpose(1, 2).flatten(0, 1)
         return read if self.answered is None else read.index_select(0, self.answered)
+
+
+def _explicit_attention(
+    asks: Float[Tensor, "rows heads queries width"],
+    keys: Float[Tensor, "rows heads keys width"],
+    values: Float[Tensor, "rows heads keys _"],
+    mask: Float[Tensor, "rows 1 queries keys"],
+    softcap: float | None,
+    sinks: Float[Tensor, " heads"] | None,
+    scale: float | None = None,
+) -> Float[Tensor, "rows heads queries _"]:
+    """Attention with scores that are capped, or with a key that nothing is read from."""
+    scores = asks @ keys.mT * (asks.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + mask
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1).to(scores.dtype)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
+    return weights[..., : values.shape[-2]] @ values
 
 
 class _Gathered(torch.autograd.Function):
@@ -111,19 +145,18 @@ class _Gathered(torch.autograd.Function):
 
 
 def enable_ragged_attention(model: Any) -> None:
-    """Let a model attend over blocks where it is given some, and as ever where it is not.
-
-    Nothing happens to a model whose attention the tests do not know, or that was not asked to use the fast one.
-    """
-    if takes_ragged_attention(model.config, attention_of(model.config)):
-        AttentionInterface.register(_NAME, _attention)
-        mask_as_sdpa(_NAME)
-        set_attention(model.config, _NAME)
+    """Let a model attend over blocks where it is given some, and as ever where it is not."""
+    usual = attention_of(model.config)
+    if usual in _NAMES:
+        AttentionInterface.register(_NAMES[usual], partial(_attention, usual=usual))
+        mask_as(_NAMES[usual], usual)
+        set_attention(model.config, _NAMES[usual])
 
 
-def takes_ragged_attention(config: Any, attention: str | None) -> bool:
-    """Whether a model of this config, loaded with this attention of transformers, will be read over blocks."""
-    return can_replace_attention(config) and attention == "sdpa"
+def disable_ragged_attention(model: Any) -> None:
+    """Let a model attend as ever."""
+    usual = {name: usual for usual, name in _NAMES.items()}
+    set_attention(model.config, usual.get(str(attention_of(model.config)), attention_of(model.config)))
 
 
 def repeats_keys(kind: str) -> bool:
@@ -132,8 +165,8 @@ def repeats_keys(kind: str) -> bool:
 
 
 def has_ragged_attention(model: Any) -> bool:
-    """Whether a model can be read this way."""
-    return attention_of(model.config) == _NAME
+    """Whether a model is read this way."""
+    return attention_of(model.config) in _NAMES.values()
 
 
 def _attention(
@@ -143,18 +176,51 @@ def _attention(
     value: Tensor,
     mask: Tensor | None,
     attention_blocks: list[AttentionBlock] | None = None,
+    *,
+    usual: str,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    """An attention of transformers: over the blocks of this pass, if it has any."""
+    if attention_blocks is None:
+        read: tuple[Tensor, Any] = usual_attention(usual, module)(module, query, key, value, mask, **kwargs)
+        return read
+    return over_blocks(query, key, value, attention_blocks, **kwargs), None
+
+
+def over_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: list[AttentionBlock],
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """An attention of transformers: over the blocks of this pass, if it has any."""
-    if attention_blocks is None:
-        read: tuple[Tensor, None] = sdpa_attention(
-            module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return read
+) -> Tensor:
+    """What all tokens of a line read, block by block.
+
+    Args:
+        query: Of one sequence, ``[1, heads, line, width]``; key and value likewise.
+        key: With as many heads, or fewer that are shared.
+        value: As keys.
+        blocks: Their queries are the line, in its order.
+        scaling: The scores are multiplied by it; None is one over the root of the width.
+        dropout: It has to be 0.
+        sliding_window: How far back a query sees; None is all the way.
+        softcap: As for :meth:`AttentionBlock.attend`.
+        s_aux: Its ``sinks``.
+        kwargs: What else the model passes on.
+
+    Raises:
+        ValueError: The model asks for more than is known here.
+    """
+    check_known(kwargs)
+    if dropout:
+        raise ValueError("attention over blocks has no dropout")
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    options = {"scale": scaling, "dropout_p": dropout}
-    found = [block.attend(query, key, value, sliding_window, **options) for block in attention_blocks]
-    return torch.cat(found)[None], None
+    found = [
+        block.attend(query, key, value, sliding_window, softcap=softcap, sinks=s_aux, scale=scaling) for block in blocks
+    ]
+    return torch.cat(found)[None]

@@ -1,41 +1,45 @@
 """Responses are scored under a Hugging Face causal LM, as few at a time as memory asks for.
 
-The batch is read in one line where the model's attention allows it, and as packed groups where it does not. Either way
-a group may be split into smaller ones, which are scored like any others and joined again.
+The batch is read in one line where the model's attention allows it, and in padded rows, each a prompt and a response,
+where it does not. Either way a group may be split into smaller ones, which are scored like any others and joined again.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lit_align.models.changing_frequencies import begin_afresh
 from lit_align.models.scoring.layout import TOKENS_AT_ONCE, Layout, layout_of
-from lit_align.models.scoring.packed import packed_token_logps
+from lit_align.models.scoring.padded import padded_token_logps
 from lit_align.models.scoring.ragged_attention import has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Responses
+
+ScoringWay = Literal["line", "padded", "alone"]
+"""How a model reads responses: a batch in one line, each in a padded row, or each in a pass of its own."""
 
 Score = Callable[[Any, Responses], Float[Tensor, "batch group length"]]
 
 
 def token_logps(
-    model: Any, responses: Responses, *, tokens_at_once: int = TOKENS_AT_ONCE
+    model: Any, responses: Responses, *, alone: bool = False, tokens_at_once: int = TOKENS_AT_ONCE
 ) -> Float[Tensor, "batch group length"]:
     """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
 
     Without gradients nothing is kept, so a few groups at a time, or parts of one, bound the memory.
 
     Args:
-        model: A causal language model.
+        model: A causal language model; it is read in a line where it :func:`has_ragged_attention`.
         responses: On its device, trimmed.
+        alone: Each response is read in a pass of its own.
         tokens_at_once: Most tokens read together without gradients, unless one response has more; bounds memory.
     """
-    score, layout = _way(model, responses, tokens_at_once)
+    score, layout = (_alone, Layout(responses.group_size, 1)) if alone else _way(model, responses, tokens_at_once)
     parts = split_groups(responses, layout.parts)
     found = [score(model, parts.select(rows.tolist())) for rows in torch.arange(len(parts)).split(layout.at_once)]
     return join_groups(torch.cat(found), responses.group_size, layout.parts)
@@ -71,16 +75,19 @@ def join_groups(
 
 def _way(model: Any, responses: Responses, tokens_at_once: int) -> tuple[Score, Layout]:
     """How to score, and how many together."""
-    unpadded, computed = has_ragged_attention(model), model.get_input_embeddings().weight.dtype
+    unpadded = has_ragged_attention(model)
     layout = layout_of(
         responses.prompts.ids.shape[1],
         responses.group_size,
         responses.ids.shape[-1],
         len(responses),
-        hidden=model.config.get_text_config().hidden_size,
         unpadded=unpadded,
         gradients=torch.is_grad_enabled(),
         tokens_at_once=tokens_at_once,
     )
-    # The dtype of hidden states: float32 in 4-bit models.
-    return unpadded_token_logps if unpadded else partial(packed_token_logps, dtype=computed), layout
+    return unpadded_token_logps if unpadded else padded_token_logps, layout
+
+
+def _alone(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
+    begin_afresh(model)
+    return padded_token_logps(model, responses)

@@ -105,7 +105,7 @@ def shard_flat(network: nn.Module, **options: Any) -> nn.Module:
     if isinstance(network, FlatModule):
         return network
     if _four_bit(network):
-        raise ValueError("policy.quantization: FSDP1 cannot cut 4-bit weights; use configs/overlays/fsdp2.yaml")
+        raise ValueError("model.policy.quantization: FSDP1 cannot cut 4-bit weights; use configs/overlays/fsdp2.yaml")
     layers, frozen = decoder_layers(network), next(iter(network.parameters())).dtype
 
     def alone(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:

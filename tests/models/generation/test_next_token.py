@@ -5,10 +5,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_align.compat import attention_of
-from lit_align.models.attention import ARCHITECTURES
 from lit_align.models.generation.group_cache import GroupCache
-from lit_align.models.generation.next_token import CausalLMNextToken
+from lit_align.models.generation.next_token import CausalLMNextToken, next_token_of
 from lit_align.models.generation.row_cache import RoomyLayer, RowCache, with_room
+from lit_align.models.generation.whole_sequences import WholeSequences
 from lit_align.types import pad_left
 from tests.models.architectures import SHAPE
 
@@ -29,7 +29,8 @@ class Told:
     """A cached model beside the histories of its rows, each read whole to compare."""
 
     def __init__(self, model):
-        self.model, self.cached, self.histories = model, CausalLMNextToken(model), []
+        self.model, self.histories = model, []
+        self.cached = CausalLMNextToken(model, shares=model.config.model_type not in ROWS)
 
     def prefill(self, prompts, group):
         first = self.cached.prefill(*pad_left(prompts), group)
@@ -53,7 +54,9 @@ class Told:
         return self.model(torch.tensor([history])).logits[0, -1]
 
 
-ALL = [*sorted(ARCHITECTURES), "phi", "gpt_neox", "cohere"]
+SHARED = ["granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3", "phi", "cohere"]
+ROWS = ["gpt_neox"]  # read as are those whose attention cannot be exchanged
+ALL = [*SHARED, *ROWS]
 
 
 @pytest.fixture(params=ALL)
@@ -105,12 +108,12 @@ def test_windows_are_left_to_the_cache_of_transformers_and_admit_nothing(kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ALL)
-def test_attention_is_replaced_where_it_is_known_and_only_for_the_step(kind):
+def test_attention_is_replaced_where_it_may_be_and_only_for_the_step(kind):
     model = make(kind)
-    cached = CausalLMNextToken(model)
+    cached = CausalLMNextToken(model, shares=kind in SHARED)
     cached.prefill(*pad_left(PROMPTS), 2)
     cached.step(torch.zeros(6, dtype=torch.long))
-    assert (type(cached.cache) is GroupCache) == (kind in ARCHITECTURES)
+    assert (type(cached.cache) is GroupCache) == (kind in SHARED)
     assert attention_of(model.config) == "sdpa"
 
 
@@ -122,6 +125,40 @@ def test_a_prompt_is_kept_once_for_its_group_and_no_longer_than_a_row_of_it():
     assert layer.prompt_keys.shape[0] == 3
     cached.keep(torch.tensor([0, 3, 20]))
     assert layer.prompt_keys.shape[0] == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["lfm2", "gpt2"])
+def test_whole_sequences_are_read_for_one_prompt_at_a_time(kind):
+    shape = {name: SHAPE[name] for name in SHAPE if kind != "gpt2" or name not in ("head_dim", "num_key_value_heads")}
+    options = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **(shape | options)), dtype=torch.float64
+    ).eval()
+    read = next_token_of(model, "whole")
+    assert type(read) is WholeSequences
+    assert not read.admits
+    for prompts in ([PROMPTS[0]], [PROMPTS[2]]):
+        ids, mask = pad_left([*prompts, [0] * 8])
+        torch.testing.assert_close(read.prefill(ids[:1], mask[:1], 3), model(torch.tensor(prompts)).logits[:, -1])
+        rows = [prompts[0] + [token] for token in (4, 5, 6)]
+        torch.testing.assert_close(read.step(torch.tensor([4, 5, 6])), model(torch.tensor(rows)).logits[:, -1])
+        read.keep(torch.tensor([2, 0]))
+        rows = [rows[2] + [7], rows[0] + [8]]
+        torch.testing.assert_close(read.step(torch.tensor([7, 8])), model(torch.tensor(rows)).logits[:, -1])
+        read.keep(torch.tensor([], dtype=torch.long))
+
+
+@torch.no_grad()
+def test_states_go_with_their_rows():
+    options = {"layer_types": ["conv", "full_attention"]}
+    told = Told(make("lfm2", **options))
+    told.prefill(PROMPTS[:1], 3)
+    assert type(told.cached.cache) is RowCache
+    for rows in ([0, 1, 2], [2, 0], [1]):
+        told.keep(rows)
+        told.step()
+        told.step()
 
 
 def test_room_is_written_in_place_and_a_dropped_row_shares_no_memory_with_the_kept():

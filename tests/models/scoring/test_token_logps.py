@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from lit_align import LanguageModel, LoRA
-from lit_align.models.scoring import layout
+from lit_align.models.scoring import token_logps as scoring
+from lit_align.models.scoring.layout import Layout
 from lit_align.models.scoring.token_logps import join_groups, split_groups
 from lit_align.sampling.decoding import Decoding
 from tests.conftest import prompts_of
@@ -84,12 +85,12 @@ def test_a_group_that_was_split_is_itself_again_when_it_is_joined(tiny_model, pa
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_scores_and_gradients_are_the_same_in_any_number_of_sequences(tiny_model, monkeypatch, parts):
-    policy = loaded(tiny_model, lora=LoRA(rank=4), attention="eager")
+    policy = loaded(tiny_model, lora=LoRA(rank=4))
     responses = drawn(policy, group=5)
     coefficients = torch.linspace(-1, 1, responses.ids.numel()).view(responses.ids.shape)
     scores, references, slopes = [], [], []
     for count in (1, parts):
-        monkeypatch.setattr(layout, "sequences_per_group", lambda *shape, count=count: count)
+        monkeypatch.setattr(scoring, "layout_of", lambda *_, count=count, **__: Layout(count, 100))
         scores.append(policy.logps(responses))
         references.append(policy.logps(responses, "reference"))
         slopes.append(gradients(policy, scores[-1], coefficients))

@@ -6,14 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lit_align.compat import set_attention
-from lit_align.models.attention import ARCHITECTURES
-from lit_align.models.scoring.packed import FULL, SLIDING
-from lit_align.models.scoring.ragged_attention import enable_ragged_attention, has_ragged_attention
+from lit_align.compat import attention_of, set_attention
+from lit_align.models.attention import check_known
+from lit_align.models.scoring.ragged_attention import (
+    disable_ragged_attention,
+    enable_ragged_attention,
+    has_ragged_attention,
+)
 from lit_align.models.scoring.unpadded import line_up, unpadded_token_logps
 from tests.models.architectures import SHAPE
-from tests.models.scoring.test_packed import GROUPS, PROMPTS, alone, assert_as_alone, batch
+from tests.models.scoring.test_scoring import GROUPS, PROMPTS, alone, assert_as_alone, batch
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "phi3")
 WINDOWS = {
     "mistral": {"sliding_window": 3},
     "phi3": {"sliding_window": 3},
@@ -26,10 +31,10 @@ GROUP = GROUPS["unequal lengths"]
 LONG = [[[9] * 8, [14], [10, 4]], [[16, 2], [8] * 9, [2]], [[7, 7], [7] * 6, [21, 22, 2]]]
 
 
-def make(kind, **more):
+def make(kind, attention="sdpa", **more):
     torch.manual_seed(0)
     config = AutoConfig.for_model(**(SHAPE | {"model_type": kind} | more))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float64)
     enable_ragged_attention(model)
     return model.eval()
 
@@ -97,12 +102,21 @@ def test_a_model_without_tables_attends_as_ever():
     assert torch.equal(found, model(input_ids=ids, attention_mask=(ids > 0).long()).logits)
 
 
-@pytest.mark.parametrize("kind", ["phi", "gpt_neox", "cohere"])
-def test_attention_that_the_tests_do_not_know_is_left_alone(kind):
-    assert not has_ragged_attention(make(kind))
+def test_scores_that_are_capped_are_those_of_the_eager_attention():
+    options = {"attn_logit_softcapping": 0.5, "sliding_window": 3, "query_pre_attn_scalar": 8}
+    model = make("gemma2", "eager", **options)
+    assert has_ragged_attention(model)
+    assert_as_alone(model, PROMPTS, GROUP, batch(PROMPTS, GROUP, more_left=2, more_right=1))
 
 
-def test_the_slow_attention_is_left_alone_where_it_was_asked_for(tiny_model):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
-    enable_ragged_attention(model)
+def test_an_attention_that_is_told_what_we_do_not_know_is_not_replaced():
+    with pytest.raises(ValueError, match="its attention is told alibi, which this one does not know"):
+        check_known({"position_ids": torch.zeros(1), "softcap": None, "alibi": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_model_attends_as_it_did_when_the_line_is_given_up(attention):
+    model = make("llama", attention)
+    disable_ragged_attention(model)
     assert not has_ragged_attention(model)
+    assert attention_of(model.config) == attention

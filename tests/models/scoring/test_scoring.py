@@ -1,4 +1,4 @@
-"""Packed groups, and whole batches in a line, give the log-probabilities and gradients of separate sequences."""
+"""Padded rows, and whole batches in a line, give the log-probabilities and gradients of separate sequences."""
 
 import itertools
 from dataclasses import replace
@@ -6,14 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from lit_align.models.scoring import target_logps as target_logps_module
 from lit_align.models.scoring.chunked_head import head_token_logps
-from lit_align.models.scoring.layout import sequences_per_group
-from lit_align.models.scoring.packed import pack, packed_token_logps
+from lit_align.models.scoring.padded import padded_token_logps
 from lit_align.models.scoring.ragged_attention import enable_ragged_attention, has_ragged_attention
 from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Prompts, Responses, pad_left
@@ -31,11 +28,11 @@ GROUPS = {
 }
 
 
-@pytest.fixture(params=["packed", "packed, eager", "unpadded"])
+@pytest.fixture(params=["padded", "padded, eager", "unpadded", "unpadded, eager"])
 def model(request, tiny_model):
     attention = "eager" if "eager" in request.param else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64, attn_implementation=attention)
-    if request.param == "unpadded":
+    if request.param.startswith("unpadded"):
         enable_ragged_attention(model)
     return model.eval()
 
@@ -44,7 +41,7 @@ def token_logps(model, responses):
     """The model's own way."""
     if has_ragged_attention(model):
         return unpadded_token_logps(model, responses)
-    return packed_token_logps(model, responses, model.dtype)
+    return padded_token_logps(model, responses)
 
 
 def batch(prompts, groups, *, more_left=0, more_right=0, garbage=0) -> Responses:
@@ -114,38 +111,6 @@ def test_a_group_may_reach_the_limit_of_the_context(model):
     assert_as_alone(model, prompts, groups, batch(prompts, groups))
 
 
-def test_short_groups_share_a_row_and_no_row_is_longer_than_the_longest_group():
-    lengths = [[9, 5, 5], [3, 1, 1], [2, 4, 1], [1, 9, 9]]
-    groups = [[[7] * n for n in group] for group in lengths]
-    prompts = [[8] * 5, [8] * 6, [8] * 7, [8] * 4]
-    packed = pack(batch(prompts, groups, more_left=2, more_right=3))
-    sizes = [len(x) + sum(n - 1 for n in group) for x, group in zip(prompts, lengths, strict=True)]
-    assert sizes == [21, 8, 11, 20]
-    assert packed.ids.shape == (3, 21)
-    assert (packed.ids != 0).sum() == sum(sizes)
-    assert len(packed.predictors) == sum(map(sum, lengths))
-
-
-def operations(sequences, prompt, length, group, hidden):
-    """Of the linear layers and the attention of a decoder that reads a group in so many sequences."""
-    tokens = prompt + group / sequences * length
-    return sequences * tokens * (24 * hidden**2 + 4 * hidden * tokens)
-
-
-@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 64), st.sampled_from([64, 576, 4096]))
-def test_no_other_number_of_sequences_costs_much_less(prompt, length, group, hidden):
-    chosen = sequences_per_group(prompt, length, group, hidden)
-    assert 1 <= chosen <= group
-    least = min(operations(sequences, prompt, length, group, hidden) for sequences in range(1, group + 1))
-    assert operations(chosen, prompt, length, group, hidden) <= 1.15 * least
-
-
-def test_short_responses_share_their_prompt_and_long_ones_do_not():
-    assert sequences_per_group(200, 32, 4, 576) == 1
-    assert sequences_per_group(40, 2000, 8, 576) == 8
-    assert 1 < sequences_per_group(256, 1024, 8, 4096) < 8
-
-
 @pytest.mark.parametrize("garbage", [0, 13])
 def test_padding_and_the_tokens_under_it_change_nothing(model, garbage):
     groups = GROUPS["unequal lengths"]
@@ -182,7 +147,7 @@ def test_probabilities_of_all_responses_of_up_to_two_tokens_sum_to_one(model):
     assert logps.exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("lined_up", [False, True], ids=["packed", "unpadded"])
+@pytest.mark.parametrize("lined_up", [False, True], ids=["padded", "unpadded"])
 def test_half_precision_masks_are_finite_and_give_finite_gradients(tiny_model, lined_up):
     model, exact = (AutoModelForCausalLM.from_pretrained(tiny_model, dtype=d) for d in (torch.bfloat16, torch.float32))
     if lined_up:
@@ -193,10 +158,3 @@ def test_half_precision_masks_are_finite_and_give_finite_gradients(tiny_model, l
     found.sum().backward()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
     torch.testing.assert_close(found, token_logps(exact, responses), atol=0.1, rtol=0.05)
-
-
-def test_layers_that_carry_a_state_from_token_to_token_are_refused(tiny_model):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    model.config.layer_types = ["full_attention", "linear_attention"]
-    with pytest.raises(ValueError, match=r"policy\.name: llama has linear_attention layers"):
-        token_logps(model, batch(PROMPTS, GROUPS["groups of one"]))

@@ -1,0 +1,1 @@
+"""A model shows here, before it trains, that it is scored and sampled as plain transformers would do it."""
