@@ -21,7 +21,7 @@ def model(tiny_model, tmp_path) -> Path:
 
 
 def refused(path, **options) -> str:
-    with pytest.raises(ValueError, match=r"^policy\.") as raised:
+    with pytest.raises(ValueError, match=r"^model\.policy\.") as raised:
         LanguageModel(str(path), **options).load()
     message = str(raised.value)
     assert "\n" not in message
@@ -96,7 +96,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_before_weights_are_rea
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(model)
-    with pytest.raises(ValueError, match=r"^policy\.name: .* ids up to 28, and its embedding has 28 rows"):
+    with pytest.raises(ValueError, match=r"^model\.policy\.name: .* ids up to 28, and its embedding has 28 rows"):
         LanguageModel(str(model)).encode([{"prompt": "good day"}])
 
 

@@ -178,7 +178,7 @@ def test_log_probs_gradient_and_draws_are_those_of_plain_transformers(name, mode
     policy.load()
     assert (policy.ways.scoring, policy.ways.sampling) == WAYS.get(name, ("line", "grouped"))
     prompts = policy.encode(PROMPTS)
-    drawn = policy.sample(prompts, torch.rand(3, 2, LENGTH), Decoding(LENGTH), "policy")
+    drawn = policy.sample(prompts, torch.rand(3, 2, LENGTH), Decoding(max_new_tokens=LENGTH), "policy")
     expected, model = alone(lambda: plain(folder, attention), drawn)
     law = expected
     if name in STEPWISE:

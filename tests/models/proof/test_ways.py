@@ -73,7 +73,7 @@ def test_what_is_slow_is_said_once(caplog):
     config = AutoConfig.for_model("mamba", hidden_size=32, num_hidden_layers=2, vocab_size=28, state_size=4)
     for _ in range(2):
         assert ways_of(config, "eager", "someone/mamba").sampling == "whole"
-    assert len([message for message in caplog.messages if message.startswith("policy.name")]) == 1
+    assert len([message for message in caplog.messages if message.startswith("model.policy.name")]) == 1
     assert "someone/mamba (mamba) is sampled one prompt at a time and without a cache, which is slow" in caplog.text
 
 
