@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lit_align.data.messages import conversation_of, rendered, tools_of
+from lit_align.data.records import as_asked
 from lit_align.types import Prompts, Record, pad_left, prompt_text
 
 
@@ -107,6 +108,14 @@ def content_id(record: Record) -> int:
     content = [content, tools] if (tools := tools_of(record)) else content
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def question_id(record: Record) -> int:
+    """Return the :func:`content_id` of what is asked, whether a single text of the user's is a prompt or a message."""
+    if not record.get("messages"):
+        return content_id(record)
+    others = {name: value for name, value in record.items() if name != "messages"}
+    return content_id(others | as_asked(record["messages"]))
 
 
 @contextmanager
