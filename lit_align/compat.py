@@ -276,11 +276,11 @@ def dated_templates(day: date | None) -> Iterator[None]:
 
 
 class _StoppedClock:
-    """A clock on which it is always the beginning of one day."""
+    """Stands at the beginning of one day."""
 
     def __init__(self, day: date) -> None:
         self.day = day
 
     def now(self) -> datetime:
-        """The beginning of the day."""
+        """Return the beginning of the day."""
         return datetime.combine(self.day, time())

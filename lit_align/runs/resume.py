@@ -44,6 +44,8 @@ _FREE = (
     "model.sampler.token_budget",
 )
 _JUDGES = ("model.judge", "model.eval_judges")
+# What runs of a version that did not have a setting did all the same, by the last part of its name.
+_ADDED = {"special_tokens": "drop"}
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -54,7 +56,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     before, after = _flat(old), _flat(new)
     classes = _class_names(old) & _class_names(new)
     names = sorted(name for name in before.keys() | after.keys() if not _under(name, _PLACES))
-    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    absent = {name: _ADDED.get(name.rpartition(".")[2]) for name in names}
+    pairs = {name: (before.get(name, absent[name]), after.get(name, absent[name])) for name in names}
     return {name: pair for name, pair in pairs.items() if not _mean_the_same(*pair, classes=name in classes)}
 
 
