@@ -16,7 +16,7 @@ Record = dict[str, Any]
 """One row of the user's data, as it was read: judges see it whole."""
 
 SpecialTokens = Literal["keep", "drop"]
-"""This says whether a response as text has the special tokens inside it, such as ``<think>``; it never has its end of turn."""
+"""This says whether the text of a response has the special tokens in it, such as ``<think>``; never its end of turn."""
 
 SCORED = ("anchor", "reference", "current")
 """Policies whose log-probs are computed while collecting, and kept on disk."""
@@ -279,7 +279,7 @@ def masked_sum(
 
 
 def prompt_text(record: Record) -> str:
-    """Return what the user asked last: the ``prompt`` column, or the last message of ``messages`` that is the user's."""
+    """Return what the user asked last: the ``prompt`` column, or the user's last message of ``messages``."""
     if "prompt" in record:
         return str(record["prompt"])
     messages = record["messages"]
@@ -317,7 +317,7 @@ def turns_before(record: Record) -> list[Record]:
 
 
 def spoken(record: Record) -> list[tuple[str, str]]:
-    """Return who said what before an answer, user and assistant alone, as (role, text); the rest is no judge's affair."""
+    """Return what user and assistant said before an answer, as (role, text); the rest is no judge's affair."""
     turns = [(message["role"], message_text(message)) for message in turns_before(record)]
     return [(role, text) for role, text in turns if role in ("user", "assistant") and text]
 

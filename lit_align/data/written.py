@@ -54,7 +54,7 @@ class Writer:
         )
 
     def _rows(self, prompts: Prompts, number: int, answers: list[str]) -> list[list[int]]:
-        """Return the tokens of each answer to a prompt, read with the prompt where that leaves the prompt's own tokens."""
+        """Return the tokens of each answer to a prompt, read with it where that leaves its own tokens."""
         record = prompts.records[number]
         prompt, asked = render(self.chat, record), prompts.ids[number][prompts.mask[number]].tolist()
         written = [self._in_turn(answer, prompt, record) for answer in answers]
