@@ -277,7 +277,7 @@ def keep_four_bits_unpacked(network: nn.Module) -> None:
 
 
 FLAT_WRAPPER = "_fsdp_wrapped_module."
-"""What FSDP1 puts into the names of the parameters that it wraps."""
+"""FSDP1 puts this into the names of the parameters that it wraps."""
 
 
 @contextmanager
@@ -300,11 +300,11 @@ def dated_templates(day: date | None) -> Iterator[None]:
 
 
 class _StoppedClock:
-    """A clock on which it is always the beginning of one day."""
+    """Stands at the beginning of one day."""
 
     def __init__(self, day: date) -> None:
         self.day = day
 
     def now(self) -> datetime:
-        """The beginning of the day."""
+        """Return the beginning of the day."""
         return datetime.combine(self.day, time())

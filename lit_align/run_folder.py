@@ -74,7 +74,7 @@ class RunFolder:
 
     @property
     def began(self) -> date | None:
-        """The day on which the run began, for its prompts; None where there is no run yet.
+        """Return the day on which the run began, for its prompts; None where there is no run yet.
 
         Where the run does not say it, its prompts have no date, or an earlier version has begun it: that wrote down
         what the run is made of once, as it began.

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 """One row of the user's data, as it was read: judges see it whole."""
 
 SpecialTokens = Literal["keep", "drop"]
-"""Whether a response as text has the special tokens inside it, such as ``<think>``; it never has its end of turn."""
+"""This says whether the text of a response has the special tokens in it, such as ``<think>``; never its end of turn."""
 
 SCORED = ("anchor", "reference", "current")
 """Policies whose log-probs are computed while collecting, and kept on disk."""
@@ -302,7 +302,7 @@ def masked_sum(
 
 
 def prompt_text(record: Record) -> str:
-    """What the user asked last: the ``prompt`` column, or the last message of ``messages`` that is the user's."""
+    """Return what the user asked last: the ``prompt`` column, or the user's last message of ``messages``."""
     if "prompt" in record:
         return str(record["prompt"])
     messages = record["messages"]
@@ -311,7 +311,7 @@ def prompt_text(record: Record) -> str:
 
 
 def message_text(message: Record) -> str:
-    """The content of a message as one text; parts of a text are joined.
+    """Return the content of a message as one text; parts of a text are joined.
 
     Raises:
         ValueError: A part is no text, such as an image.
@@ -328,19 +328,19 @@ def message_text(message: Record) -> str:
 
 
 def begun_answer(record: Record) -> str:
-    """The assistant's text that a response continues: that of the last message, where it is the assistant's."""
+    """Return the assistant's text that a response continues: that of the last message, where it is the assistant's."""
     messages = record.get("messages")
     return message_text(messages[-1]) if messages and messages[-1].get("role") == "assistant" else ""
 
 
 def turns_before(record: Record) -> list[Record]:
-    """The messages that an answer follows, without one that it continues; a plain prompt has none."""
+    """Return the messages that an answer follows, without one that it continues; a plain prompt has none."""
     messages: list[Record] = record.get("messages") or []
     return messages[:-1] if begun_answer(record) else messages
 
 
 def spoken(record: Record) -> list[tuple[str, str]]:
-    """Who said what before an answer, user and assistant alone, as (role, text); the rest is no judge's affair."""
+    """Return what user and assistant said before an answer, as (role, text); the rest is no judge's affair."""
     turns = [(message["role"], message_text(message)) for message in turns_before(record)]
     return [(role, text) for role, text in turns if role in ("user", "assistant") and text]
 

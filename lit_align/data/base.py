@@ -142,7 +142,7 @@ class IterationData(L.LightningDataModule, ABC):
 
     @property
     def day(self) -> date | None:
-        """The day on which the given responses were first drawn, as far as that is known."""
+        """Return the day on which the given responses were first drawn, as far as that is known."""
         return None
 
     @property

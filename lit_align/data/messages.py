@@ -1,4 +1,4 @@
-"""The messages of a record as its chat template can take them: whatever is in them arrives, or the row is refused.
+"""A conversation is put to its chat template so that whatever is in it arrives, or the row is refused.
 
 Templates differ in what they ask of a tool call (arguments as a mapping or as a text, an empty content or none) and of
 a text (as it is, or as a list of parts). Each way is tried on a stand-in of the conversation, in which every text is a
@@ -23,7 +23,7 @@ _STAND_IN = "qz{}wort"
 
 @dataclass(frozen=True)
 class Way:
-    """A way to put a conversation to a template.
+    """Says how a conversation is put to a template.
 
     Attributes:
         parts: Texts are lists of one part.
@@ -36,7 +36,7 @@ class Way:
     no_content: bool = False
 
     def of(self, messages: list[Message]) -> list[Message]:
-        """The messages as the template is given them."""
+        """Return the messages as the template is given them."""
         return [self._of(message) for message in messages]
 
     def _of(self, message: Message) -> Message:
@@ -59,7 +59,7 @@ _WAYS = [Way(*choice) for choice in product((False, True), repeat=3)]
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a record asks, in one spelling.
+    """Holds what a record asks, in one spelling.
 
     Attributes:
         messages: Each has a ``role`` and a text ``content``; what is None in the data is left out, and the arguments
@@ -72,26 +72,26 @@ class Conversation:
 
     @property
     def continues(self) -> bool:
-        """Whether an answer goes on with a text of the assistant's."""
+        """Tell whether an answer goes on with a text of the assistant's."""
         return bool(begun_answer({"messages": self.messages}))
 
     @property
     def says_something(self) -> bool:
-        """Whether every message has a text or a tool call."""
+        """Tell whether every message has a text or a tool call."""
         return all(message["content"].strip() or "tool_calls" in message for message in self.messages)
 
     def with_system(self, system: str) -> "Conversation":
-        """The same after a system message."""
+        """Return the same after a system message."""
         return Conversation([{"role": "system", "content": system}, *self.messages], self.tools)
 
     def stand_in(self) -> "Conversation":
-        """A conversation of the same form in which every text is a word of our own."""
+        """Return a conversation of the same form in which every text is a word of our own."""
         messages = [_stand_in(message, number) for number, message in enumerate(self.messages)]
         tools = [_renamed_tool(tool, number) for number, tool in enumerate(self.tools or [])]
         return Conversation(messages, tools or None)
 
     def words(self) -> Iterator[tuple[str, str]]:
-        """The words of a stand-in that a template has to write, each with what it stands for."""
+        """Yield the words of a stand-in that a template has to write, each with what it stands for."""
         for number, message in enumerate(self.messages, 1):
             of = {"tool": "the tool's answer", "system": "the system message"}.get(
                 message["role"], f"the content of the {message['role']}"
@@ -108,7 +108,7 @@ class Conversation:
 
 
 def conversation_of(record: Record) -> Conversation:
-    """What a record asks; a plain prompt is a chat of one message.
+    """Return what a record asks; a plain prompt is a chat of one message.
 
     Raises:
         ValueError: It holds what is no conversation of texts and tool calls; the message does not name the row.
@@ -121,7 +121,7 @@ def conversation_of(record: Record) -> Conversation:
 
 
 def tools_of(record: Record) -> list[Message] | None:
-    """The functions that the assistant may call: the schemas in a column ``tools``, as a list or as its JSON text."""
+    """Return the functions that the assistant may call: the schemas in a column ``tools``, a list or its JSON text."""
     tools = record.get("tools")
     if isinstance(tools, str):
         try:
@@ -134,7 +134,7 @@ def tools_of(record: Record) -> list[Message] | None:
 
 
 def rendered(tokenizer: Any, conversation: Conversation, day: Any, *, answering: bool = True) -> str:
-    """The text that a chat template makes of a conversation, nothing of it lost.
+    """Return the text that a chat template makes of a conversation, nothing of it lost.
 
     Args:
         tokenizer: A tokenizer of transformers with a chat template.
@@ -153,7 +153,7 @@ def rendered(tokenizer: Any, conversation: Conversation, day: Any, *, answering:
 
 @lru_cache(maxsize=4096)
 def _fitting_way(tokenizer: Any, template: str, asked: str, answering: bool) -> Way:
-    """The first way in which the template writes all that there is; the form of a conversation decides."""
+    """Return the first way in which the template writes all that there is; the form of a conversation decides."""
     del template  # it is a part of the key: a tokenizer may be given another
     stand_in, faults = Conversation(*json.loads(asked)), []
     has_calls = any("tool_calls" in message for message in stand_in.messages)
@@ -187,7 +187,7 @@ def _applied(tokenizer: Any, conversation: Conversation, way: Way, day: Any, ans
 
 
 def _plain(message: Mapping[str, Any]) -> Message:
-    """A message without what is None; its content is a text, and the arguments of its tool calls are mappings."""
+    """Return a message without what is None, its content a text, the arguments of its tool calls mappings."""
     found: Message = _without_none(message)
     if "role" not in found:
         raise ValueError("a message has no role")
@@ -213,7 +213,7 @@ def _plain_call(call: Message) -> Message:
 
 
 def _without_none(value: Any) -> Any:
-    """The same without entries that are None: a column of a table has every name that any of its rows has."""
+    """Leave out entries that are None: a column of a table has every name that any of its rows has."""
     if isinstance(value, Mapping):
         return {name: _without_none(item) for name, item in value.items() if item is not None}
     return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value
@@ -239,7 +239,7 @@ def _stand_in_call(call: Message, number: str) -> Message:
 
 
 def _named(tool: Message) -> Message:
-    """The part of a schema that has the function's name."""
+    """Return the part of a schema that has the function's name."""
     function: Message = tool.get("function", tool)
     return function
 

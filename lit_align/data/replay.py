@@ -101,7 +101,7 @@ class Replay(IterationData):
 
     @cached_property
     def day(self) -> date | None:
-        """The day that the prompts of the recorded run were read on."""
+        """Return the day that the prompts of the recorded run were read on."""
         path = self.files[0][0]
         day = load_origin(path).get("day")
         return RunFolder(path.parent.parent).began if day is None else date.fromisoformat(day)

@@ -17,7 +17,7 @@ from lit_align.types import Prompts, Record, pad_left, prompt_text
 
 @dataclass(frozen=True)
 class Chat:
-    """How a policy reads what it is asked.
+    """Knows how a policy reads what it is asked.
 
     Attributes:
         tokenizer: A tokenizer of transformers, with a chat template or without.
@@ -31,17 +31,17 @@ class Chat:
 
     @property
     def has_template(self) -> bool:
-        """Whether prompts are chats; else they are read as they are."""
+        """Tell whether prompts are chats; else they are read as they are."""
         return self.tokenizer.chat_template is not None
 
     @property
     def writes_the_day(self) -> bool:
-        """Whether the template asks what day it is."""
+        """Tell whether the template asks what day it is."""
         return "strftime_now" in str(self.tokenizer.chat_template)
 
 
 def render(chat: Chat, record: Record) -> str:
-    """The text that is tokenised: a chat through the template, a plain prompt as a chat of one message.
+    """Return the text that is tokenised: a chat through the template, a plain prompt as a chat of one message.
 
     A chat that ends with a text of the assistant's is left open there, to be continued. A tokenizer without a chat
     template gets a plain prompt as it is.
@@ -77,20 +77,20 @@ def render(chat: Chat, record: Record) -> str:
 
 
 def shown(record: Record) -> str:
-    """What messages call a row: the beginning of what it asks."""
+    """Return what messages call a row: the beginning of what it asks."""
     text = repr(prompt_text(record))
     return f"the row that asks {text if len(text) <= 60 else text[:56] + '...'}"
 
 
 def encode(chat: Chat, records: list[Record]) -> Prompts:
-    """Records as left-padded prompts."""
+    """Return records as left-padded prompts."""
     rows = tokens(chat, [render(chat, record) for record in records])
     ids, mask = pad_left(rows)
     return Prompts(ids, mask, torch.tensor([content_id(record) for record in records]), records)
 
 
 def tokens(chat: Chat, texts: list[str]) -> list[list[int]]:
-    """Rendered texts as tokens that an answer can follow.
+    """Return rendered texts as tokens that an answer can follow.
 
     A template writes its own special tokens, so none are added to a rendered chat (no doubled BOS). A plain prompt gets
     those that the tokenizer puts before a text, and never those that it closes a text with.
@@ -103,7 +103,7 @@ def tokens(chat: Chat, texts: list[str]) -> list[list[int]]:
 
 
 def content_id(record: Record) -> int:
-    """A 63-bit hash of what is asked, stable across files, orders and machines."""
+    """Return a 63-bit hash of what is asked, stable across files, orders and machines."""
     content = record.get("messages") or prompt_text(record)
     content = [content, tools] if (tools := tools_of(record)) else content
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).digest()
@@ -112,11 +112,10 @@ def content_id(record: Record) -> int:
 
 def question_id(record: Record) -> int:
     """Return the :func:`content_id` of what is asked, whether a single text of the user's is a prompt or a message."""
-    messages = record.get("messages")
-    if not messages:
+    if not record.get("messages"):
         return content_id(record)
     others = {name: value for name, value in record.items() if name != "messages"}
-    return content_id(others | as_asked(messages))
+    return content_id(others | as_asked(record["messages"]))
 
 
 @contextmanager
@@ -129,7 +128,7 @@ def _naming(record: Record) -> Iterator[None]:
 
 
 def _open(row: list[int], bare: list[int], eos: int | None) -> list[int]:
-    """A tokenised text without what closes it.
+    """Return a tokenised text without what closes it.
 
     Args:
         row: The tokens, with those that the tokenizer adds.

@@ -1,4 +1,4 @@
-"""Where an answer ends: the one owner of that fact, before any weights load.
+"""This module alone knows where an answer ends, before any weights load.
 
 Sampling stops at every token that may end an answer: those of the generation config, the tokenizer's end of sequence,
 and what the chat template writes after an assistant's turn, a special token or not. Written answers end with the last.
@@ -17,7 +17,7 @@ _ASKED, _ANSWER, _NEXT = "qzaskedwort", "qzanswerwort", "qznextwort"
 
 @dataclass(frozen=True)
 class Turn:
-    """What stands around an answer.
+    """Holds what stands around an answer.
 
     Attributes:
         opening: What the template writes after the last message, for an answer to follow.
@@ -36,7 +36,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Ends:
-    """The tokens that end an answer.
+    """Holds the tokens that end an answer.
 
     Attributes:
         ids: Sampling stops at any of them; in ascending order.
@@ -47,14 +47,14 @@ class Ends:
     written: int
 
     def told(self, tokenizer: Any) -> str:
-        """One line for the log of a run."""
+        """Return one line for the log of a run."""
         names = [f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in self.ids]
         last = tokenizer.convert_ids_to_tokens(self.written)
         return f"answers end at {', '.join(names)}; written ones end with {last}"
 
 
 def ends_of(chat: Chat, turn: Turn, configured: Collection[int], vocabulary: int | None) -> Ends:
-    """The tokens that end an answer.
+    """Return the tokens that end an answer.
 
     Args:
         chat: The tokenizer, with its template.
@@ -92,7 +92,7 @@ def ends_of(chat: Chat, turn: Turn, configured: Collection[int], vocabulary: int
 
 
 def turn_of(chat: Chat) -> Turn:
-    """What the chat template writes around the content of an answer; nothing where there is no template.
+    """Return what the chat template writes around the content of an answer; nothing where there is no template.
 
     Raises:
         ValueError: The template ends a turn with a text that is no single token.
@@ -117,7 +117,7 @@ def turn_of(chat: Chat) -> Turn:
 
 
 def _opening(tokenizer: Any, prompt: str, finished: str) -> str:
-    """What a prompt that is to be answered has after the place where it parts from one that is not."""
+    """Return what a prompt that is to be answered has after the place where it parts from one that is not."""
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, finished, strict=False))
     parts = sum(1 for _ in alike)
     for token in tokenizer.added_tokens_decoder.values():  # both may go on with a token, and these begin alike
@@ -128,7 +128,7 @@ def _opening(tokenizer: Any, prompt: str, finished: str) -> str:
 
 
 def _between_turns(chat: Chat, prompt: str) -> tuple[str, int | None]:
-    """What ends a turn, of a template that does not end the last one, where another follows."""
+    """Find what ends a turn where another follows, of a template that does not end the last one."""
     try:
         whole = _rendered(chat, [_ASKED, _ANSWER, _NEXT], answering=False)
     except ValueError:
@@ -139,7 +139,7 @@ def _between_turns(chat: Chat, prompt: str) -> tuple[str, int | None]:
 
 
 def _first_token(tokenizer: Any, text: str) -> tuple[str, int | None]:
-    """What stands before the first token that is more than a piece of words, and the token.
+    """Return what stands before the first token that is more than a piece of words, and the token.
 
     Raises:
         ValueError: There is none.

@@ -1,4 +1,4 @@
-"""Written answers as the tokens that the policy would draw for the same text."""
+"""Written answers become the tokens that the policy would draw for the same text."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ class Writer:
     ends: Ends
 
     def responses(self, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
-        """Written answers as right-padded tokens, each with the token that ends a turn as its last.
+        """Return written answers as right-padded tokens, each with the token that ends a turn as its last.
 
         Args:
             prompts: What they answer.
@@ -54,7 +54,7 @@ class Writer:
         )
 
     def _rows(self, prompts: Prompts, number: int, answers: list[str]) -> list[list[int]]:
-        """The tokens of each answer to a prompt: read with the prompt where that leaves the prompt's own tokens."""
+        """Return the tokens of each answer to a prompt, read with it where that leaves its own tokens."""
         record = prompts.records[number]
         prompt, asked = render(self.chat, record), prompts.ids[number][prompts.mask[number]].tolist()
         written = [self._in_turn(answer, prompt, record) for answer in answers]
@@ -66,7 +66,7 @@ class Writer:
         return rows
 
     def _in_turn(self, answer: str, prompt: str, record: Record) -> str:
-        """An answer between what the template writes around it, nothing of it twice."""
+        """Put an answer between what the template writes around it, nothing of it twice."""
         tokenizer, turn = self.chat.tokenizer, self.turn
         if not self.chat.has_template:
             return self._without_end(answer)
@@ -78,7 +78,7 @@ class Writer:
         return ("" if opened or begun_answer(record) else turn.before) + text + turn.after
 
     def _without_end(self, answer: str) -> str:
-        """An answer without the ends that it brings."""
+        """Take away the ends that an answer brings."""
         ends = [self.chat.tokenizer.convert_ids_to_tokens(token) for token in self.ends.ids]
         bare = answer.rstrip()
         for end in ends:
@@ -100,12 +100,12 @@ class Writer:
 
 
 def _differ_within(group: list[list[int]], max_tokens: int) -> bool:
-    """Whether no two answers that differ are the same after the cut."""
+    """Tell whether no two answers that differ are the same after the cut."""
     return len({tuple(row[:max_tokens]) for row in group}) == len({tuple(row) for row in group})
 
 
 def _without_opening(tokenizer: Any, answer: str, prompt: str, opening: str) -> str:
-    """An answer without the prompt, or the part of it that opens an answer, which it begins with."""
+    """Take away the prompt, or the part of it that opens an answer, which an answer begins with."""
     begins = [opening[opening.index(token) :] for token in _added_tokens(tokenizer, opening)]
     for text in (
         prompt,
@@ -125,7 +125,7 @@ def _added_tokens(tokenizer: Any, text: str) -> list[str]:
 
 
 def _apart(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a text that follows another, without the mark of a space that no one has written."""
+    """Return the tokens of a text that follows another, without the mark of a space that no one has written."""
     for anchor in _ANCHORS:
         alone, both = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (anchor, anchor + text))
         if alone and tokenizer.unk_token_id not in alone and both[: len(alone)] == alone:

@@ -39,7 +39,7 @@ Score = Callable[[Responses], Float[Tensor, "batch group length"]]
 
 
 def judged_text(policy: Policy, judge: Judge | None, responses: Responses) -> list[list[str]]:
-    """Responses as a judge reads them."""
+    """Return responses as a judge reads them."""
     return policy.text(responses, "drop" if judge is None else judge.special_tokens)
 
 

@@ -143,17 +143,17 @@ class LanguageModel(Policy):
 
     @property
     def chat(self) -> Chat:
-        """How prompts are read."""
+        """Return how prompts are read."""
         return Chat(self.tokenizer, self.system, self.day)
 
     @cached_property
     def turn(self) -> Turn:
-        """What the chat template writes around an answer."""
+        """Return what the chat template writes around an answer."""
         return turn_of(self.chat)
 
     @cached_property
     def ends(self) -> Ends:
-        """The tokens that end an answer; no weights are needed to know them.
+        """Return the tokens that end an answer; no weights are needed to know them.
 
         Raises:
             ValueError: There are none, or those who name them disagree.

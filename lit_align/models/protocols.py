@@ -48,7 +48,7 @@ class ExportableModel(DescribedModel, Protocol):
 
     @property
     def ends(self) -> Ends:
-        """The tokens that end an answer; no weights are needed to know them."""
+        """Return the tokens that end an answer; no weights are needed to know them."""
 
     def base(self, **options: Any) -> Any:
         """The initial model, loaded afresh with these options of transformers' ``from_pretrained``."""

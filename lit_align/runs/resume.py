@@ -45,6 +45,8 @@ _FREE = (
     "model.metrics",
 )
 _JUDGES = ("model.judge", "model.eval_judges")
+# What runs of a version that did not have a setting did all the same, by the last part of its name.
+_ADDED = {"special_tokens": "drop"}
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -56,7 +58,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     classes = _class_names(old) & _class_names(new)
     said = before.keys() | after.keys() if _says_all(old) == _says_all(new) else before.keys() & after.keys()
     names = sorted(name for name in said if not _under(name, _PLACES))
-    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    absent = {name: _ADDED.get(name.rpartition(".")[2]) for name in names}
+    pairs = {name: (before.get(name, absent[name]), after.get(name, absent[name])) for name in names}
     return {name: pair for name, pair in pairs.items() if not _mean_the_same(*pair, classes=name in classes)}
 
 

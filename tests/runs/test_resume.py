@@ -70,6 +70,15 @@ def test_differences_are_of_what_is_run_not_of_where_it_is_put(old, new, changed
     assert differences(new, old) == {name: (b, a) for name, (a, b) in changed.items()}
 
 
+def test_a_setting_that_a_version_did_not_have_is_as_it_behaved():
+    old = {"model": {"judge": {"class_path": "Sentiment", "init_args": {"lexicon": "vader"}}}}
+    for value, same in (("drop", True), ("keep", False)):
+        new = {
+            "model": {"judge": {"class_path": "Sentiment", "init_args": {"lexicon": "vader", "special_tokens": value}}}
+        }
+        assert (differences(old, new) == {}) == same
+
+
 def of_class(path):
     return {"model": {"class_path": path, "init_args": {"beta": 0.1}}, "trainer": {"plugins": [{"class_path": path}]}}
 
