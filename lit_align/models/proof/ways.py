@@ -124,7 +124,7 @@ def proved(model: Any, ways: Ways, prompts: Sequence[Sequence[int]], *, exact: b
 
 def _gaps(model: Any, ways: Ways, prompts: Sequence[Sequence[int]]) -> Tensor:
     """How far both ways are from a plain pass over each sequence, on tokens that the model draws."""
-    drawn = _drawn(model, ways.sampling, prompts, ends=(), length=3, group=1)
+    drawn = _drawn(model, ways.sampling, prompts, ends=(), length=2, group=1)
     plain = plain_token_logps(model, drawn)
     scored = token_logps(model, drawn, alone=ways.scoring == "alone")
     return torch.stack([(found - plain).abs()[drawn.mask] for found in (drawn.sample_logps, scored)])
