@@ -42,9 +42,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogethe
     return FilesTogether(config, log)
 
 
+# Tests here are whole runs, command lines or many draws: the first case of each is in every run of the tests, and the
+# other cases, which differ in their data, are slow.
+ONE_OF_EACH = {"anchors", "callbacks", "iteration", "laws", "plan", "runs", "utils"}
+ONE_OF_EACH |= {"test_bad_input", "test_class_changes", "test_configs", "test_overlays", "test_readme", "test_replay"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what takes one worker longest."""
+    """First what takes one worker longest; of whole runs one case."""
     items.sort(key=lambda item: not starts_processes(item.path))
+    begun: set[str] = set()
+    for item in items:
+        if item.get_closest_marker("slow") or not ONE_OF_EACH & {item.path.parent.name, item.path.stem}:
+            continue
+        name = item.nodeid.partition("[")[0]
+        if name in begun:
+            item.add_marker("slow")
+        begun.add(name)
 
 
 def pytest_collection_finish() -> None:

@@ -5,7 +5,7 @@ minibatches (:meth:`IterationData.connect`), and asks it for everything else.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_align.data.rollout_store import Origin
-from lit_align.data.sources import Rows, check_distinct, checked, kept, read
-from lit_align.data.templates import content_id
+from lit_align.data.sources import Columns, Rows, check_distinct, checked, kept, read
+from lit_align.data.templates import content_id, question_id
 from lit_align.sampling.uniforms import run_seed
 from lit_align.types import Prompts, Record, Responses, Rollouts
 from lit_align.utils.annotations import inherit_annotations
@@ -82,7 +82,7 @@ class IterationData(L.LightningDataModule, ABC):
         heldout: Rows | None = None,
         test: Rows | None = None,
         *,
-        columns: dict[str, str] | None = None,
+        columns: Columns | None = None,
         prompts_per_iteration: int,
         batch_size: int = 4,
         passes: int = 1,
@@ -232,12 +232,23 @@ class IterationData(L.LightningDataModule, ABC):
         """Read the held-out or the test prompts, if there are any."""
         source = self.sources[name]
         if source is not None:
-            rows = list(checked(read(source, self.columns), f"data.{name}"))
+            rows = list(checked(self.questions(source, f"data.{name}"), f"data.{name}"))
             rows = rows[: self.heldout_limit] if name == "heldout" else rows
             check_distinct(rows, f"data.{name}")
             self.rows[name] = rows
         elif name != "heldout":
             raise ValueError(f"data.{name} is not given: name a file, a dataset id or pool:topics_train")
+
+    def questions(self, source: Rows, origin: str) -> Iterable[Record]:
+        """Return the rows of held-out or test prompts, each with a ``prompt`` or ``messages``.
+
+        Args:
+            source: Where they are read from.
+            origin: What error messages call them.
+        """
+        del origin
+        rows: Iterable[Record] = read(source, self.columns)
+        return rows
 
     @abstractmethod
     def read_train(self) -> None:
@@ -258,6 +269,11 @@ class IterationData(L.LightningDataModule, ABC):
     def heldout_ids(self) -> list[int]:
         """Content ids of the held-out prompts, in their order."""
         return [content_id(record) for record in self.rows.get("heldout", [])]
+
+    @property
+    def heldout_questions(self) -> set[int]:
+        """Question ids of the held-out prompts, which nothing that is trained on may have."""
+        return {question_id(record) for record in self.rows.get("heldout", [])}
 
     def check_divisible(self) -> None:
         """An iteration must be a whole number of optimiser steps, or the last one would be mis-scaled."""

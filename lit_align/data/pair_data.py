@@ -9,11 +9,13 @@ import torch
 
 from lit_align.data.base import Given, IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
-from lit_align.data.sources import Rows, checked, kept, read, spelled
+from lit_align.data.records import as_asked, settled
+from lit_align.data.sources import Columns, Rows, checked, kept, read, spelled
 from lit_align.data.templates import content_id
 from lit_align.types import Prompts, Record, Rollouts
 
 PAIR = ("chosen", "rejected", "preference")
+ASKS = ("prompt", "messages", "chosen")  # columns any of which says what is asked
 
 
 class PairData(IterationData):
@@ -51,7 +53,7 @@ class PairData(IterationData):
         train: Rows | None = None,
         heldout: Rows | None = None,
         test: Rows | None = None,
-        columns: dict[str, str] | None = None,
+        columns: Columns | None = None,
         prompts_per_iteration: int | None = None,
         batch_size: int = 4,
         passes: int = 1,
@@ -123,7 +125,7 @@ class PairData(IterationData):
         Raises:
             ValueError: There is no column of chosen or rejected responses, or fewer pairs than an optimiser step takes.
         """
-        source, heldout = self.source_to_train_on(), set(self.heldout_ids)
+        source, heldout = self.source_to_train_on(), self.heldout_questions
         rows = self._open(source)
         if self.streaming:
             self.deck = StreamedDeck(
@@ -137,6 +139,19 @@ class PairData(IterationData):
     def shuffled_within(self) -> int | None:
         """Rows that a stream is shuffled within."""
         return self.shuffle_buffer if self.streaming else None
+
+    def questions(self, source: Rows, origin: str) -> Iterable[Record]:
+        """Return held-out prompts: rows in the layout of pairs ask what their conversations begin with.
+
+        Raises:
+            ValueError: A row has a prompt, and its conversation begins with something else.
+        """
+        rows = read(source, self.columns, asks=ASKS)
+        for number, row in enumerate(rows):
+            record = settled(row, origin, f"row {number}")
+            chosen = record.get("chosen")
+            before = chosen[:-1] if isinstance(chosen, list) else []
+            yield _asking(record, before, f"{origin}: the prompt of row {number}")
 
     def check_read(self) -> None:
         """Refuse a pair that does not fit the model's context.
@@ -160,7 +175,7 @@ class PairData(IterationData):
                 )
 
     def _open(self, source: Rows) -> Any:
-        rows = read(source, self.pair_columns, self.streaming, asks=("prompt", "messages", "chosen"))
+        rows = read(source, self.pair_columns, self.streaming, asks=ASKS)
         names = rows.column_names or list(next(iter(rows), {}))
         for name in ("chosen", "rejected"):
             if name not in names:
@@ -190,16 +205,13 @@ def as_pair(row: Record, name: str) -> Record:
     Raises:
         ValueError: It has no pair of different responses to one prompt, or a preference outside [0, 1].
     """
-    record = {column: value for column, value in row.items() if value is not None}
+    record = settled(row, "data.train", name)
     before = {column: _take_response(record, column, name) for column in ("chosen", "rejected")}
     if before["chosen"] != before["rejected"]:
         raise ValueError(f"data.train: chosen and rejected of {name} answer different conversations")
     if record["chosen"] == record["rejected"]:
         raise ValueError(f"data.train: chosen and rejected of {name} are the same; remove the row")
-    asked = before["chosen"] or (record["prompt"] if isinstance(record.get("prompt"), list) else [])
-    if asked:
-        record.pop("prompt", None)
-        record |= {"prompt": asked[0]["content"]} if _is_prompt(asked) else {"messages": asked}
+    record = _asking(record, before["chosen"], f"data.train: the prompt of {name}")
     if not {"prompt", "messages"} & record.keys():
         raise ValueError(f"data.train: {name} has no prompt; remove the row")
     preference = record.get("preference", 1.0)
@@ -228,8 +240,21 @@ def _take_response(record: Record, column: str, name: str) -> list[Record]:
     return before
 
 
-def _is_prompt(messages: list[Record]) -> bool:
-    return len(messages) == 1 and messages[0].get("role") == "user"
+def _asking(record: Record, before: list[Record], what: str) -> Record:
+    """Let a row ask what its conversations begin with, which is what its prompt says too, if it has one."""
+    if not before:
+        return record
+    if "prompt" in record:
+        agrees = record["prompt"] in [message.get("content") for message in before if message.get("role") == "user"]
+    else:
+        agrees = record.get("messages", before)[: len(before)] == before
+    if not agrees:
+        raise ValueError(
+            f"{what} is not what its conversations begin with: leave one of them out, such as data.columns "
+            "{prompt: null}"
+        )
+    kept = {name: value for name, value in record.items() if name not in ("prompt", "messages")}
+    return kept | as_asked(before)
 
 
 def _checked(rows: Iterable[Record]) -> Iterator[Record]:

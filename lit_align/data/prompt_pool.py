@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from lit_align.data.base import IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
-from lit_align.data.sources import Rows, checked, kept, read, spelled
+from lit_align.data.sources import Columns, Rows, checked, kept, read, spelled
 from lit_align.types import Prompts, Record
 
 
@@ -34,7 +34,7 @@ class PromptPool(IterationData):
         train: Rows | None = None,
         heldout: Rows | None = None,
         test: Rows | None = None,
-        columns: dict[str, str] | None = None,
+        columns: Columns | None = None,
         prompts_per_iteration: int = 32,
         batch_size: int = 4,
         passes: int = 1,
@@ -64,7 +64,7 @@ class PromptPool(IterationData):
 
     def read_train(self) -> None:
         """Read the pool, or begin to stream it."""
-        source, heldout = self.source_to_train_on(), set(self.heldout_ids)
+        source, heldout = self.source_to_train_on(), self.heldout_questions
         rows = read(source, self.columns, self.streaming)
         if self.streaming:
             self.deck = StreamedDeck(

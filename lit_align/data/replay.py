@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from lit_align.data.base import Given, IterationData, Reader
 from lit_align.data.ranks import interleaved
 from lit_align.data.rollout_store import JUDGE, Origin, load_origin, load_rollouts, same_judge
-from lit_align.data.sources import Rows, check_not_heldout
+from lit_align.data.sources import Columns, Rows, check_not_heldout
 from lit_align.run_folder import recorded
 from lit_align.types import Prompts, Rollouts
 
@@ -47,7 +47,7 @@ class Replay(IterationData):
         path: str,
         heldout: Rows | None = None,
         test: Rows | None = None,
-        columns: dict[str, str] | None = None,
+        columns: Columns | None = None,
         batch_size: int = 4,
         passes: int = 1,
         heldout_limit: int | None = None,
@@ -124,7 +124,7 @@ class Replay(IterationData):
                 )
         self._check_one_judge()
         self.asked = self._iteration(0).responses.prompts.record_id.tolist()
-        heldout = set(self.heldout_ids)
+        heldout = self.heldout_questions
         for path in (path for files in self.files for path in files if heldout):
             for row, record in enumerate(pq.read_table(path, columns=["record"])["record"].to_pylist()):
                 check_not_heldout(json.loads(record), f"{path} too (row {row})", heldout)

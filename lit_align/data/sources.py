@@ -3,19 +3,23 @@
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lit_align.data.templates import content_id
+from lit_align.data.files import BUILDERS, read_file
+from lit_align.data.records import settled
+from lit_align.data.templates import content_id, question_id
 from lit_align.types import Record
 from lit_align.utils.digests import text_digest
 from lit_align.utils.user_functions import import_function
 
 log = logging.getLogger(__name__)
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+Columns = dict[str, str | None]
+"""Our name of a column -> the data's, such as ``{"prompt": "question"}``; None leaves our column out."""
 
 
 @dataclass
@@ -30,12 +34,14 @@ class Source:
         split: Split of a dataset id or folder.
         name: Configuration of a dataset id.
         revision: Branch, tag or commit of a dataset id.
+        columns: Our name -> the data's, for this source alone, in place of ``data.columns``.
     """
 
     path: str
     split: str = "train"
     name: str | None = None
     revision: str | None = None
+    columns: Columns | None = field(default=None, repr=False)  # runs of version 0.1 are known by the others
 
 
 Rows = str | Source | Iterable[Record]
@@ -52,6 +58,8 @@ def spelled(rows: Rows) -> str:
 
     A stream of `datasets` that Python hands over has no more than its class.
     """
+    if isinstance(rows, Source) and rows.columns is not None:
+        return f"{rows!r} {rows.columns}"
     if isinstance(rows, str | Source):
         return repr(rows)
     content = map(_as_text, rows) if isinstance(rows, Sized) else ()
@@ -60,7 +68,7 @@ def spelled(rows: Rows) -> str:
 
 def read(
     source: Rows,
-    columns: dict[str, str] | None = None,
+    columns: Columns | None = None,
     streaming: bool = False,
     asks: tuple[str, ...] = ("prompt", "messages"),
 ) -> Any:
@@ -79,10 +87,14 @@ def read(
     source = Source(source) if isinstance(source, str) else source
     if isinstance(source, Source):
         origin, dataset = source.path, _load(source, streaming)
+        columns = columns if source.columns is None else source.columns
     else:
         origin = f"the {type(source).__name__} of rows"
         dataset = _as_dataset(source, origin, streaming)
     for ours, theirs in (columns or {}).items():
+        if theirs is None:
+            dataset = dataset.remove_columns(ours) if ours in _columns(dataset) else dataset
+            continue
         if theirs not in _columns(dataset):
             raise ValueError(f"data.columns: {origin} has no column {theirs!r}, only {sorted(_columns(dataset))}")
         dataset = dataset.rename_column(theirs, ours) if ours != theirs else dataset
@@ -101,7 +113,7 @@ def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
         ValueError: A prompt is empty; the message names the row.
     """
     for number, row in enumerate(rows):
-        record = {name: value for name, value in row.items() if value is not None}
+        record = settled(row, origin, f"row {number}")
         messages = record.get("messages")
         empty = not messages if "prompt" not in record else not str(record["prompt"]).strip()
         if empty or (messages and not all(str(message.get("content") or "").strip() for message in messages)):
@@ -123,7 +135,7 @@ def check_distinct(
         rows: Read once, in order.
         origin: Whose rows they are, for messages.
         key: What no two of them may share.
-        heldout: Content ids of held-out prompts.
+        heldout: Question ids of held-out prompts.
 
     Returns:
         The keys, in order.
@@ -143,8 +155,8 @@ def check_distinct(
 
 
 def check_not_heldout(record: Record, where: str, heldout: Collection[int]) -> None:
-    """Refuse a record to train on that asks what is held out; ``heldout`` are content ids."""
-    if content_id(record) in heldout:
+    """Refuse a record to train on that asks what is held out; ``heldout`` are question ids."""
+    if question_id(record) in heldout:
         raise ValueError(
             f"data.heldout: {_shown(record)} is in {where}; a win rate on prompts that were trained on means nothing: "
             "remove it from one of them"
@@ -170,15 +182,10 @@ def _load(source: Source, streaming: bool) -> Any:
             saved = datasets.load_from_disk(path)
             return saved.to_iterable_dataset() if streaming else saved
         return datasets.load_dataset(path, source.name, split=source.split, streaming=streaming)
-    if suffix in _BUILDERS:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no file {path} (looked from {Path.cwd()})")
-        if Path(path).stat().st_size == 0:
-            raise ValueError(f"{path} is empty")
-        loaded = datasets.load_dataset(_BUILDERS[suffix], data_files=path, split="train", streaming=streaming)
-        return loaded.rename_column("text", "prompt") if suffix == ".txt" else loaded
+    if suffix in BUILDERS:
+        return read_file(Path(path), streaming)
     if suffix or path.count("/") > 1:
-        raise ValueError(f"{path}: unknown format; give {', '.join(_BUILDERS)}, a dataset folder or a dataset id")
+        raise ValueError(f"{path}: unknown format; give {', '.join(BUILDERS)}, a dataset folder or a dataset id")
     return datasets.load_dataset(path, source.name, split=source.split, streaming=streaming, revision=source.revision)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lit_align.data.records import as_asked
 from lit_align.types import Prompts, Record, Responses, pad_left, prompt_text
 
 
@@ -99,3 +100,9 @@ def content_id(record: Record) -> int:
     content = record.get("messages") or prompt_text(record)
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def question_id(record: Record) -> int:
+    """Return the :func:`content_id` of what is asked, whether a single text of the user's is a prompt or a message."""
+    messages = record.get("messages")
+    return content_id(as_asked(messages)) if messages else content_id(record)

@@ -1,7 +1,10 @@
 """A call of a judge's function: what it returns is checked, what it raises names the judge and the sample."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from lit_align.judges.patience import Faults, JudgeError, Patience, retry_in_parts
@@ -40,6 +43,7 @@ def call_judge(
     """
     faults = faults or Faults()
     once = patience or Patience()
+    function = _on_copies(function)
 
     def ask(some: Sequence[list[Any]]) -> list[float]:
         return _checked(name, once.call(function, some), some, low, high, missing)
@@ -55,6 +59,31 @@ def call_judge(
     if faults.reason and not faults.answered:
         raise JudgeError(f"judge {name} failed on every sample, to the last retry: {faults.take()}")
     return values
+
+
+def in_order(values: Any) -> list[Any]:
+    """Return the values that a judge has given, as a list.
+
+    Raises:
+        TypeError: They have no order, or are a text.
+    """
+    if isinstance(values, dict | set | frozenset | str):
+        raise TypeError(f"it returned a {type(values).__name__}: it must return a list, with one number a sample")
+    return list(values)
+
+
+def _on_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function change what it is given, and the working directory, without any effect on the run."""
+
+    def call(*columns: list[Any]) -> list[Any]:
+        here = Path.cwd()
+        try:
+            return in_order(function(*([deepcopy(value) for value in column] for column in columns)))
+        finally:
+            if Path.cwd() != here:
+                os.chdir(here)
+
+    return call
 
 
 def _checked(
@@ -85,7 +114,7 @@ def _number(value: Any) -> float | None:
 def _first_raising(function: Callable[..., Any], columns: Sequence[list[Any]]) -> int | None:
     for row in range(len(columns[0])):
         try:
-            list(function(*[column[row : row + 1] for column in columns]))
+            function(*[column[row : row + 1] for column in columns])
         except Exception:
             return row
     return None

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_align.judges.base import Judge, Report, Verdict
-from lit_align.judges.calls import call_judge
+from lit_align.judges.calls import call_judge, in_order
 from lit_align.judges.patience import Patience
 from lit_align.types import Prompts, Record
 from lit_align.utils.code_digests import defining_module, module_digest
@@ -147,7 +147,7 @@ class RewardFunction(RewardJudge):
 
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
         """What the function returns."""
-        return list(self.function.call(prompts, responses, records))
+        return in_order(self.function.call(prompts, responses, records))
 
 
 class UserFunction:

@@ -22,6 +22,7 @@ from lit_align.games.policies import TabularPolicy
 from lit_align.iteration.requirements import check_data
 from lit_align.models.language_model import LanguageModel
 from lit_align.runs.trainer import Trainer
+from lit_align.types import prompt_text
 from tests.command_line import refusal, write_yaml
 from tests.conftest import prompts_of, write_jsonl
 from tests.rounding import AGAIN, TRAINED, assert_same_but_rounding, steps_of
@@ -312,6 +313,45 @@ def test_a_chat_of_several_turns_keeps_them():
     assert as_pair(sides, "row 0") == expected
     assert as_pair(sides | {"prompt": "the dog"}, "row 0") == expected
     assert as_pair({"prompt": turns, "chosen": "chosen", "rejected": "rejected"}, "row 0") == expected
+
+
+FEEDBACK = {  # the columns of UltraFeedback, binarized
+    "prompt": "the cat",
+    "prompt_id": "1",
+    "chosen": [user("the cat"), assistant("good")],
+    "rejected": [user("the cat"), assistant("bad")],
+    "messages": [user("the cat"), assistant("good")],
+    "score_chosen": 8.0,
+    "score_rejected": 5.0,
+}
+
+
+def test_a_prompt_beside_conversations_is_what_they_begin_with():
+    kept = {"prompt_id": "1", "score_chosen": 8.0, "score_rejected": 5.0, "chosen": "good", "rejected": "bad"}
+    assert as_pair(FEEDBACK, "row 0") == kept | {"prompt": "the cat"}
+    alone = {name: value for name, value in FEEDBACK.items() if name != "prompt"}
+    assert as_pair(alone, "row 0") == kept | {"prompt": "the cat"}
+    with pytest.raises(ValueError, match=r"prompt of row 0 is not what its conversations begin with: .*data\.columns"):
+        as_pair(FEEDBACK | {"prompt": "the cat, in German"}, "row 0")
+    with pytest.raises(ValueError, match="prompt of row 0 is not what its conversations begin with"):
+        as_pair(alone | {"messages": [user("the dog"), assistant("good")]}, "row 0")
+
+
+@pytest.mark.parametrize("layout", ["a list", "both", "conversations alone"])
+def test_held_out_prompts_may_have_the_layout_of_the_pairs(tmp_path, layout):
+    def rows(*asked):
+        for content in asked:
+            before = [] if layout == "a list" else [user(content)]
+            sides = {side: [*before, assistant(side)] for side in ("chosen", "rejected")}
+            yield sides if layout == "conversations alone" else sides | {"prompt": [user(content)]}
+
+    train = write_jsonl(tmp_path / "train.jsonl", list(rows("the cat", "the dog")))
+    data = PairData(train, heldout=list(rows("a day", "the rain")), prompts_per_iteration=1, batch_size=1)
+    data.read("train", "heldout")
+    assert [prompt_text(record) for record in data.rows["heldout"]] == ["a day", "the rain"]
+    for asked in (list(rows("the dog")), [{"prompt": "the dog"}], [{"messages": [user("the dog")]}]):
+        with pytest.raises(ValueError, match=r"data\.heldout: 'the dog' is in data\.train too \(row 1\)"):
+            PairData(train, heldout=asked, prompts_per_iteration=1, batch_size=1).read("train", "heldout")
 
 
 @pytest.mark.parametrize("name", ["chosen", "rejected"])

@@ -192,3 +192,63 @@ def test_rows_of_python_are_known_by_what_they_say():
 def test_what_is_wrong_with_rows_of_the_users_code_is_said(source, message):
     with pytest.raises(ValueError, match=message):
         read(source)
+
+
+BROKEN = {
+    "a field too many": ("rows.csv", b"prompt\nName a day, please\n", r"line 2: 2 fields, where the header has 1: put"),
+    "a field too few": (
+        "rows.csv",
+        b'prompt,a\n"a, b",1\nx\n',
+        r"line 3: 1 fields, where the header has 2",
+    ),
+    "an open quote": ("rows.csv", b'prompt\n"Name a day\nx\n', r"no readable \.csv file: unexpected end of data"),
+    "a line that was cut": (
+        "rows.jsonl",
+        b'{"prompt": "a"}\n{"prompt": "b\n',
+        r"no readable \.jsonl file: JSON parse error",
+    ),
+    "no Parquet": ("rows.parquet", b"hello", r"no readable \.parquet file: Parquet file size is 5 bytes"),
+    **{
+        f"Latin 1 in {kind}": (f"rows.{kind}", text.encode("latin-1"), "is not in UTF-8")
+        for kind, text in (("csv", "prompt\nUn café\n"), ("jsonl", '{"prompt": "Un café"}\n'), ("txt", "Un café\n"))
+    },
+    **{
+        f"UTF-16 in {kind}": (f"rows.{kind}", text.encode("utf-16"), "is not in UTF-8")
+        for kind, text in (("csv", "prompt\nName\n"), ("jsonl", '{"prompt": "Name"}\n'), ("txt", "Name\n"))
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "content", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        read(str(tmp_path / name))
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("name", "text"), [("rows.csv", 'prompt\n"a, b"\n'), ("rows.jsonl", '{"prompt": "a, b"}\n'), ("rows.txt", "a, b\n")]
+)
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, text, streaming):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert list(read(str(tmp_path / name), streaming=streaming)) == [{"prompt": "a, b"}]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_a_column_is_left_out_and_a_source_may_have_columns_of_its_own(tmp_path, streaming):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "messages": [], "question": "b"}])
+    left_out = {"messages": None, "question": None, "nowhere": None}
+    assert list(read(path, left_out, streaming)) == [{"prompt": "a"}]
+    own = Source(path, columns={"prompt": None, "messages": None})
+    with pytest.raises(ValueError, match="neither a `prompt` nor a `messages`"):
+        read(own, {"prompt": "question"}, streaming)
+    own = Source(path, columns={"asked": "question"})
+    assert list(read(own, left_out, streaming)) == [{"prompt": "a", "messages": [], "asked": "b"}]
+
+
+def test_a_source_is_named_by_its_columns_where_it_has_any():
+    assert spelled(Source("a.csv")) == "Source(path='a.csv', split='train', name=None, revision=None)"
+    assert spelled(Source("a.csv", columns={"prompt": "q"})) != spelled(Source("a.csv"))

@@ -1,12 +1,14 @@
 """Whatever a judge does wrong, one JudgeError names the judge and the sample."""
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lit_align import JudgeError
+from lit_align import JudgeError, RewardFunction
 from lit_align.judges.calls import call_judge
 
 COLUMNS = (["the cat", "the dog", "a day"], ["good", "bad", "nice"])
@@ -86,3 +88,37 @@ def test_a_long_sample_is_shortened_in_the_message():
     with pytest.raises(JudgeError) as caught:
         call_judge("odd", lambda p, y: [math.nan], (["word " * 500], ["good"]))
     assert len(str(caught.value)) < 250
+
+
+def test_a_judge_that_changes_what_it_is_given_changes_nothing_for_the_run():
+    records = [{"topic": {"name": "cats"}}] * 3  # one row, given for three responses
+
+    def greedy(prompts, responses, records):
+        lengths = [len(record.pop("topic").pop("name")) for record in records]
+        prompts.clear()
+        responses.reverse()
+        return lengths
+
+    columns = (["the cat"] * 3, ["good", "bad", "nice"], records)
+    assert call_judge("greedy", greedy, columns) == [4, 4, 4]
+    assert columns == (["the cat"] * 3, ["good", "bad", "nice"], [{"topic": {"name": "cats"}}] * 3)
+
+
+def test_a_judge_that_changes_the_working_directory_changes_it_for_itself_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def restless(prompts, responses):
+        os.chdir("elsewhere")
+        yield from [0.0] * len(prompts)
+
+    assert call_judge("restless", restless, COLUMNS) == [0, 0, 0]
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("values", [{"good": 1, "bad": 2, "nice": 3}, {1.0, 2.0, 3.0}, "123"])
+def test_values_without_an_order_are_refused_by_their_type(values):
+    with pytest.raises(JudgeError, match=rf"judge odd .* it returned a {type(values).__name__}: it must return a list"):
+        call_judge("odd", lambda p, y: values, COLUMNS)
+    with pytest.raises(JudgeError, match=f"it returned a {type(values).__name__}"):
+        RewardFunction(lambda p, y, r: values).compare(*COLUMNS, COLUMNS[1], [{}] * 3)

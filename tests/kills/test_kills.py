@@ -96,23 +96,8 @@ OTHER_POINTS = [
     "while sampling the second iteration",
     "between minibatches of the second iteration",
 ]
-# These are in every run of the tests, the others in the slow ones: one where something is drawn, asked for, trained and
-# written.
-OFTEN = {
-    "while sampling",
-    "between verdicts",
-    "between minibatches of a step",
-    "writing the second checkpoint",
-    "the second between minibatches of the second iteration",
-}
-
-
-def often(names, *values):
-    """A case for each name, slow where it need not be run often."""
-    marks = [() if name in OFTEN else pytest.mark.slow for name in names]
-    return [pytest.param(*case, id=name, marks=mark) for name, mark, *case in zip(names, marks, *values, strict=True)]
-
-
+OFTEN = "writing the second checkpoint"  # in every run of the tests; the other points are in the slow ones
+SLOW = pytest.mark.slow
 DEVICES = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
 # The first process and the last, where each is on its own and where both are together; each judges a block.
 PLACES = {
@@ -187,7 +172,9 @@ def assert_same_files(one: Path, two: Path) -> None:
     assert all(name.endswith(".parquet") for name in left), left
 
 
-@pytest.mark.parametrize("point", often(POINTS, POINTS.values()))
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, id=name, marks=() if name == OFTEN else SLOW) for name, point in POINTS.items()]
+)
 def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, model, whole, point):
     config = write_config(tmp_path, model)
     assert lit_align(tmp_path, "fit", "-c", config, point=point) == -signal.SIGKILL
@@ -204,7 +191,8 @@ def test_so_does_one_with_an_anchor_that_draws_and_an_optimiser_that_forgets(tmp
     assert_same(other, tmp_path)
 
 
-@pytest.mark.parametrize(("point", "rank"), often(PLACES, *zip(*PLACES.values(), strict=True)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "rank"), PLACES.values(), ids=PLACES.keys())
 def test_so_does_one_on_two_devices_when_one_is_killed(tmp_path, model, shared, point, rank):
     config = write_config(tmp_path, model)
     killed = on_two_devices(tmp_path, "fit", "-c", config, *DEVICES, point=point, rank=rank)
@@ -214,6 +202,7 @@ def test_so_does_one_on_two_devices_when_one_is_killed(tmp_path, model, shared, 
     assert set(asked(shared)) == set(asked(tmp_path))
 
 
+@pytest.mark.slow
 def test_dropout_optimiser_schedule_and_anchor_matter_to_these_runs(whole, other):
     """Were they without effect, forgetting them would not be seen."""
     rows = (only_run(whole) / "metrics.csv").read_text().splitlines()

@@ -58,7 +58,13 @@ def commands(folder: Path) -> list[list[str]]:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=lambda number: number.name
 )
-@pytest.mark.parametrize(("point", "option"), STAGES.values(), ids=STAGES.keys())
+@pytest.mark.parametrize(
+    ("point", "option"),
+    [
+        pytest.param(*stage, id=name, marks=() if name == "training" else pytest.mark.slow)
+        for name, stage in STAGES.items()
+    ],
+)
 def test_a_signal_stops_every_stage_at_once(tmp_path, model, point, option, number):
     point = replace(point, number=number)
     assert lit_align(tmp_path, "fit", "-c", write_config(tmp_path, model), point=point) == STATUS[number]
@@ -71,6 +77,7 @@ def test_a_signal_stops_every_stage_at_once(tmp_path, model, point, option, numb
     assert "Traceback" not in (tmp_path / "printed.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_that_is_printed_goes_on_as_if_nothing_had_happened(tmp_path, model, whole):
     config = write_config(tmp_path, model)
     first = replace(POINTS["between verdicts"], number=signal.SIGTERM)

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from lit_align import LanguageModel, LoRA
 from lit_align.cli import main
 from lit_align.models.exporting.card import base_model, licence
-from lit_align.models.exporting.export import Trained, export, trained
+from lit_align.models.exporting.export import Trained, check_folder, export, is_export, trained
 from lit_align.models.exporting.reload_check import probes
-from lit_align.runs.export import configured_policy, from_checkpoint
+from lit_align.runs.export import configured_policy, export_run, from_checkpoint
 from tests.command_line import refusal, write_config, write_yaml
 from tests.conftest import make_model, prompts_of, write_jsonl
 from tests.rounding import AGAIN, assert_same_but_rounding, steps_of
@@ -166,16 +166,78 @@ def test_the_quickstarts_base_is_named_by_its_hub_id():
     assert licence("nobody/has-this-model") is None
 
 
-def test_a_folder_that_is_taken_is_left_alone_unless_asked(runs, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_is_taken_is_left_alone_unless_it_is_an_export_and_may_be_replaced(
+    runs, tmp_path, monkeypatch, capsys
+):
     run, _, _ = runs("lora")
-    (tmp_path / "thesis.txt").write_text("years of work")
-    said = refusal(monkeypatch, capsys, "export", str(run), "--output", str(tmp_path))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
+    export = ("export", str(run), "--output")
+    said = refusal(monkeypatch, capsys, *export, str(tmp_path / "thesis"))
     assert "is not empty" in said
     assert "--overwrite" in said
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
-    main(["export", str(run), "--output", str(tmp_path), "--overwrite"])
-    assert (tmp_path / "model.safetensors").exists()
-    assert not (tmp_path / "thesis.txt").exists()
+    assert "is not an export" in refusal(monkeypatch, capsys, *export, str(tmp_path / "thesis"), "--overwrite")
+    assert (tmp_path / "thesis" / "thesis.txt").read_text() == "years of work"
+    main([*export, str(tmp_path / "model")])
+    (tmp_path / "model" / "config.json").write_text("{}")
+    main([*export, str(tmp_path / "model"), "--overwrite"])
+    assert json.loads((tmp_path / "model" / "config.json").read_text())
+
+
+def test_nothing_but_an_export_is_ever_overwritten(runs, tmp_path, monkeypatch):
+    original, _, cli = runs("lora")
+    run, other, here = tmp_path / "runs" / "one", tmp_path / "runs" / "two", tmp_path / "here" / "there"
+    shutil.copytree(original, run, symlinks=True)
+    export_run(run, here)
+    shutil.copytree(here, run / "model" / "deeper")
+    shutil.copytree(run, other, symlinks=True)
+    (tmp_path / "link").symlink_to(run)
+    shutil.copytree(cli.model.policy.name, tmp_path / "base")
+    monkeypatch.chdir(here)
+    reasons = {
+        run: "is a run",
+        run / ".." / run.name: "is a run",
+        tmp_path / "link": "is a run",
+        run.parent: "holds runs",
+        run / "checkpoints": "lies in the run",
+        run / "model" / "deeper": "lies in the run",
+        other / "model": "lies in the run",
+        tmp_path / "base": "is not an export",
+        here: "is the working directory",
+        here.parent: "or holds it",
+    }
+    for place, reason in reasons.items():
+        with pytest.raises(FileExistsError, match=reason):
+            check_folder(place, overwrite=True, run=run)
+
+
+def test_a_runs_own_model_may_be_written_again(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs("lora")[0], run, symlinks=True)
+    export_run(run, run / "model", overwrite=True)
+    export_run(run, run / "model", overwrite=True)
+    assert is_export(run / "model")
+
+
+def test_what_only_looks_like_a_half_written_export_is_not_removed(runs, tmp_path):
+    partial = tmp_path / "model.partial"
+    partial.mkdir()
+    (partial / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="in the way"):
+        export_run(runs("lora")[0], tmp_path / "model")
+    assert (partial / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_run_whose_base_model_was_changed_is_not_exported(runs, tmp_path):
+    original, _, cli = runs("lora")
+    run, base = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(original, run, symlinks=True)
+    make_model(base, seed=1)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(cli.model.policy.name, str(base)))
+    with pytest.raises(ValueError, match=r"cannot be exported: since it began, the model .* changed"):
+        export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_run_has_not_trained_is_refused_before_weights_load(runs, tmp_path, monkeypatch, capsys):

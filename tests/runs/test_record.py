@@ -2,7 +2,10 @@
 
 import pytest
 
+from lit_align import RunRecord
 from lit_align.runs.record import iterations_table, of_all_ranks
+from tests.conftest import prompts_of, write_jsonl
+from tests.tiny_runs import build
 
 
 def history(length, every=1):
@@ -77,3 +80,16 @@ def test_seconds_are_shown_of_stages_that_take_any_where_they_are_known():
     assert [column.header for column in table.columns] == ["it", "win rate", "sample s", "evaluate s"]
     assert cells(table, "sample s") == ["-", "13"]
     assert cells(table, "evaluate s") == ["3", "2"]
+
+
+def test_what_a_user_or_a_model_wrote_is_shown_as_it_is_and_ends_no_run(tmp_path, tiny_model, capsys):
+    odd = ["the cat [/i] [INST] [bold", "[link=x] a day [/b]", "\\[ rain \\] :smile:"]
+    pools = {
+        "train": write_jsonl(tmp_path / "train.jsonl", prompts_of(8)),
+        "heldout": write_jsonl(tmp_path / "heldout.jsonl", [{"prompt": prompt} for prompt in odd]),
+    }
+    record = RunRecord(samples=3)
+    run = build(tiny_model, pools, tmp_path / "run", max_epochs=1, callbacks=[record]).fit()
+    said = capsys.readouterr().out
+    assert all(prompt in said for prompt in odd), said
+    assert (run.folder / "model" / "model.safetensors").exists()

@@ -242,6 +242,21 @@ def test_a_checkpoint_that_left_its_folder_is_still_of_its_run(run, tmp_path, mo
     assert "the checkpoint's run cannot go on: seed_everything" in said
 
 
+def test_a_damaged_checkpoint_outside_its_run_is_refused_and_begins_no_new_run(run, tmp_path, monkeypatch, capsys):
+    folder, arguments = run
+    alone = tmp_path / "mine.ckpt"
+    alone.write_bytes((folder / "checkpoints" / "iteration-0003.ckpt").read_bytes()[:-1000])
+    said = refusal(monkeypatch, capsys, "fit", *arguments, "--ckpt_path", str(alone))
+    assert f"ckpt_path: {alone} is damaged" in said
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_run_folder_stands_for_its_last_checkpoint(run):
+    folder, arguments = run
+    cli = main(["validate", *arguments, "--ckpt_path", str(folder)])
+    assert cli.trainer.ckpt_path == str(folder / "checkpoints" / "iteration-0003.ckpt")
+
+
 def test_looking_at_a_run_asks_for_its_model_alone(run, tmp_path, monkeypatch, capsys):
     folder, arguments = run
     mine = write_jsonl(tmp_path / "mine.jsonl", prompts_of(3, 90))

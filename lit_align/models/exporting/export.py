@@ -19,6 +19,7 @@ from lit_align.models.loading.adapters import LoRA, with_adapters
 from lit_align.models.loading.frozen_update import Factors, attach
 from lit_align.models.protocols import DescribedModel, ExportableModel
 from lit_align.models.sharding.gather import full_state
+from lit_align.run_folder import RunFolder
 
 Kind = Literal["full", "merged", "adapters"]
 """All weights as trained; adapters merged into the base; adapters alone, in the format of peft."""
@@ -61,14 +62,53 @@ def check_kind(policy: DescribedModel, kind: Kind) -> None:
         raise ValueError("--kind full: this run trained adapters: --kind merged writes full weights that have them")
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken.
+def check_folder(folder: Path, overwrite: bool, run: Path | None = None) -> None:
+    """Refuse a place that is taken by anything but an export that may be replaced.
+
+    Args:
+        folder: Where an export is to go.
+        overwrite: Whether an export that is there may be replaced.
+        run: The run that is exported. The place of its own model is free, and no other place in any run is.
 
     Raises:
-        FileExistsError: There is something, and it may not be replaced.
+        FileExistsError: Something is there that may not be replaced.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+    if not _is_taken(folder):
+        return
+    if not overwrite:
         raise FileExistsError(f"{folder} is not empty: choose another folder, or add --overwrite")
+    place = folder.resolve()
+    own = None if run is None else RunFolder(run.resolve()).model
+    around = next((path for path in place.parents if RunFolder(path).has_begun), None)
+    reason = ""
+    if Path.cwd().is_relative_to(place):
+        reason = "is the working directory or holds it"
+    elif RunFolder(place).has_begun:
+        reason = "is a run"
+    elif any(RunFolder(path.parent).has_begun for path in place.rglob(RunFolder(place).config.name)):
+        reason = "holds runs"
+    elif around is not None and place != own:
+        reason = f"lies in the run {around}"
+    elif not is_export(place):
+        reason = "is not an export"
+    if reason:
+        raise FileExistsError(f"{folder} {reason}, and --overwrite replaces exports alone: choose another --output")
+
+
+def is_export(folder: Path) -> bool:
+    """Say whether a folder holds what :func:`export` writes, and nothing else."""
+    card = folder / "README.md"
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    return (
+        all(path.suffix in _WRITTEN for path in files)
+        and card.is_file()
+        and "lit_align" in card.read_text(errors="replace")
+        and any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    )
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
 
 
 def export(
@@ -98,13 +138,15 @@ def export(
 
     Raises:
         ValueError: The run trained something else.
-        FileExistsError: ``folder`` is not empty.
+        FileExistsError: ``folder`` is taken, see :func:`check_folder`.
         RuntimeError: What was reloaded does not give the policy's log-probs, or needs code or pickles to be read;
             nothing is left.
     """
     check_kind(policy, kind)
-    check_folder(folder, overwrite)
+    check_folder(folder, overwrite, run)
     partial = folder.with_name(f"{folder.name}.partial")
+    if any(path.suffix not in _WRITTEN for path in partial.rglob("*") if not path.is_dir()):
+        raise FileExistsError(f"{partial} is in the way of the export: move it, or choose another folder")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         expected = own if own is not None and policy.quantization is None else _unmerged(policy, made)
