@@ -55,12 +55,12 @@ def check_vocabulary(config: Any, tokenizer: Any, name: str) -> None:
 
 
 def read_weights(path: str, name: str, **options: Any) -> Any:
-    """A causal language model with all its weights from files.
+    """Read a causal language model with all its weights from files.
 
     Args:
         path: A hub id or a folder.
         name: What the user calls it, for messages.
-        options: As for transformers' ``from_pretrained``.
+        options: They are as for transformers' ``from_pretrained``.
 
     Raises:
         ValueError: The files are damaged, or do not hold the weights that the config tells of and no others.
@@ -90,7 +90,7 @@ def read_weights(path: str, name: str, **options: Any) -> Any:
 
 
 def stamp_of(path: str) -> tuple[Any, ...]:
-    """What changes when the files of a model do.
+    """Return what changes when the files of a model do.
 
     Args:
         path: A hub id or a folder.
