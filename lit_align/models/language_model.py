@@ -339,7 +339,7 @@ class LanguageModel(Policy):
         self.ways = PROVED[key]
 
     def _few_tokens(self) -> list[list[int]]:
-        """Return two prompts of unequal length: sentences, where there is a tokenizer by now, as there is in any run."""
+        """Return two prompts of unequal length: sentences, where a tokenizer was asked for, as in any run."""
         context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         room = min(length for length in (16, context, changes_at(self.config)) if length) // 2
         if "tokenizer" in vars(self):
