@@ -196,7 +196,7 @@ def set_attention(config: Any, name: str | None) -> None:
 
 
 def usual_attention(name: str, module: Any) -> Callable[..., Any]:
-    """The attention of transformers that a layer would compute with.
+    """Return the attention of transformers that a layer would compute with.
 
     Args:
         name: ``sdpa``, or ``eager``, of which each architecture has one of its own.
@@ -216,7 +216,7 @@ def usual_attention(name: str, module: Any) -> Callable[..., Any]:
 
 
 def has_sdpa(model_class: Any) -> bool:
-    """Whether transformers computes the attention of a class of models by ``sdpa``."""
+    """Return whether transformers computes the attention of a class of models by ``sdpa``."""
     return bool(model_class._supports_sdpa)
 
 
@@ -243,7 +243,7 @@ def has_plain_layers(cache: Any) -> bool:
 
 
 def has_states(cache: Any) -> bool:
-    """Whether a layer of a cache keeps a state (Mamba, linear attention), whose rows it selects in its own way."""
+    """Return whether a layer of a cache keeps a state (Mamba, linear attention) and selects rows in its own way."""
     states = part_of("transformers", "transformers.cache_utils", "LinearAttentionLayer")
     return any(isinstance(layer, states) for layer in cache.layers)
 

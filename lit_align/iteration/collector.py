@@ -242,7 +242,7 @@ def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: 
 
 
 def sampling_gaps(rollouts: Rollouts, *, anchor_is_policy: bool) -> Float[Tensor, " tokens"] | None:
-    """How far the law that each token was drawn from lies from what scoring says of it, nats: rounding, or a fault.
+    """Return how far the law of each drawn token lies from what scoring says of it, nats: by rounding, or by a fault.
 
     Args:
         rollouts: They are of a whole iteration.

@@ -10,7 +10,7 @@ import torch
 
 
 def changes_at(config: Any) -> int | None:
-    """The length from which the frequencies of a model depend on the sequence; None where they never do.
+    """Return the length from which the frequencies of a model depend on the sequence; None where they never do.
 
     Args:
         config: The model's.

@@ -362,7 +362,7 @@ class LanguageModel(Policy):
         """The initial model, loaded afresh.
 
         Args:
-            options: As for transformers' ``from_pretrained``.
+            options: They are as for transformers' ``from_pretrained``.
         """
         path = local_model(self.name, self.dtype)
         kind = class_of(self.config)
@@ -387,7 +387,7 @@ class LanguageModel(Policy):
         return next_token_of(self.model, way, around=self.model.disable_adapter)
 
     def _changes_within(self, prompts: Prompts, length: int) -> bool:
-        """Whether frequencies change with the length of a sequence of one of these prompts and so many tokens."""
+        """Return whether frequencies change with the length of one of these prompts and so many tokens."""
         begins = changes_at(self.config)
         return begins is not None and int(prompts.mask.sum(1).max()) + length >= begins
 
@@ -404,7 +404,7 @@ class LanguageModel(Policy):
         self.ways = PROVED[key]
 
     def _few_tokens(self) -> list[list[int]]:
-        """Two prompts of unequal length: sentences, where the tokenizer has been asked for, as it has in any run."""
+        """Return two prompts of unequal length: sentences, where a tokenizer was asked for, as in any run."""
         context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         room = min(length for length in (16, context, changes_at(self.config)) if length) // 2
         if "tokenizer" in vars(self):

@@ -24,7 +24,7 @@ one prompt at a time, and without a cache."""
 def next_token_of(
     model: nn.Module, way: SamplingWay, around: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> NextToken:
-    """What says which token comes next.
+    """Return what says which token comes next.
 
     Args:
         model: A Hugging Face causal LM in eval mode.

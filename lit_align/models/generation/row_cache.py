@@ -103,10 +103,10 @@ def with_room(cache: Cache) -> Cache:
 
 def _select(cache: Cache, rows: Int[Tensor, " rows"]) -> None:
     """Go on with these rows of a cache; one may come several times."""
-    if all(isinstance(layer, DynamicLayer) for layer in cache.layers) and not has_states(cache):
-        cache.batch_select_indices(rows)
-    else:
+    if has_states(cache):
         cache.reorder_cache(rows)
+    else:
+        cache.batch_select_indices(rows)
 
 
 def stacked(first: Tensor, second: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def check_vocabulary(config: Any, tokenizer: Any, name: str) -> None:
 
 
 def stamp_of(path: str) -> tuple[Any, ...]:
-    """What changes when the files of a model do.
+    """Return what changes when the files of a model do.
 
     Args:
         path: A hub id or a folder.

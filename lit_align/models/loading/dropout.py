@@ -13,7 +13,7 @@ _MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 
 
 def without_dropout(config: Any) -> Any:
-    """A copy of a model's config whose dropout, layer dropout and router noise are 0.
+    """Return a copy of a model's config whose dropout, layer dropout and router noise are 0.
 
     Args:
         config: The model's, of transformers.
@@ -24,7 +24,7 @@ def without_dropout(config: Any) -> Any:
 
 
 def without_dropout_modules(model: Any) -> Any:
-    """The same model; dropout that its config does not tell of is 0 as well."""
+    """Return the same model; dropout that its config does not tell of is 0 as well."""
     for module in model.modules():
         if isinstance(module, _MODULES):
             module.p = 0.0

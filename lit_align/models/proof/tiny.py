@@ -39,7 +39,7 @@ _OF_THE_CHECKPOINT = (
 
 
 def tiny_model(config: Any, attention: str, trust_remote_code: bool = False) -> Any | None:
-    """A small random model of this architecture in float32, in eval mode; None where none can be made.
+    """Make a small random model of this architecture in float32, in eval mode; None where none can be made.
 
     The random numbers of the process are left as they were.
 
@@ -66,12 +66,12 @@ def tiny_model(config: Any, attention: str, trust_remote_code: bool = False) -> 
 
 
 def _narrow(config: Any) -> Any:
-    """Few layers, each of them small."""
+    """Leave few layers, each of them small."""
     return _rebuilt(config, _sizes)
 
 
 def _shallow(config: Any) -> Any:
-    """Few layers, as wide as they are.
+    """Leave few layers, as wide as they are.
 
     Raises:
         ValueError: They are wide.
@@ -92,7 +92,7 @@ def _rebuilt(config: Any, sizes: Callable[[dict[str, Any]], dict[str, Any]]) -> 
 
 
 def _sizes(options: dict[str, Any]) -> dict[str, Any]:
-    """Small sizes that fit one another."""
+    """Return small sizes that fit one another."""
     sizes = {
         name: [size] * len(options[name]) if isinstance(options[name], list) else size
         for names, size in _SIZES.items()
@@ -114,7 +114,7 @@ def _sizes(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fewer_layers(options: dict[str, Any]) -> dict[str, Any]:
-    """One layer of each kind, and two at least: lists of what each layer is are cut, and kinds alternate by number."""
+    """Leave one layer of each kind, and two at least: lists of layers are cut, and kinds alternate by number."""
     name = next(name for name in _LAYERS if isinstance(options.get(name), int))
     whole = options[name]
     changed: dict[str, Any] = {}
@@ -137,13 +137,13 @@ def _fewer_layers(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _head(options: dict[str, Any]) -> int:
-    """How wide a head is."""
+    """Return how wide a head is."""
     heads = next(options[name] for name in _HEADS if options.get(name))
     return int(options.get("head_dim") or options.get("qk_rope_head_dim") or options["hidden_size"] // heads)
 
 
 def _revealing(options: dict[str, Any]) -> dict[str, Any]:
-    """Windows narrower than the sequences that are compared, caps that bind, and room for those sequences."""
+    """Make windows narrower than the sequences that are compared, caps that bind, and room for those sequences."""
     changed: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, int) and not isinstance(value, bool):
@@ -159,7 +159,7 @@ def _revealing(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rope(parameters: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The same law of positions for narrow heads, in its first regime."""
+    """Return the same law of positions for narrow heads, in its first regime."""
     changed: dict[str, Any] = {}
     for name, value in parameters.items():
         if isinstance(value, dict):

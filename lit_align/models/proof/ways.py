@@ -45,7 +45,7 @@ _TOKENS = 7
 
 @dataclass(frozen=True)
 class Ways:
-    """The ways of a model.
+    """Says how a model is scored and sampled.
 
     Attributes:
         scoring: How responses are scored.
@@ -59,7 +59,7 @@ class Ways:
 
     @property
     def one_at_a_time(self) -> bool:
-        """Whether something is done for one sequence, or for the responses to one prompt, at a time."""
+        """Return whether something is done for one sequence, or for the responses to one prompt, at a time."""
         return self.scoring == "alone" or self.sampling in ("prompts", "whole")
 
 
@@ -68,7 +68,7 @@ FOUND: dict[str, Ways | str] = {}  # by architecture; text is why it is refused
 
 
 def ways_of(config: Any, attention: str, name: str = "it", trust_remote_code: bool = False) -> Ways:
-    """The ways that are right for an architecture, from its config alone.
+    """Return the ways that are right for an architecture, from its config alone.
 
     Args:
         config: The model's.
@@ -95,7 +95,7 @@ def ways_of(config: Any, attention: str, name: str = "it", trust_remote_code: bo
 
 @torch.no_grad()
 def proved(model: Any, ways: Ways, prompts: Sequence[Sequence[int]], *, exact: bool, name: str) -> Ways:
-    """The ways that are right for a model, with its weights as they are, on a few tokens of its own.
+    """Return the ways that are right for a model, with its weights as they are, on a few tokens of its own.
 
     Args:
         model: A causal language model in eval mode, all of its weights on one device.
@@ -123,15 +123,15 @@ def proved(model: Any, ways: Ways, prompts: Sequence[Sequence[int]], *, exact: b
 
 
 def _gaps(model: Any, ways: Ways, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """How far both ways are from a plain pass over each sequence, on tokens that the model draws."""
-    drawn = _drawn(model, ways.sampling, prompts, ends=(), length=3, group=1)
+    """Return how far both ways are from a plain pass over each sequence, on tokens that the model draws."""
+    drawn = _drawn(model, ways.sampling, prompts, ends=(), length=2, group=1)
     plain = plain_token_logps(model, drawn)
     scored = token_logps(model, drawn, alone=ways.scoring == "alone")
     return torch.stack([(found - plain).abs()[drawn.mask] for found in (drawn.sample_logps, scored)])
 
 
 def plain_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
-    """Log-probs of each response by one pass of plain transformers over its sequence, and nothing beside it.
+    """Return log-probs of each response by one pass of plain transformers over its sequence, and nothing beside it.
 
     Args:
         model: A causal language model.
@@ -151,7 +151,7 @@ def plain_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch 
 
 @torch.no_grad()
 def _tried(config: Any, attention: str, trust_remote_code: bool) -> Ways | str:
-    """What is right for a small model, or why there is nothing."""
+    """Return what is right for a small model, or why there is nothing."""
     model = tiny_model(config, attention, trust_remote_code)
     if model is None:
         return replace(PLAIN, why="no small model of its architecture can be made to try it")
@@ -168,7 +168,7 @@ def _tried(config: Any, attention: str, trust_remote_code: bool) -> Ways | str:
 
 
 def _first_right(ways: Sequence[Any], gaps: Callable[[Any], Tensor], reasons: list[str]) -> Any:
-    """The first way that is as a plain pass; why others are not is added to the reasons."""
+    """Return the first way that is as a plain pass, and add to the reasons why others are not."""
     for way in ways:
         why = _objection(partial(gaps, way), exact=True)
         if not why:
@@ -178,7 +178,7 @@ def _first_right(ways: Sequence[Any], gaps: Callable[[Any], Tensor], reasons: li
 
 
 def _objection(gaps: Callable[[], Tensor], *, exact: bool) -> str:
-    """Why a way is not right; empty where it is."""
+    """Say why a way is not right; the answer is empty where it is."""
     try:
         found = gaps()
     except Exception as error:  # whatever a model does that is read otherwise than it expects
@@ -219,7 +219,7 @@ def _drawn(
     group: int = 2,
     at_once: int = 0,
 ) -> Responses:
-    """Responses to each prompt, drawn by the model."""
+    """Let the model draw responses to each prompt."""
     device = next(model.parameters()).device
     asked = _as_prompts(prompts).to(device)
     uniforms = torch.rand(len(prompts), group, length, generator=torch.Generator().manual_seed(0)).to(device)
@@ -231,7 +231,7 @@ def _drawn(
 
 
 def prompts_at_once(way: SamplingWay, budget: int) -> int:
-    """How many prompts are under way at once.
+    """Return how many prompts are under way at once.
 
     Args:
         way: Two of the ways take one.
@@ -241,7 +241,7 @@ def prompts_at_once(way: SamplingWay, budget: int) -> int:
 
 
 def _written() -> list[Responses]:
-    """Responses of unequal length to prompts of unequal length."""
+    """Make responses of unequal length to prompts of unequal length."""
     made = []
     for prompts in _PROMPTS:
         lengths = torch.tensor([[4, 1], [_TOKENS, 2], [3, 6]])
@@ -257,7 +257,7 @@ def _as_prompts(prompts: Sequence[Sequence[int]]) -> Prompts:
 
 
 def _is_causal(model: Any) -> bool:
-    """Whether what the model says of a token is the same whatever follows it."""
+    """Return whether what the model says of a token is the same whatever follows it."""
     ids = torch.tensor([_PROMPTS[0][0]])
     whole, beginning = (
         model(input_ids=some, use_cache=False).logits[0, :4].float().log_softmax(-1) for some in (ids, ids[:, :4])
@@ -266,7 +266,7 @@ def _is_causal(model: Any) -> bool:
 
 
 def _told(ways: Ways) -> str:
-    """What is slow, and why."""
+    """Say what is slow, and why."""
     scored = "scored one sequence at a time" if ways.scoring == "alone" else ""
     cache = " and without a cache" if ways.sampling == "whole" else ""
     drawn = f"sampled one prompt at a time{cache}" if ways.sampling in ("prompts", "whole") else ""

@@ -81,8 +81,8 @@ class AttentionBlock:
 
         Args:
             query: Of all tokens, ``[line, heads, width]``; key and value likewise.
-            key: With as many heads, or fewer that are shared.
-            value: As keys.
+            key: It has as many heads, or fewer that are shared.
+            value: It is as wide as the keys.
             window: How far back a query sees; None is all the way.
             softcap: Scores are capped to plus and minus this number (Gemma 2); None caps nothing.
             sinks: One score a head for a key that has no value (GPT-OSS); None is no such key.
@@ -115,7 +115,7 @@ def _explicit_attention(
     sinks: Float[Tensor, " heads"] | None,
     scale: float | None = None,
 ) -> Float[Tensor, "rows heads queries _"]:
-    """Attention with scores that are capped, or with a key that nothing is read from."""
+    """Attend with scores that are capped, or with a key that nothing is read from."""
     scores = asks @ keys.mT * (asks.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
@@ -199,12 +199,12 @@ def over_blocks(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """What all tokens of a line read, block by block.
+    """Return what all tokens of a line read, block by block.
 
     Args:
-        query: Of one sequence, ``[1, heads, line, width]``; key and value likewise.
-        key: With as many heads, or fewer that are shared.
-        value: As keys.
+        query: It is of one sequence, ``[1, heads, line, width]``; key and value likewise.
+        key: It has as many heads, or fewer that are shared.
+        value: It is as wide as the keys.
         blocks: Their queries are the line, in its order.
         scaling: The scores are multiplied by it; None is one over the root of the width.
         dropout: It has to be 0.
