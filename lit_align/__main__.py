@@ -1,4 +1,4 @@
-"""``python -m lit_align``: the command line, with one clear line for what a user can mend."""
+"""``python -m lit_align`` is the command line, with one clear line for what a user can mend."""
 
 import os
 import signal
@@ -10,11 +10,14 @@ from typing import NoReturn
 from lit_align.utils.messages import one_line
 
 _USERS = (ValueError, ImportError, RuntimeError, OSError)
-_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # what a shell expects of who was stopped
+_INTERRUPTED, _TERMINATED = (
+    128 + signal.SIGINT,
+    128 + signal.SIGTERM,
+)  # a shell expects these
 
 
 def run() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line and return the exit status."""
     try:
         from lit_align.cli import main
 
@@ -37,7 +40,7 @@ def run() -> int:
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM as an exception, wherever the program is; a trainer has a handler of its own."""
+    """Raise SIGTERM as an exception, wherever the program is; a trainer has a handler of its own."""
     raise SystemExit(_TERMINATED)
 
 
@@ -47,5 +50,5 @@ if __name__ == "__main__":
     if status in (_INTERRUPTED, _TERMINATED):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # without waiting for threads that wait for an answer
+        os._exit(status)  # some threads wait for an answer: they are not waited for
     sys.exit(status)

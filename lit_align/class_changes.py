@@ -1,24 +1,24 @@
-"""What a setting keeps when a later file or option changes its class, and how that is told."""
+"""A setting whose class a later file or option changes keeps what both classes have in common, and tells so."""
 
 import inspect
 import sys
 from abc import ABC
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Generic
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lit_align.compat import on_class_change
+from lit_align.utils.messages import arguments_of
 
 _SETTINGS = {"AlignmentModule": "model", "IterationData": "data"}
 
 
 @contextmanager
 def own_settings_reset() -> Iterator[None]:
-    """While a command line is parsed, a class that changes takes along only what is no affair of its own.
+    """Let a class that changes, while a command line is parsed, take along only what is no affair of its own.
 
     What the common base of the old and the new class takes is kept: an algorithm's policy, judge and sampler, a data
     module's held-out prompts and batch size. What is a class's own starts at the new class's defaults, such as beta:
@@ -42,24 +42,14 @@ def own_settings_reset() -> Iterator[None]:
 
 
 def shared(old: Any, new: Any) -> Set[str]:
-    """Names of the arguments that two classes have in common by design: those of their common base.
+    """Return the names of the arguments that two classes have in common by design: those of their common base.
 
-    Args:
-        old: A class, or a function that makes something.
-        new: Another, which may leave some to itself, as an algorithm with an anchor of its own does.
-
-    Returns:
-        None where no base of ours has arguments: the names of an optimiser's or a judge's are its own.
+    There are none where no base of ours has arguments: an optimiser's and a judge's are its own. ``new`` may leave some
+    to itself, as an algorithm with an anchor of its own does.
     """
     bases = [base for base in _bases(new) if base in _bases(old) and base.__module__.startswith("lit_align.")]
     init = bases[-1].__dict__.get("__init__") if bases else None
-    return set() if init is None else inspect.signature(init).parameters.keys() & _taken(new)
-
-
-@cache
-def _taken(kind: type) -> Set[str]:
-    """Names of all arguments of a class, those it passes on to its bases too."""
-    return {name.split(".")[0] for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False)}
+    return set() if init is None else inspect.signature(init).parameters.keys() & arguments_of(new)
 
 
 @rank_zero_only
@@ -69,12 +59,12 @@ def _print(lines: list[str]) -> None:
 
 
 def _bases(kind: Any) -> list[type]:
-    """A class and its bases that say something, the most general last; none of a function."""
+    """Return a class and its bases that say something, the most general last; none of a function."""
     return [base for base in inspect.getmro(kind) if base not in (object, ABC, Generic)] if _is_class(kind) else []
 
 
 def _refines(new: Any, old: Any) -> bool:
-    """Whether the old class is the general one that a setting has before anybody says so."""
+    """Return whether the old class is the general one that a setting has before anybody says so."""
     return _is_class(new) and _is_class(old) and issubclass(new, old)
 
 
@@ -83,7 +73,7 @@ def _is_class(kind: Any) -> bool:
 
 
 def _setting(kind: Any) -> str:
-    """What a class is for: ``model``, ``data``, ``judge``, ``optimizer``."""
+    """Return what a class is for: ``model``, ``data``, ``judge``, ``optimizer``."""
     names = [base.__name__ for base in _bases(kind)]
     ours = [base.__name__ for base in _bases(kind) if base.__module__.startswith("lit_align.")]
     general = (ours or names or ["class"])[-1]

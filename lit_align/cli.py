@@ -1,4 +1,4 @@
-"""``python -m lit_align fit|validate|test|predict|plan|export``: Lightning's CLI over the package's classes."""
+"""``python -m lit_align fit|validate|test|predict|plan|export`` is Lightning's CLI over the package's classes."""
 
 import sys
 from collections.abc import Sequence
@@ -11,10 +11,12 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
 
 from lit_align import HOME
 from lit_align.class_changes import own_settings_reset
-from lit_align.compat import SubcommandCLI
+from lit_align.compat import SubcommandCLI, option_names, values_as_typed
+from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.exporting.reload_check import Agreement
 from lit_align.models.loading.adapters import LoRA
@@ -25,7 +27,7 @@ from lit_align.runs import resume
 from lit_align.runs.export import export_parser, export_run
 from lit_align.runs.trainer import Trainer
 from lit_align.sampling.sampler import Sampler
-from lit_align.utils.messages import one_line
+from lit_align.utils.messages import arguments_of, one_line
 
 
 class SaveConfig(Callback):
@@ -43,62 +45,71 @@ class SaveConfig(Callback):
         again["ckpt_path"] = again["trainer"]["run"] = None
         self.text = parser.dump(again, skip_unset=False)
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Before anything else can fail; a run that goes on with another config has both."""
+        """Write the config before anything else can fail; a run that goes on with another config has both."""
         folder = RunFolder(Path(trainer.default_root_dir))
         if trainer.is_global_zero and (stage == "fit" or not folder.config.exists()):
             resume.keep_config(folder, self.text)
 
 
 class OneLineParser(LightningArgumentParser):
-    """Says what is wrong in one line, without the usage of a hundred options."""
+    """Says what is wrong in one line, without the usage of a hundred options; takes no shortened names."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the line and leave with status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"error: {one_line(message)}", file=sys.stderr)
+        print(f"error: {one_line(message, _settings(self))}", file=sys.stderr)
         sys.exit(2)
 
+    @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        """Remember them: Lightning's are methods of the Trainer, and ours need not be."""
+        """Remember the subcommands: Lightning's are methods of the Trainer, and ours need not be."""
         self.subcommands = super().add_subcommands(*args, **kwargs)
         return self.subcommands
 
 
 class AlignmentCLI(SubcommandCLI):
-    """LightningCLI in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
+    """Runs subcommands in subclass mode, with our Trainer, where the command line always wins over a checkpoint."""
 
+    @override
     def add_further_subcommands(self, parser: Any) -> None:
-        """What is done with a run that is over."""
         export = export_parser(OneLineParser)
         parser.subcommands.add_subcommand("export", export, help=export.description)
 
     @staticmethod
+    @override
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's own, and what a run would need of memory."""
+        """Return Lightning's own, and the plan of what a run would need of memory."""
         return {**SubcommandCLI.subcommands(), "plan": {"model", "datamodule"}}
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """A plan is about devices that need not be here, and needs no run folder."""
+        """Build none for a plan, which is about devices that need not be here and needs no run folder."""
         if self.subcommand == "plan":
             return ConfiguredTrainer({**self.config_init[self.subcommand]["trainer"]})
         return super().instantiate_trainer(**kwargs)
 
+    @override
     def before_instantiate_classes(self) -> None:
-        """A run that goes on keeps its folder; the command line wins over what it had."""
+        """Keep the folder of a run that goes on; the command line wins over what it had."""
         config = self.config[self.subcommand]
         asked = config.get("ckpt_path"), config["trainer"].get("run")
-        merged = {}  # only where there is a run to compare it with: a dump takes long
+        merged = {}  # a dump takes long: it is made only where there is a run to compare it with
         if asked[0] is not None:
             merged = yaml.safe_load(self.parser_of(self.subcommand).dump(config, skip_unset=False))
         run, checkpoint = resume.prepare(merged, *asked, fits=self.subcommand == "fit")
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         config["trainer"]["run"] = None if run is None else str(run)
 
+    @override
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; unlike Lightning's, without a warning that arguments were given at all."""
-        with own_settings_reset():
+        with own_settings_reset(), values_as_typed():
             self.config = parser.parse_args(args)
 
 
@@ -106,10 +117,10 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
     """Parse, build and run; callable in process.
 
     Args:
-        args: As on the command line; None takes the command line itself.
+        args: Words as on the command line; None takes the command line itself.
 
     Returns:
-        The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run; of ``export``, how well what was
+        The CLI with its ``trainer``, ``model`` and ``datamodule``, after the run; from ``export``, how well what was
         written agrees.
     """
     arguments = _written_out(list(sys.argv[1:] if args is None else args))
@@ -135,8 +146,16 @@ def main(args: Sequence[str] | None = None) -> AlignmentCLI | Agreement:
     )
 
 
+def _settings(parser: OneLineParser) -> set[str]:
+    """Return the dotted names of what a command line may set, as far as every algorithm and data module takes it."""
+    common = {"model": AlignmentModule, "data": IterationData}
+    inner = {f"{name}.{argument}" for name, kind in common.items() for argument in arguments_of(kind)}
+    found = option_names(parser)
+    return found | inner if common.keys() <= found else found
+
+
 def _written_out(arguments: list[str]) -> list[str]:
-    """In order; ``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
+    """Return the words in order; ``-c FOLDER`` means that folder's config.yaml, ``--profile`` the trainer's."""
     found = []
     words = [word for argument in arguments for word in _apart(argument)]
     for previous, argument in zip(["", *words], words, strict=False):
@@ -147,7 +166,7 @@ def _written_out(arguments: list[str]) -> list[str]:
 
 
 def _apart(argument: str) -> list[str]:
-    """``-cFILE``, ``-c=FILE`` and ``--config=FILE`` as two words, any other argument as it is."""
+    """Return ``-cFILE``, ``-c=FILE`` and ``--config=FILE`` as two words, any other argument as it is."""
     for start in ("--config=", "-c=", "-c"):
         if argument.startswith(start) and argument != start:
             return ["-c", argument.removeprefix(start)]

@@ -1,10 +1,10 @@
-"""What we use of third parties that is not in their documented interface: one part a piece, and nowhere else.
+"""This is all that we use of third parties beyond their documented interface: one part a piece, and nowhere else.
 
-A new version of a library may move any of it. Each part has a test that says which library has moved what. What is
-documented (``transformers.Cache`` and its ``DynamicLayer``, ``AttentionInterface``, peft's attributes, ...) is used
-where it is needed. What costs time to import is imported when it is first asked for.
+A new version of a library may move any of it; each part has a test that says which library has moved what. What costs
+time to import is imported when it is first asked for.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from functools import cache
@@ -19,18 +19,13 @@ from torch import Tensor, nn
 
 
 def moved(library: str, part: str) -> str:
-    """What to say of a part that is not where it was, such as ``lightning 2.6.6 has moved Trainer.x``.
-
-    Args:
-        library: As it is installed by pip.
-        part: Its name in the library.
-    """
+    """Return what to say of a part that is not where it was, such as ``lightning 2.6.6 has moved Trainer.x``."""
     return f"{library} {version(library)} has moved {part}: lit_align/compat.py has to follow"
 
 
 @cache
 def part_of(library: str, module: str, name: str) -> Any:
-    """Something that a library keeps in a module of its own.
+    """Return something that a library keeps in a module of its own.
 
     Raises:
         ImportError: It is not there in the installed version, which is named.
@@ -42,7 +37,7 @@ def part_of(library: str, module: str, name: str) -> Any:
 
 
 class SubcommandCLI(LightningCLI):
-    """LightningCLI with public names for what :class:`lit_align.cli.AlignmentCLI` changes.
+    """Gives public names to what :class:`lit_align.cli.AlignmentCLI` changes of LightningCLI.
 
     Hyper-parameters in a checkpoint leave the config as it is: Lightning lets them override the command line unsaid.
     Only the subcommand that comes first on the command line gets its options: those of all take long to gather.
@@ -53,14 +48,10 @@ class SubcommandCLI(LightningCLI):
         super().__init__(*classes, **options)
 
     def add_further_subcommands(self, parser: Any) -> None:
-        """Add subcommands that are not methods of the trainer.
-
-        Args:
-            parser: Has Lightning's own by now.
-        """
+        """Add subcommands that are not methods of the trainer to a parser that has Lightning's own by now."""
 
     def parser_of(self, subcommand: str | None) -> LightningArgumentParser:
-        """The parser of a subcommand's own arguments; of None the whole command line's."""
+        """Return the parser of a subcommand's own arguments; of None the whole command line's."""
         return self._parser(subcommand)
 
     def _add_subcommands(self, parser: Any, **kwargs: Any) -> None:
@@ -76,6 +67,40 @@ class SubcommandCLI(LightningCLI):
         pass
 
 
+def option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the dotted names of a parser's options, those of its subcommands too."""
+    names = {action.dest for action in parser._actions if action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            names |= {name for inner in action.choices.values() for name in option_names(inner)}
+    return names
+
+
+@contextmanager
+def values_as_typed() -> Iterator[None]:
+    """Let jsonargparse take a path for a path and null for null, wherever they are typed.
+
+    It puts the content of whatever file a setting names in the place of its path, where a class may stand for the
+    setting, and so takes a file of prompts for a setting: ours reads YAML alone. A null for an argument of a class it
+    hands on as the text "None".
+    """
+    module: Any = import_module("jsonargparse._typehints")
+    theirs = part_of("jsonargparse", "jsonargparse._typehints", "parse_value_or_config")
+    nested = part_of("jsonargparse", "jsonargparse._util", "NestedArg")
+
+    def ours(value: Any, enable_path: bool = True, **options: Any) -> Any:
+        if isinstance(value, nested) and value.val in ("null", "Null", "NULL", "~"):
+            return value, None
+        is_yaml = isinstance(value, str) and value.endswith((".yaml", ".yml"))
+        return theirs(value, enable_path=enable_path and is_yaml, **options)
+
+    module.parse_value_or_config = ours
+    try:
+        yield
+    finally:
+        module.parse_value_or_config = theirs
+
+
 @contextmanager
 def on_class_change(
     shared: Callable[[Any, Any], Set[str]], tell: Callable[[Any, Any, dict[str, Any], Set[str]], None]
@@ -85,7 +110,7 @@ def on_class_change(
     jsonargparse would keep every argument that the new class happens to take as well.
 
     Args:
-        shared: Of the old class and the new one (or of functions), names of the arguments that go on to the new one.
+        shared: Takes the old class and the new one (or functions) and gives the names of the arguments that go on.
             Two spellings of a class are one class, and it is not asked about them.
         tell: Takes both, the arguments that there were, and the names of those that are kept. One change is told
             several times, since jsonargparse tries it on copies.
@@ -130,10 +155,7 @@ def on_sigterm(trainer: L.Trainer, handle: Callable[[L.Trainer, int], Any]) -> N
     """Let a function take SIGTERM while a trainer runs, in the place of Lightning's own.
 
     Lightning's would make all ranks meet inside the handler, wherever they are, and otherwise waits for the next step.
-
-    Args:
-        trainer: Restores the handlers that were there before, as ever.
-        handle: Takes the trainer and the number of the signal.
+    The trainer restores the handlers that were there before, as ever; ``handle`` takes it and the number of the signal.
     """
     trainer._signal_connector = _SigtermConnector(trainer, handle)
 
@@ -153,37 +175,29 @@ def _unchanged(data: Any) -> Any:
 
 
 def is_between_epochs(checkpoint: dict[str, Any]) -> bool:
-    """Whether Lightning wrote a checkpoint after an epoch's last batch and before the next one's first."""
+    """Return whether Lightning wrote a checkpoint after an epoch's last batch and before the next one's first."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     return bool(epochs["processed"] == epochs["started"])
 
 
 def attention_of(config: Any) -> str | None:
-    """The name of the attention that a model's layers look up at each pass."""
+    """Return the name of the attention that a model's layers look up at each pass."""
     name: str | None = config._attn_implementation
     return name
 
 
 def set_attention(config: Any, name: str | None) -> None:
-    """Let a model attend by another attention from its next pass on.
+    """Let the model of a config attend by another attention, named in transformers' registry, from its next pass on.
 
-    Args:
-        config: Of the model, whose own ``set_attn_implementation`` goes through all modules: too slow for every token.
-        name: In transformers' registry.
+    The model's own ``set_attn_implementation`` goes through all modules: that is too slow for every token.
     """
     config._attn_implementation = name
 
 
 def sdpa_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-    """The attention of transformers that is called ``sdpa``.
+    """Attend as transformers' ``sdpa``, which takes keys of fewer heads too, and options such as ``scaling``.
 
-    Args:
-        module: The layer's attention.
-        query: ``[batch, heads, seq, width]``.
-        key: Likewise, with as many heads or fewer.
-        value: As keys.
-        mask: What :func:`mask_as_sdpa` gives, or an additive one.
-        options: ``dropout``, ``scaling`` and whatever else the model passes on.
+    The tensors are ``[batch, heads, seq, width]``, the mask is what :func:`mask_as_sdpa` gives or an additive one.
 
     Returns:
         ``[batch, seq, heads, width]``, and None.
@@ -193,18 +207,14 @@ def sdpa_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask:
 
 
 def mask_as_sdpa(name: str) -> None:
-    """Let models make the masks of ``sdpa`` for an attention of one's own; without, they would make none.
-
-    Args:
-        name: Of the attention, in transformers' registry.
-    """
+    """Let models make the masks of ``sdpa`` for a named attention of one's own; without, they would make none."""
     from transformers import AttentionMaskInterface
 
     AttentionMaskInterface.register(name, part_of("transformers", "transformers.masking_utils", "sdpa_mask"))
 
 
 def has_plain_layers(cache: Any) -> bool:
-    """Whether each layer of a cache keeps all keys and values and nothing else: no window, no state, no compression.
+    """Return whether each layer of a cache keeps all keys and values and nothing else, such as a window or a state.
 
     What a model has read then lies in ``layer.keys`` and ``layer.values``, ``[rows, heads, tokens, width]``.
     """
@@ -214,12 +224,7 @@ def has_plain_layers(cache: Any) -> bool:
 
 
 def exchange_layers(cache: Any, instead: Callable[[Any], Any]) -> None:
-    """Put other layers into a cache that has been filled; models update and read those from then on.
-
-    Args:
-        cache: Of a model.
-        instead: Makes a layer of the one in whose place it comes.
-    """
+    """Put into a filled cache other layers, each made of the old one; models update and read those from then on."""
     cache.layers = [instead(layer) for layer in cache.layers]
 
 
@@ -229,7 +234,7 @@ def initialize_layer(layer: Any, like: Any) -> None:
 
 
 def decoder_layers(network: nn.Module) -> list[nn.Module]:
-    """The blocks that a causal LM is a stack of, in order: those that gradient checkpointing recomputes."""
+    """Return the blocks that a causal LM is a stack of, in order: those that gradient checkpointing recomputes."""
     block = part_of("transformers", "transformers.modeling_layers", "GradientCheckpointingLayer")
     return [module for module in network.modules() if isinstance(module, block)]
 
@@ -247,4 +252,4 @@ def keep_four_bits_unpacked(network: nn.Module) -> None:
 
 
 FLAT_WRAPPER = "_fsdp_wrapped_module."
-"""What FSDP1 puts into the names of the parameters that it wraps."""
+"""FSDP1 puts this into the names of the parameters that it wraps."""

@@ -1,6 +1,6 @@
-"""How configs are laid over one another: files in their order, what is typed over all of them, and nothing alone.
+"""Configs are laid over one another: files in their order, what is typed over all of them, and no overlay alone.
 
-``-c A -c B --model.beta 1``: what B says wins over A, and what is typed wins over both, wherever it stands.
+In ``-c A -c B --model.beta 1`` B wins over A, and what is typed wins over both, wherever it stands.
 """
 
 import os
@@ -15,14 +15,13 @@ from lit_align.run_folder import RunFolder
 
 _FILE = ("-c", "--config")
 _YOURS = {"PromptPool": ("data.train", "model.judge"), "PairData": ("data.train",), "Replay": ("data.path",)}
-"""What nobody but the user can say, for each kind of data; given responses need no judge."""
+"""The user has to give these for each kind of data; given responses need no judge."""
 
 
 def in_order(arguments: list[str]) -> list[str]:
-    """A command line whose options win over its files, and whose classes come before their arguments.
+    """Return a command line whose options win over its files, and whose classes come before their arguments.
 
-    Args:
-        arguments: As typed; ``--model.beta 1 --model SimPO -c A`` means ``-c A --model SimPO --model.beta 1``.
+    ``--model.beta 1 --model SimPO -c A`` becomes ``-c A --model SimPO --model.beta 1``.
     """
     command, groups = _grouped(arguments)
     if not command:
@@ -38,7 +37,7 @@ def in_order(arguments: list[str]) -> list[str]:
 
 
 def _grouped(arguments: list[str]) -> tuple[list[str], list[list[str]]]:
-    """What comes before the first option, and each option with its values."""
+    """Return what comes before the first option, and each option with its values."""
     command: list[str] = []
     groups: list[list[str]] = []
     for argument in arguments:
@@ -54,7 +53,7 @@ def _is_file(group: list[str]) -> bool:
 
 
 def _option(group: list[str]) -> str:
-    """The dotted name of a setting, however it was typed."""
+    """Return the dotted name of a setting, however it was typed."""
     return _plain(group[0].removeprefix("--").split("=")[0])
 
 
@@ -88,7 +87,7 @@ def check_whole(arguments: list[str]) -> None:
 
 
 def _missing(command: list[str], groups: list[list[str]]) -> list[str]:
-    """What nobody says of a language model's run."""
+    """Return what nobody says of a language model's run."""
     said = _all_said(groups)
     if _last(said.get("model.policy")) != "LanguageModel":
         return []
@@ -97,7 +96,7 @@ def _missing(command: list[str], groups: list[list[str]]) -> list[str]:
 
 
 def _all_said(groups: list[list[str]]) -> dict[str, Any]:
-    """What files and options say together; of data of another class nothing is left."""
+    """Return what files and options say together; of data of another class nothing is left."""
     said: dict[str, Any] = {}
     for group in groups:
         value = _value(group)
@@ -109,13 +108,13 @@ def _all_said(groups: list[list[str]]) -> dict[str, Any]:
 
 
 def _value(group: list[str]) -> str:
-    """What an option says; nothing of one that is a flag."""
+    """Return what an option says; nothing of one that is a flag."""
     _, _, behind = group[0].partition("=")
     return behind or " ".join(group[1:])
 
 
 def _read(file: str) -> Any:
-    """What a config says, a file or the text itself; nothing of one that the parser will refuse."""
+    """Return what a config says, a file or the text itself; nothing of one that the parser will refuse."""
     path = RunFolder(Path(file)).config if Path(file).is_dir() else Path(file)
     return _loaded(path.read_text() if path.is_file() else file)
 
@@ -128,7 +127,7 @@ def _loaded(text: str) -> Any:
 
 
 def _said(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names of all settings with what they are set to; a class is the value of what it is an instance for."""
+    """Give all settings by dotted name; a class is the value of what it is an instance for."""
     if not isinstance(value, dict):
         yield name, value
         return
@@ -141,7 +140,7 @@ def _last(path: Any) -> str:
 
 
 def _whole_config_near(file: str) -> str:
-    """The folder that an overlay lies in some folder of, as ``-c`` takes it."""
+    """Return the folder that an overlay lies in some folder of, as ``-c`` takes it."""
     for folder in Path(file).absolute().parents:
         if RunFolder(folder).config.is_file():
             return f"{folder if Path(file).is_absolute() else os.path.relpath(folder)}/"

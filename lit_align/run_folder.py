@@ -1,4 +1,4 @@
-"""A run folder: what lies where in it, and which of it is whole. The names on disk are a format, and are spelled here.
+"""A run folder's names on disk are a format and are spelled here: what lies where, and which of it is whole.
 
 A checkpoint is the archive that ``torch.save`` writes, with a CRC-32 of every record in it. PyTorch does not look at
 them when it reads; this does.
@@ -22,22 +22,18 @@ _ROLLOUTS = re.compile(r"iteration-(?P<iteration>\d+)-rank(?P<rank>\d+)(-of-(?P<
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of a run is, or will be.
-
-    Attributes:
-        path: The folder; it need not be there.
-    """
+    """Says where everything of a run is, or will be; the folder at ``path`` need not be there."""
 
     path: Path
 
     @classmethod
     def around(cls, checkpoint: Path) -> "RunFolder":
-        """The folder that a checkpoint is of, as long as it has not left it."""
+        """Return the folder that a checkpoint is of, as long as it has not left it."""
         return cls(checkpoint.parent.parent)
 
     @classmethod
     def all_under(cls, root: Path) -> "list[RunFolder]":
-        """Every run under a root that has left its config."""
+        """Return every run under a root that has left its config."""
         return [cls(path.parent) for path in root.glob("*/config.yaml")]
 
     @property
@@ -49,112 +45,107 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The merged config that the run last went on with."""
+        """Return the merged config that the run last went on with."""
         return self.path / "config.yaml"
 
     @property
     def older_configs(self) -> list[Path]:
-        """Those it went on with before."""
+        """Return the configs it went on with before."""
         return list(self.path.glob("config-*.yaml"))
 
     def older_config(self, number: int) -> Path:
-        """The config that made room for another as the ``number``-th, from 1."""
+        """Return the config that made room for another as the ``number``-th, from 1."""
         return self.path / f"config-{number}.yaml"
 
     @property
     def identity(self) -> Path:
-        """Digests of what the run is made of."""
+        """Return the digests of what the run is made of."""
         return self.path / "identity.json"
 
     @property
     def versions(self) -> Path:
-        """Versions of the packages that matter."""
+        """Return the versions of the packages that matter."""
         return self.path / "versions.json"
 
     @property
     def metrics(self) -> Path:
-        """One row an iteration, the same in every run of the same seed."""
+        """Return the table with a row for each iteration, the same in every run of the same seed."""
         return self.path / "metrics.csv"
 
     def older_metrics(self) -> Path:
-        """Where a table goes that makes room for one of other judges: ``metrics-1.csv``, ``metrics-2.csv``, ..."""
+        """Return where a table goes that makes room for one of other judges: ``metrics-1.csv`` first."""
         return self.path / f"metrics-{1 + len(list(self.path.glob('metrics-*.csv')))}.csv"
 
     @property
     def timings(self) -> Path:
-        """Seconds and tokens per second of each iteration."""
+        """Return the table of seconds and tokens per second of each iteration."""
         return self.path / "timings.csv"
 
     @property
     def predictions(self) -> Path:
-        """Records with the responses that ``predict`` has drawn."""
+        """Return the records with the responses that ``predict`` has drawn."""
         return self.path / "predictions.jsonl"
 
     @property
     def model(self) -> Path:
-        """The aligned model, exported at the end."""
+        """Return the aligned model, exported at the end."""
         return self.path / "model"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
+        """Return the folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def last(self) -> Path:
-        """What stands for the last checkpoint."""
+        """Return what stands for the last checkpoint."""
         return self.checkpoints / "last.ckpt"
 
     def checkpoint(self, iteration: int) -> Path:
-        """The checkpoint at the end of an iteration, from 1."""
+        """Return the checkpoint at the end of an iteration, from 1."""
         return self.checkpoints / f"iteration-{iteration:04d}.ckpt"
 
     def written_checkpoints(self) -> list[Path]:
-        """Checkpoints that are there, the one written last first, whether they are whole or not."""
+        """Return the checkpoints that are there, the one written last first, whether they are whole or not."""
         found = [path for path in self.checkpoints.glob("*.ckpt") if not path.is_symlink()]
         return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
     def rollouts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Path:
-        """A rank's share of what an iteration, from 0, trains on."""
+        """Return a rank's share of what an iteration, from 0, trains on."""
         return self.path / "rollouts" / _share(f"iteration-{iteration:04d}", rank, world_size)
 
     def evaluation(
         self, iteration: int, rank: int = 0, world_size: int = 1, *, test: bool = False, of: str = ""
     ) -> Path:
-        """A rank's share of the responses to held-out prompts, or to those of a test, after so many iterations.
+        """Return a rank's share of the responses to held-out prompts, or to those of a test, after so many iterations.
 
-        Args:
-            iteration: Iterations completed.
-            rank: Whose share.
-            world_size: Number of ranks.
-            test: Of a test.
-            of: A short name of the judge, sampler and prompts, where they are not those of the run.
+        ``of`` is a short name of the judge, sampler and prompts, where they are not those of the run.
         """
         stem = f"{'test' if test else 'heldout'}-{iteration:04d}"
         return self.path / "evaluation" / _share(f"{stem}-{of}" if of else stem, rank, world_size)
 
     def fault(self, step: int, minibatch: int, rank: int) -> Path:
-        """A rank's minibatch of a step that was not finite."""
+        """Return a rank's minibatch of a step that was not finite."""
         return self.path / "faults" / f"step-{step:06d}-minibatch-{minibatch:04d}-rank{rank}.parquet"
 
     def last_written(self) -> int:
-        """When the run last went on, in nanoseconds; looking at it leaves files in it too."""
+        """Return when the run last went on, in nanoseconds; looking at it leaves files in it too."""
         files = [self.config, *self.written_checkpoints(), *self.rollouts(0).parent.glob("*")]
         return max(file.stat().st_mtime_ns for file in files)
 
 
 def verdicts_of(path: Path) -> Path:
-    """The store of verdicts beside a file of rollouts."""
+    """Return the store of verdicts beside a file of rollouts."""
     return path.with_suffix(".verdicts.sqlite")
 
 
 def earlier_checkpoints(path: Path) -> list[Path]:
-    """The checkpoints of earlier iterations in the same folder, the newest first."""
+    """Return the checkpoints of earlier iterations in the same folder, the newest first."""
     return sorted((file for file in path.parent.glob("iteration-*.ckpt") if file.name < path.name), reverse=True)
 
 
 def whole_checkpoint(path: Path) -> Path:
-    """As :func:`trusted_checkpoint`.
+    """Return what :func:`trusted_checkpoint` does.
 
     Raises:
         ValueError: There is no whole one.
@@ -166,13 +157,10 @@ def whole_checkpoint(path: Path) -> Path:
 
 
 def trusted_checkpoint(path: Path) -> Path | None:
-    """The checkpoint itself if it is whole, else the newest one before it that is, which is said.
+    """Return the checkpoint if it is whole, else the newest whole one before it, with a warning, or None.
 
     Args:
         path: A checkpoint, or ``last.ckpt``.
-
-    Returns:
-        None where there is no whole one.
 
     Raises:
         FileNotFoundError: There is no such file, nor ever was.
@@ -194,7 +182,7 @@ def trusted_checkpoint(path: Path) -> Path | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether all records of a checkpoint have the checksums they were written with; a folder of shards is not read."""
+    """Return whether all records of a checkpoint have the checksums they were written with; shards are not read."""
     if path.is_dir():
         return True
     state = path.stat()
@@ -203,7 +191,7 @@ def is_whole(path: Path) -> bool:
 
 @lru_cache(maxsize=64)
 def _is_whole(path: Path, size: int, written: int) -> bool:
-    """Read once, however often it is asked: checkpoints are large."""
+    """Read a file once, however often it is asked about: checkpoints are large."""
     del size, written
     try:
         with zipfile.ZipFile(path) as archive:
@@ -218,7 +206,7 @@ def _is_whole(path: Path, size: int, written: int) -> bool:
 
 
 def recorded(path: str) -> list[list[Path]]:
-    """The rollout files of a run: iteration by iteration, the files of its ranks in order.
+    """Return the rollout files of a run: iteration by iteration, the files of its ranks in order.
 
     Where an iteration was collected twice, by different numbers of ranks, the later ones are taken.
 
@@ -257,5 +245,5 @@ def _of_all_ranks(iteration: int, found: dict[int, dict[int, Path]]) -> list[Pat
 
 
 def _share(stem: str, rank: int, world_size: int) -> str:
-    """File of a rank's share, which no other number of ranks takes for its own."""
+    """Return the file of a rank's share, which no other number of ranks takes for its own."""
     return f"{stem}-rank{rank}.parquet" if world_size == 1 else f"{stem}-rank{rank}-of-{world_size}.parquet"

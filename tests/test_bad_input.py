@@ -19,8 +19,12 @@ def config(tmp_path, tiny_model, pools):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model.betta", "1"], ["betta", "not accepted"]),
-        (["--data.trian", "x.jsonl"], ["trian", "not accepted"]),
+        (["--model.init_args.betta", "1"], ["model.betta: there is no such setting; did you mean model.beta?"]),
+        (["--data.trian", "x.jsonl"], ["did you mean data.train?"]),
+        (["--trainer.max_epoch", "1"], ["did you mean trainer.max_epochs?"]),
+        (["-c", "{trainer: {max_epoch: 1}}"], ["did you mean trainer.max_epochs?"]),
+        (["--optimzer", "x"], ["did you mean model.optimizer?"]),
+        (["--model", "WINDD"], ["model: there is no class or function 'WINDD'; did you mean WIND?"]),
         (["--trainer.iterations", "1"], ["iterations"]),
         (["--model.judge", "NoSuchJudge"], ["NoSuchJudge"]),
         (["--model.risk", "absolute"], ["absolute"]),

@@ -54,6 +54,34 @@ def metrics(run):
         return list(csv.DictReader(file))
 
 
+FILES = {
+    "lines.txt": "Name a day\nName a month\n",
+    "column.csv": "prompt\nName a day\nName a month\n",
+    "columns.csv": "prompt,answer\nName a day,Sunday\nName a month,May\n",
+    "rows.jsonl": '{"prompt": "Name a day"}\n{"prompt": "Name a month"}\n',
+    "array.json": '[{"prompt": "Name a day"}, {"prompt": "Name a month"}]\n',
+}
+
+
+def test_a_path_of_data_stays_a_path_and_null_is_null_wherever_they_are_typed(built, config, tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    text, column, columns, rows, array = (str(tmp_path / name) for name in FILES)
+    overlay = write_yaml(tmp_path / "config" / "overlay.yaml", {"data": {"init_args": {"train": text}}})
+    options = ["--data.heldout", column, "--data.test", array, "--model.policy.system", "null"]
+    data = built("-c", config, "-c", str(overlay), *options, "--model.policy.lora=null").datamodule
+    assert (data.sources["train"], data.sources["heldout"], data.sources["test"]) == (text, column, array)
+    cli = built("-c", config, f"--data.train={columns}", "--data.heldout", "null", "--data.test", rows)
+    assert (cli.datamodule.sources["train"], cli.datamodule.sources["heldout"]) == (columns, None)
+    assert cli.datamodule.sources["test"] == rows
+
+
+def test_null_is_null_for_an_argument_of_a_class_in_a_class(built, config):
+    policy = built("-c", config, "--model.policy.system", "null", "--model.policy.init_args.lora=null").model.policy
+    assert policy.system is None
+    assert policy.lora is None
+
+
 def test_a_run_leaves_its_config_its_versions_and_its_metrics(finished):
     assert finished.parent.name == "runs"
     config = yaml.safe_load((finished / "config.yaml").read_text())

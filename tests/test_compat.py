@@ -102,6 +102,27 @@ class Softer(BoringModel):
         self.volume = volume
 
 
+class Reads:
+    """A place in words, or something that has one."""
+
+    def __init__(self, place: "str | Tuned" = "", note: str | None = "a note") -> None:
+        self.place, self.note = place, note
+
+
+def test_a_file_of_a_setting_is_read_where_it_is_yaml_alone_and_null_is_none(tmp_path):
+    (tmp_path / "words.txt").write_text("some words")
+    (tmp_path / "tuned.yaml").write_text("class_path: tests.test_compat.Tuned\ninit_args: {rate: 0.5}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Reads, "reads")
+    words = ["--reads=tests.test_compat.Reads", f"--reads.place={tmp_path / 'words.txt'}"]
+    tuned = ["--reads=tests.test_compat.Reads", f"--reads.place={tmp_path / 'tuned.yaml'}", "--reads.note=null"]
+    with relying_on("jsonargparse", "_typehints.parse_value_or_config"), compat.values_as_typed():
+        assert parser.parse_args(words).reads.init_args.place == str(tmp_path / "words.txt")
+        found = parser.parse_args(tuned).reads.init_args
+        assert found.place.init_args.rate == 0.5
+        assert found.note is None
+
+
 def test_what_a_setting_keeps_when_its_class_changes_is_ours_to_say():
     told = []
 

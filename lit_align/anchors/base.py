@@ -1,4 +1,4 @@
-"""What an anchor is: the rule for pi_t, the iterate that a proximal step starts from."""
+"""An anchor is the rule for pi_t, the iterate that a proximal step starts from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,20 +15,16 @@ from lit_align.types import Responses
 
 
 class Anchor(ABC):
-    """The rule for pi_t, told once, as an iteration begins.
-
-    The anchor moves at the *beginning* of an iteration: what is evaluated, saved and exported is the policy as training
-    left it.
-    """
+    """Makes pi_t, once, as an iteration begins: what is evaluated, saved and exported is the policy itself."""
 
     is_policy = False
-    """Whether the policy *is* pi_t as an iteration's first step begins, so that every log-ratio to the anchor is 0."""
+    """Says whether the policy *is* pi_t as an iteration's first step begins: log-ratios to the anchor are then 0."""
 
     copies: int = 0
-    """Copies of the trainable weights that it keeps."""
+    """Says how many copies of the trainable weights are kept."""
 
     has_frozen_update = False
-    """Whether updates of adapters go into a frozen one beside them, whose rank grows with every iteration."""
+    """Says whether updates of adapters go into a frozen one beside them, whose rank grows with every iteration."""
 
     @abstractmethod
     def begin(self, policy: Policy, iteration: int) -> None:
@@ -36,23 +32,23 @@ class Anchor(ABC):
 
     @abstractmethod
     def applied(self, policy: Policy) -> AbstractContextManager[str]:
-        """A context, entered while collecting, in which the policy answers as pi_t under the name it gives."""
+        """Return a context, entered while collecting, in which the policy answers as pi_t under the name it gives."""
 
     def gathered(self, policy: Policy) -> AbstractContextManager[None]:
-        """A context around a whole collection, entered before the policy's own, in which pi_t is whole on every rank.
+        """Return a context around a collection, entered before the policy's own, in which pi_t is whole on every rank.
 
-        It is entered by all ranks together; what happens inside asks nothing of the others.
+        All ranks enter it together; what happens inside asks nothing of the others.
         """
         del policy
         return nullcontext()
 
     def logps(self, policy: Policy, responses: Responses) -> Float[Tensor, "batch group length"]:
-        """Log pi_t of every response token, without gradients, called while collecting."""
+        """Return log pi_t of every response token, without gradients; it is called while collecting."""
         with self.applied(policy) as source:
             return policy.logps(responses, source)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold for the run to go on: tensors and numbers."""
+        """Return what a checkpoint has to hold for the run to go on: tensors and numbers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -61,7 +57,7 @@ class Anchor(ABC):
 
 
 class Snapshot:
-    """One copy of the trainable weights; of sharded ones, each rank copies the piece that it keeps.
+    """Copies the trainable weights once; of sharded ones, each rank copies the piece that it keeps.
 
     Attributes:
         weights: Name -> this rank's piece; empty before the first :meth:`take`.
@@ -70,7 +66,7 @@ class Snapshot:
     def __init__(self) -> None:
         self.weights: dict[str, Tensor] = {}
         self._loaded: dict[str, Tensor] = {}  # whole weights of a checkpoint, until a policy tells how they are cut
-        self._whole: dict[str, Tensor] = {}  # while gathered
+        self._whole: dict[str, Tensor] = {}  # the whole copy, while it is gathered
         self._policy: Policy | None = None
 
     def take(self, policy: Policy) -> None:
@@ -80,7 +76,7 @@ class Snapshot:
 
     @contextmanager
     def gathered(self, policy: Policy) -> Iterator[None]:
-        """The copy whole on every rank; all of them enter together. Nothing is copied where weights are not sharded."""
+        """Make the copy whole on every rank, which all enter together; weights that are not sharded are not copied."""
         if policy.sharded:
             self.on(policy)
             with self._in_place_of(policy, self.weights), policy.gathered():
@@ -97,14 +93,14 @@ class Snapshot:
             yield "policy"
 
     def on(self, policy: Policy) -> dict[str, Tensor]:
-        """The copy, cut as the policy is and on its device (a checkpoint holds whole weights, read on the CPU)."""
+        """Return the copy, cut as the policy is and on its device; checkpoints hold whole weights, read on the CPU."""
         self._policy = policy
         if self._loaded:
             self.weights, self._loaded = pieces_of(self._loaded, policy), {}
         return self.weights
 
     def state(self) -> dict[str, Tensor]:
-        """The whole copy, on rank 0 alone where it is sharded; all ranks ask for it together."""
+        """Return the whole copy, on rank 0 alone where it is sharded; all ranks ask for it together."""
         if self._policy is None or not self._policy.sharded or not self.weights:
             return self._loaded or self.weights
         with self._in_place_of(self._policy, self.weights):
@@ -125,7 +121,7 @@ class Snapshot:
 
 @torch.no_grad()
 def _exchange(policy: Policy, weights: dict[str, Tensor]) -> None:
-    """In place, for the weights of a sharded policy are views that FSDP keeps."""
+    """Exchange in place, for the weights of a sharded policy are views that FSDP keeps."""
     for name, parameter in trainable(policy):
         ours, theirs = weights[name], piece(parameter)
         theirs_before = theirs.clone()

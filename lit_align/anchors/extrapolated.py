@@ -1,4 +1,4 @@
-"""The anchor of accelerated preference optimisation: the iterate, moved on by Nesterov momentum.
+"""The anchor of accelerated preference optimisation moves the iterate on by Nesterov momentum.
 
 [1] J. He, H. Yuan, Q. Gu, "Accelerated Preference Optimization for Large Language Model Alignment", 2024,
     arXiv:2410.06293, Algorithm 1 and eq. (3.6).
@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from lit_align.anchors.base import Anchor, Snapshot
 from lit_align.models.loading.frozen_update import Factors, combine
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Extrapolated(Anchor):
-    r"""pi_t is the iterate moved on: :math:`\theta_t = \hat\theta_t + \alpha (\hat\theta_t - \hat\theta_{t-1})` [1].
+    r"""Moves the iterate on: :math:`\theta_t = \hat\theta_t + \alpha (\hat\theta_t - \hat\theta_{t-1})` is pi_t [1].
 
     The momentum is taken between *iterates*, never from the last extrapolated point, and :math:`\hat\theta_{-1} =
     \hat\theta_0`. The policy itself moves: it samples from pi_t, starts from it, and is compared with it. In
@@ -27,16 +28,13 @@ class Extrapolated(Anchor):
     \hat\pi_{t-1})^\alpha`; elsewhere its log-probs are off by an error quadratic in the step.
 
     theta are the weights of the *network*. Low-rank adapters hold factors of an update, and adding factors does not add
-    their products: there the momentum goes into a second, frozen update beside the trainable one, whose shapes and
-    optimiser stay as they are. It is exact, and its rank grows by that of the adapters with every iteration, unless
-    ``rank`` says otherwise. One copy of the trainable weights, or of the update, is kept.
+    their products: there the momentum goes into a second, frozen update beside the trainable one. It is exact, and its
+    rank grows by that of the adapters with every iteration, unless ``rank`` says otherwise. One copy of the trainable
+    weights, or of the update, is kept.
 
     Args:
         alpha: Momentum in [0, 1); 0 is the previous iterate. Larger converges faster and amplifies noise.
         rank: Largest rank of the frozen update; what that leaves out, relative to the whole, is logged. None keeps all.
-
-    Raises:
-        ValueError: ``alpha`` is outside [0, 1), or ``rank`` < 1.
     """
 
     is_policy = True
@@ -45,9 +43,9 @@ class Extrapolated(Anchor):
 
     def __init__(self, alpha: float = 0.3, rank: int | None = None) -> None:
         if not 0 <= alpha < 1:
-            raise ValueError(f"anchor.alpha must lie in [0, 1), got {alpha}")
+            raise ValueError(f"model.anchor.alpha must lie in [0, 1), got {alpha}")
         if rank is not None and rank < 1:
-            raise ValueError(f"anchor.rank must be >= 1, got {rank}")
+            raise ValueError(f"model.anchor.rank must be >= 1, got {rank}")
         self.alpha = alpha
         self.rank = rank
         self._iterate = Snapshot()  # the last iterate, before it was moved
@@ -55,8 +53,8 @@ class Extrapolated(Anchor):
         self._moved = -1
 
     @torch.no_grad()
+    @override
     def begin(self, policy: Policy, iteration: int) -> None:
-        """Move the policy on, and remember where it was."""
         if iteration == self._moved:
             return
         if policy.additive:
@@ -65,17 +63,17 @@ class Extrapolated(Anchor):
             self._move_update(policy)
         self._moved = iteration
 
+    @override
     def applied(self, policy: Policy) -> AbstractContextManager[str]:
-        """The policy as it is while collecting."""
         del policy
         return nullcontext("policy")
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """The last iterate and when the policy moved."""
         return {"weights": self._iterate.state(), "update": self._update, "moved": self._moved}
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up an iterate."""
         self._iterate.load(state["weights"])
         self._update, self._moved = state["update"], state["moved"]
 
@@ -88,7 +86,7 @@ class Extrapolated(Anchor):
                 mine.add_(mine - older[name], alpha=self.alpha)
 
     def _move_update(self, policy: Policy) -> None:
-        """New frozen update = frozen + alpha (frozen + trainable - the whole update of the iterate before)."""
+        """Set the frozen update to frozen + alpha (frozen + trainable - the whole update of the iterate before)."""
         with policy.gathered():
             trained = policy.factors()
         frozen = policy.frozen_update()

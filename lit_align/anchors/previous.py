@@ -1,28 +1,27 @@
-"""Anchors that stay where the policy once was: the previous iterate, an earlier one, or the initial policy."""
+"""Some anchors stay where the policy once was: the previous iterate, an earlier one, or the initial policy."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+from typing_extensions import override
 
 from lit_align.anchors.base import Anchor, Snapshot
 from lit_align.models.policy import Policy
 
 
 class Previous(Anchor):
-    """pi_t is the policy as the iteration begins, or as it was up to ``every`` - 1 iterations earlier.
+    """Takes for pi_t the policy as the iteration begins, or as it was up to ``every`` - 1 iterations earlier.
 
     With ``every=1`` its log-probs are taken while collecting, when the policy *is* pi_t, and no copy of the weights is
     kept; otherwise one copy of the trainable weights is.
 
     Args:
         every: Iterations between two moves, >= 1.
-
-    Raises:
-        ValueError: ``every`` < 1.
     """
 
     def __init__(self, every: int = 1) -> None:
         if every < 1:
-            raise ValueError(f"anchor.every must be >= 1, got {every}")
+            raise ValueError(f"model.anchor.every must be >= 1, got {every}")
         self.every = every
         self.is_policy = every == 1
         self._copy = Snapshot()
@@ -30,43 +29,43 @@ class Previous(Anchor):
 
     @property
     def copies(self) -> int:  # type: ignore[override]
-        """One, unless the policy itself is the anchor; no attribute, for those say how rollouts were scored."""
+        """Return one, unless the policy itself is the anchor; no attribute, for those say how rollouts were scored."""
         return 0 if self.is_policy else 1
 
+    @override
     def begin(self, policy: Policy, iteration: int) -> None:
-        """Copy the policy if it is time to."""
         if self.is_policy or iteration == self._taken:
             return
         if iteration % self.every == 0 or self._taken < 0:
             self._copy.take(policy)
             self._taken = iteration
 
+    @override
     def applied(self, policy: Policy) -> AbstractContextManager[str]:
-        """The policy as it was."""
         return nullcontext("policy") if self.is_policy else self._copy.applied(policy)
 
+    @override
     def gathered(self, policy: Policy) -> AbstractContextManager[None]:
-        """The copy whole on every rank."""
         return nullcontext() if self.is_policy else self._copy.gathered(policy)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """The copy and when it was taken."""
         return {"weights": self._copy.state(), "taken": self._taken}
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a copy."""
         self._copy.load(state["weights"])
         self._taken = state["taken"]
 
 
 class Initial(Anchor):
-    """pi_t is the reference throughout: the one-shot, offline form of a method."""
+    """Keeps pi_t at the reference throughout: the one-shot, offline form of a method."""
 
+    @override
     def begin(self, policy: Policy, iteration: int) -> None:
-        """Nothing moves."""
         del policy, iteration
 
+    @override
     def applied(self, policy: Policy) -> AbstractContextManager[str]:
-        """The policy answers as its reference."""
         del policy
         return nullcontext("reference")

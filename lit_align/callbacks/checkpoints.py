@@ -1,4 +1,4 @@
-"""Checkpoints at the ends of iterations: written whole, checked before they are trusted, never fewer than one."""
+"""Checkpoints at the ends of iterations are written whole and checked before they are trusted."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from typing_extensions import override
 
 from lit_align.iteration.iterated import iterated
 from lit_align.run_folder import RunFolder, earlier_checkpoints, whole_checkpoint
@@ -21,9 +22,6 @@ class Checkpoints(Checkpoint):
     Args:
         keep: Iterations kept, >= 1; with two, the one before takes over where the last file is damaged.
         every: Iterations between two checkpoints, >= 1. The run's last iteration always has one.
-
-    Raises:
-        ValueError: An argument is out of its range.
     """
 
     def __init__(self, keep: int = 2, every: int = 1) -> None:
@@ -33,8 +31,9 @@ class Checkpoints(Checkpoint):
         self.keep = keep
         self.every = every
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The module has counted the iteration by now: it is over, and on disk when this returns."""
+        """Save the iteration, which the module has counted by now: it is on disk when this returns."""
         iteration = int(iterated(pl_module).iteration)
         if trainer.fast_dev_run or (iteration % self.every and not _is_last(trainer)):  # type: ignore[attr-defined]
             return
@@ -50,15 +49,16 @@ class Checkpoints(Checkpoint):
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint whole or not at all, and reads only what is whole; nothing is unpickled but tensors."""
 
+    @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """To disk, under its name only when it is all there."""
         del storage_options
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
+    @override
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """This checkpoint or, where it is damaged, the one before it.
+        """Return this checkpoint or, where it is damaged, the one before it.
 
         Raises:
             ValueError: It is damaged, and there is none before it; or it holds more than data.
@@ -68,6 +68,6 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def _is_last(trainer: L.Trainer) -> bool:
-    """Whether no iteration follows."""
+    """Return whether no iteration follows."""
     out_of_steps = 0 < trainer.max_steps <= trainer.global_step
     return trainer.should_stop or out_of_steps or trainer.current_epoch + 1 == trainer.max_epochs

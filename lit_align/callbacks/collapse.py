@@ -1,4 +1,4 @@
-"""An alarm for policies that collapse: far from the reference, of another length, repetitive, or never ending.
+"""An alarm tells when a policy collapses: far from the reference, of another length, repetitive, or never ending.
 
 [1] A. Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024, arXiv:2401.01879.
 """
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
 from lit_align.iteration.iterated import iterated
 
@@ -17,10 +18,9 @@ log = logging.getLogger(__name__)
 class CollapseAlarm(Callback):
     """Warns, once for each cause, when an iterate is beyond a limit; with ``stop``, ends the run there.
 
-    It reads the metrics of the held-out evaluation, against those of iteration 0; without held-out prompts, those of
-    the responses that were collected, against the first iteration's; distinct-2 is not among them.
-    A limit of null is not watched. All are loose: what is beyond them is rarely what was wanted, and within them
-    nothing is promised.
+    It compares the metrics of the held-out evaluation with those of iteration 0. Without held-out prompts it takes
+    those of the responses that were collected, which lack distinct-2. A limit of null is not watched. All are loose:
+    what is beyond them is rarely what was wanted, and within them nothing is promised.
 
     Args:
         kl: Largest KL divergence to the reference, nats a response, > 0. The best of n draws of the reference is at
@@ -34,9 +34,6 @@ class CollapseAlarm(Callback):
             end. A rise, since a tight limit cuts most of what the initial policy says; 0.25 is beyond the noise of 64
             prompts.
         stop: End the run after that iteration, its checkpoint written and its table printed.
-
-    Raises:
-        ValueError: A limit is out of its range.
     """
 
     def __init__(
@@ -58,23 +55,23 @@ class CollapseAlarm(Callback):
         self.stop = stop
         self.reasons: dict[str, str] = {}
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the iteration that ends."""
         module = iterated(pl_module)
         now = {name: float(value) for name, value in trainer.callback_metrics.items()}
         new = self.look(int(module.iteration) + 1, module.history, now)
         if trainer.is_global_zero:
             for reason in new:
                 log.warning("the policy may be collapsing: %s", reason)
-        # Metrics are the same on all ranks, or nearly: none may go on alone.
+        # Metrics are the same on all ranks, or nearly so: no rank may go on alone.
         if self.stop and trainer.strategy.reduce_boolean_decision(bool(new), all=False):
             trainer.should_stop = True
 
     def look(self, iteration: int, history: list[dict[str, float]], now: dict[str, float]) -> list[str]:
-        """What is beyond its limit for the first time.
+        """Return what is beyond its limit for the first time.
 
         Args:
-            iteration: That ends.
+            iteration: The one that ends.
             history: Metrics of the iterations before it, by name, the first one first.
             now: Its own metrics, by name.
         """
@@ -88,13 +85,13 @@ class CollapseAlarm(Callback):
         self.reasons |= found
         return list(found.values())
 
+    @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say why the run is over."""
         if self.stop and self.reasons and trainer.is_global_zero:
             print(f"stopped by the collapse alarm: {'; '.join(self.reasons.values())}")
 
     def _causes(self, prefix: str, first: dict[str, float], now: dict[str, float]) -> Iterator[tuple[str, str]]:
-        """Name and description of whatever is beyond its limit; nan is."""
+        """Give name and description of whatever is beyond its limit; nan is."""
         values = {name.removeprefix(prefix): value for name, value in now.items() if name.startswith(prefix)}
         start = {name.removeprefix(prefix): value for name, value in first.items() if name.startswith(prefix)}
         kl, length, distinct, cut = (values.get(name) for name in ("kl", "length", "distinct_2", "truncated"))

@@ -2,6 +2,7 @@
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
 from lit_align.data.base import IterationData
 from lit_align.iteration.module import AlignmentModule
@@ -10,12 +11,8 @@ from lit_align.iteration.module import AlignmentModule
 class DataCheck(Callback):
     """Lets a module meet its data first of all: a run that is refused leaves nothing that another could go on with."""
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """The rows have been read by now.
-
-        Raises:
-            ValueError: The data do not suit the module.
-        """
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(pl_module, AlignmentModule) and isinstance(data, IterationData):
             pl_module.meet(data, fits=stage == "fit")

@@ -1,4 +1,4 @@
-"""What a run says when it is stopped before its end, and how it is stopped: by Ctrl-C or SIGTERM, at any moment.
+"""A run may be stopped by Ctrl-C or SIGTERM at any moment, and says how to go on.
 
 Nothing needs to be written then: what a stage has produced is on disk before the next begins, and every verdict of a
 judge with its block. So a signal is an exception wherever the program is, in the loader and in a judge too.
@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
 from lit_align.run_folder import RunFolder
 
@@ -18,19 +19,14 @@ from lit_align.run_folder import RunFolder
 class Interrupts(Callback):
     """Prints the command that continues a run, whatever stopped it."""
 
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Nothing is lost: rollouts and checkpoints are on disk already."""
         if trainer.is_global_zero and trainer.state.fn == "fit":
             print(f"\nstopped; to go on: {command_to_go_on(Path(trainer.default_root_dir))}", file=sys.stderr)
 
 
 def stop_here(trainer: L.Trainer, signum: int) -> NoReturn:
-    """Stop where the program is, rather than after the next minibatch, which sampling may keep waiting for an hour.
-
-    Args:
-        trainer: The one that runs.
-        signum: The signal that it was sent.
-    """
+    """Stop where the program is, rather than after the next minibatch, which sampling may keep waiting for an hour."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the stopping
     launcher = trainer.strategy.launcher
     if launcher is not None:
@@ -39,7 +35,7 @@ def stop_here(trainer: L.Trainer, signum: int) -> NoReturn:
 
 
 def command_to_go_on(run: Path) -> str:
-    """What to type to continue the run in this folder: from its last checkpoint or, before the first, its rollouts."""
+    """Return what to type to continue a run, from its last checkpoint or, before the first, its rollouts."""
     folder = RunFolder(run)
     last = folder.last if folder.written_checkpoints() else None
     if folder.config.exists():

@@ -4,6 +4,7 @@ import logging
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.language_model import LanguageModel
@@ -16,8 +17,8 @@ log = logging.getLogger(__name__)
 class MemoryCheck(Callback):
     """Prints in one line what memory the run will take; warns where the device has less, refuses where far less."""
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Plan, when the prompts have been read and the weights have not."""
         if stage != "fit" or not isinstance(pl_module, AlignmentModule):
             return
         if not isinstance(pl_module.policy, LanguageModel):

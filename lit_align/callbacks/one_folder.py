@@ -1,13 +1,14 @@
-"""One run folder for all processes of a run, however they were started."""
+"""All processes of a run share one run folder, however they were started."""
 
 import os
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
 from lit_align.compat import set_default_root_dir
 
-# What torchrun, Lightning's own launcher, SLURM and LSF call a process's place, of which the first has only zeros.
+# torchrun, Lightning's own launcher, SLURM and LSF say a process's place in these; the first process has zeros alone.
 _PLACES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
@@ -18,11 +19,11 @@ class OneFolder(Callback):
     in ``trainer.default_root_dir``, from ``setup`` on.
     """
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """The processes can talk to one another by now, and nothing has been written yet."""
         set_default_root_dir(trainer, trainer.strategy.broadcast(trainer.default_root_dir))
 
 
 def is_first_process() -> bool:
-    """Whether this process will be rank 0, as far as can be told before the processes know of one another."""
+    """Return whether this process will be rank 0, as far as can be told before the processes know of one another."""
     return all(int(os.environ.get(name) or 0) == 0 for name in _PLACES)

@@ -1,4 +1,4 @@
-"""Responses of ``predict`` as JSON lines."""
+"""The responses of ``predict`` become JSON lines."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
+from typing_extensions import override
 
 from lit_align.data.ranks import from_all_ranks, order_of_shares
 from lit_align.run_folder import RunFolder
@@ -18,6 +19,7 @@ class Predictions(BasePredictionWriter):
     def __init__(self) -> None:
         super().__init__(write_interval="batch")
 
+    @override
     def write_on_batch_end(
         self,
         trainer: L.Trainer,
@@ -28,7 +30,6 @@ class Predictions(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write what the modules of all ranks returned for this batch."""
         shares = from_all_ranks(prediction, trainer.world_size)
         if not trainer.is_global_zero:
             return

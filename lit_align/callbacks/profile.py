@@ -1,9 +1,10 @@
-"""Where an iteration's time goes: seconds of each stage, and what share of the machine's peak it reached."""
+"""A profile tells where an iteration's time goes, and what share of the machine's peak each stage reached."""
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from lit_align.data.rollout_store import load_rollouts
 from lit_align.iteration.module import AlignmentModule
@@ -25,17 +26,13 @@ class Profile(Callback):
         self.seconds: dict[str, float] = {}
         self.operations: dict[str, float] = {}
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what has no linear layers to count.
-
-        Raises:
-            ValueError: The policy is not a language model.
-        """
         if not isinstance(pl_module, AlignmentModule) or not isinstance(pl_module.policy, LanguageModel):
             raise ValueError("--profile counts the work of a LanguageModel, and this run has none: leave it out")
 
+    @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count the work of collecting."""
         assert isinstance(pl_module, AlignmentModule)
         rollouts, work = pl_module.rollouts, _work(pl_module)
         scored = len(rollouts.token_logps.keys() & set(SCORED))
@@ -47,6 +44,7 @@ class Profile(Callback):
         }
         self.operations = {name: value / trainer.world_size for name, value in whole.items()}
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the clocks of this iteration, before they are booked and start again."""
         assert isinstance(pl_module, AlignmentModule)
@@ -56,15 +54,15 @@ class Profile(Callback):
             work = _work(pl_module)
             self.operations["evaluate"] = work.sampling(held_out) + work.scoring(held_out)
 
+    @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the table."""
         assert isinstance(pl_module, AlignmentModule)
         if trainer.is_global_zero and self.seconds:
             policy = pl_module.policy
             Console(width=100).print(self.table(peak(policy.dtype, policy.device)))  # type: ignore[arg-type]
 
     def table(self, fastest: float) -> Table:
-        """Stages with their seconds, share of the iteration, and share of the peak.
+        """Return the stages with their seconds, share of the iteration, and share of the peak.
 
         Args:
             fastest: Operations a second of a large matrix product.
@@ -89,7 +87,7 @@ def _work(module: AlignmentModule) -> Work:
 
 
 def _held_out(module: AlignmentModule) -> Responses | None:
-    """What was drawn in the evaluation of this iteration."""
+    """Return what was drawn in the evaluation of this iteration."""
     path = module.run_folder.evaluation(int(module.iteration) + 1, module.global_rank, module.trainer.world_size)
     found = load_rollouts(path) if path.exists() else None
     return found.responses if isinstance(found, Rollouts) else None

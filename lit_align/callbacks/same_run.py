@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
 from lit_align.compat import is_between_epochs
 from lit_align.data.base import IterationData
@@ -18,7 +19,7 @@ _WHAT = {
     "model": "the model (its weights, dtype or quantization)",
     "tokenizer": "the tokenizer",
     "template": "the chat template or system message",
-    "adapters": "policy.lora",
+    "adapters": "model.policy.lora",
     "train": "the prompts of data.train",
     "heldout": "the prompts of data.heldout",
     "deal": "seed_everything or data.prompts_per_iteration, which deal the prompts",
@@ -31,12 +32,9 @@ class SameRun(Callback):
     Hyper-parameters may change; what responses are drawn from and what they answer may not.
     """
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Prompts and tokenizer are there by now, weights are not.
-
-        Raises:
-            ValueError: The run in this folder is made of something else.
-        """
+        """Compare prompts and tokenizer, which are there by now, before weights load."""
         path = RunFolder(Path(trainer.default_root_dir)).identity
         found = _identity(trainer, pl_module)
         if path.exists():
@@ -44,10 +42,12 @@ class SameRun(Callback):
         elif stage == "fit" and trainer.is_global_zero:
             write_text(path, json.dumps(found, indent=2) + "\n")
 
+    @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint may leave its run folder."""
+        """Write the identity into the checkpoint, which may leave its run folder."""
         checkpoint["identity"] = _identity(trainer, pl_module)
 
+    @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another run, and to go on in the middle of an iteration.
 
@@ -77,7 +77,7 @@ def check_same_policy(folder: RunFolder, policy: Policy) -> None:
 
 
 def _identity(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
-    """What the run is made of; while fitting the prompts too."""
+    """Return what the run is made of; while fitting the prompts too."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     fits = trainer.state.fn == "fit" and isinstance(data, IterationData)
     return iterated(module).made_of() | (data.identity if fits else {})

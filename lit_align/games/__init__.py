@@ -1,4 +1,15 @@
-"""Problems with a known answer: small response sets on which every quantity of the theory is exact."""
+"""Games are problems with a known answer: small response sets on which every quantity of the theory is exact.
+
+The functions of this room share their arguments:
+
+- A law (``policy``, ``anchor``, ``reference``, ...) holds the probability of each response, ``[..., Y]``.
+- ``preference[..., y, z]`` is P(y beats z); a response beats its equal in half of all cases.
+- ``dominance[..., y, z]`` is P(y is at least as good as z); a preference is a dominance too.
+- ``rewards`` holds the finite reward of each response, ``[..., Y]``.
+
+Leading dimensions broadcast, and results are float64. A function raises ValueError where an argument is not what it
+should be, and the message names the argument and its first wrong entry.
+"""
 
 from lit_align import __getattr__ as __getattr__
 from lit_align.games.acceleration import apo_coefficients, apo_tilt, extrapolate, tilt_bound

@@ -1,20 +1,17 @@
-r"""Accelerated preference optimisation (APO): extrapolated policies, and where they are after T iterations.
+r"""Accelerated preference optimisation (APO) extrapolates its policies; their place after T iterations is known.
 
 [1] J. He, H. Yuan, Q. Gu, "Accelerated Preference Optimization for Large Language Model Alignment", 2024,
     arXiv:2410.06293.
 
-An iteration takes a proximal step from :math:`\pi_t` to :math:`\hat\pi_{t+1}`, then extrapolates,
-
-.. math::
-    \pi_{t+1} \propto \hat\pi_{t+1}\, (\hat\pi_{t+1} / \hat\pi_t)^\alpha.
-
+An iteration takes a proximal step from :math:`\pi_t` to :math:`\hat\pi_{t+1}`, which :func:`extrapolate` moves on.
 With rewards :math:`r_i` at iteration i and :math:`\hat\pi_0 = \pi_0 = ref`,
 
 .. math::
     \hat\pi_T \propto ref \cdot \exp\Big(\sum_{i<T} c_{T,i}\, r_i / \beta_i\Big),
         \quad c_{T,i} = \frac{1-\alpha^{T-i}}{1-\alpha}
 
-(Theorem 4.1 of [1], here with a beta for each iteration). The result is :math:`\hat\pi_T`, before its extrapolation.
+(Theorem 4.1 of [1], here with a beta for each iteration). This :math:`\hat\pi_T` is not extrapolated yet. The momentum
+``alpha`` lies in [0, 1) everywhere, and 0 is no momentum.
 """
 
 import math
@@ -29,20 +26,10 @@ Law = Float[Tensor, "*#batch Y"]
 
 
 def extrapolate(new: Law, previous: Law, *, alpha: float) -> Law:
-    r"""The momentum of APO, :math:`\pi \propto new\, (new / previous)^\alpha`.
+    r"""Return the law that momentum makes of two proximal steps, :math:`\pi \propto new\, (new / previous)^\alpha`.
 
-    Source: eq. (3.6) of [1].
-
-    Args:
-        new: The proximal step's result at this iteration.
-        previous: Its result at the iteration before, not the extrapolated policy.
-        alpha: Momentum, in [0, 1); 0 returns ``new``.
-
-    Returns:
-        Probabilities; 0 where ``new`` is 0.
-
-    Raises:
-        ValueError: an argument is not what it should be, or ``previous`` is 0 where ``new`` is not.
+    Source: eq. (3.6) of [1]. ``previous`` is the proximal step's result at the iteration before ``new``, not the
+    extrapolated policy; it must be positive where ``new`` is. The result is 0 where ``new`` is 0.
     """
     check_alpha(alpha)
     new, previous = check_distribution("new", new), check_distribution("previous", previous)
@@ -57,17 +44,9 @@ def extrapolate(new: Law, previous: Law, *, alpha: float) -> Law:
 
 
 def apo_coefficients(iterations: int, *, alpha: float) -> Float[Tensor, " iterations"]:
-    r"""How strongly the rewards of each iteration weigh in :math:`\hat\pi_T`, :math:`c_{T,i}`.
+    r"""Return the weight of each iteration's rewards in :math:`\hat\pi_T`, :math:`c_{T,i}` for T = ``iterations`` >= 0.
 
-    Args:
-        iterations: T >= 0.
-        alpha: Momentum, in [0, 1); 0 gives ones.
-
-    Returns:
-        In [1, 1/(1-alpha)), the first iteration's the largest.
-
-    Raises:
-        ValueError: an argument is outside its range.
+    The weights lie in [1, 1/(1-alpha)), and the first iteration's is the largest.
     """
     check_count("iterations", iterations, least=0)
     check_alpha(alpha)
@@ -76,56 +55,38 @@ def apo_coefficients(iterations: int, *, alpha: float) -> Float[Tensor, " iterat
 
 
 def apo_tilt(iterations: int, *, alpha: float) -> float:
-    r"""Total weight of a constant reward after T iterations, :math:`W_T = \sum_i c_{T,i}`.
+    r"""Return the total weight >= T of a constant reward after T = ``iterations`` iterations, in units of r / beta.
 
     .. math::
-        W_T = \frac{T}{1-\alpha} - \frac{\alpha (1-\alpha^T)}{(1-\alpha)^2}
+        W_T = \sum_i c_{T,i} = \frac{T}{1-\alpha} - \frac{\alpha (1-\alpha^T)}{(1-\alpha)^2}
 
     The extrapolated :math:`\pi_T` has weight :math:`W_{T+1} - 1`.
-
-    Args:
-        iterations: T >= 0.
-        alpha: Momentum, in [0, 1); 0 gives T.
-
-    Returns:
-        >= T, in units of r / beta.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     return float(apo_coefficients(iterations, alpha=alpha).sum())
 
 
 def tilt_bound(best: float, tilt: float) -> float:
-    r"""A bound on the sub-optimality of :math:`\pi \propto ref \cdot \exp(tilt \cdot r)` that holds for all rewards.
+    r"""Bound the sub-optimality of :math:`\pi \propto ref \cdot \exp(tilt \cdot r)` for all rewards, in their unit.
 
     .. math::
         \max r - E_\pi[r] \le W_0\big(\tfrac{1-p}{e\, p}\big) / tilt
 
-    Source: derived, from the maximum of Z log((1-p)/Z) / (Z+p) over Z. It replaces log((1-p)/p) / tilt in the proof of
-    Theorem 4.4 of [1], which fails for p above 1/(1+e^{1/e}) = 0.409.
-
-    Args:
-        best: p, the reference's probability of the best response, in (0, 1].
-        tilt: W_T / beta, > 0, in units of 1/reward.
-
-    Returns:
-        In the unit of the rewards, >= 0.
-
-    Raises:
-        ValueError: an argument is outside its range.
+    ``best`` is p in (0, 1], the reference's probability of the best response; ``tilt`` > 0 is W_T / beta, in 1/reward.
+    The bound is derived, and holds where the proof of Theorem 4.4 of [1] fails.
     """
     check_positive("tilt", tilt)
     if not 0 < best <= 1:
         raise ValueError(f"best must lie in (0, 1], got {best}")
+    # This is the maximum of Z log((1-p)/Z) / (Z+p) over Z. The proof of Theorem 4.4 of [1] has log((1-p)/p) in its
+    # place, which fails for p above 1/(1+e^{1/e}) = 0.409.
     return _lambert((1 - best) / (math.e * best)) / tilt
 
 
 def _lambert(x: float) -> float:
-    """W with W e^W = x, for x >= 0."""
+    """Return W with W e^W = x, for x >= 0."""
     if x == 0:
         return 0.0
-    # Newton's method on W + log W = log x, concave in W: from below it climbs to the root without overshooting.
+    # Newton's method solves W + log W = log x, concave in W: from below it climbs to the root without overshooting.
     w = x / (1 + x)
     for _ in range(50):
         w -= w * (w + math.log(w) - math.log(x)) / (1 + w)

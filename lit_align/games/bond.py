@@ -1,4 +1,4 @@
-r"""Best-of-n and iterative best-of-n distillation (BOND), exactly.
+r"""Best-of-n and iterative best-of-n distillation (BOND) have exact laws on a finite response set.
 
 [1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622.
 [2] T. Yang et al., "Faster WIND: Accelerating Iterative Best-of-N Distillation for LLM Alignment", AISTATS 2025,
@@ -11,11 +11,7 @@ Iterative BOND with mixing rates :math:`a_1 > 0, a_2 \ge 0, a_1 + a_2 \le 1` is
 
 and no mixing is :math:`a_1 = 1`. For many responses the best-of-n law is close to
 :math:`\pi_t^{(n)} \propto \pi_t\, P(y \succeq \pi_t)^{n-1}`; with that law the limit is the log-win-rate equilibrium
-
-.. math::
-    \pi^* \propto \pi_{ref}\, P(y \succeq \pi^*)^{1/\beta}, \quad \beta = \frac{1-a_1-a_2}{(n-1)\, a_1}
-
-(derived). With the exact law the limit is another one.
+at :func:`bond_beta` (derived). With the exact law the limit is another one.
 """
 
 import torch
@@ -33,26 +29,15 @@ Dominance = Float[Tensor, "*#batch Y Y"]
 Rewards = Real[Tensor, "*#batch Y"]
 
 ROUNDING = 1e-12
-"""Mixing rates that miss a sum of one by less than this sum to one."""
+"""Mixing rates whose sum is this near to one count as rates that sum to one."""
 BLOCK = 20
-"""Iterations between two looks at the residual."""
+"""The residual is looked at once in so many iterations."""
 
 
 def best_of_n(policy: Law, rewards: Rewards, n: int) -> Law:
-    r"""The law of the best of n independent draws, ties broken at random.
+    """Return the law of the best of ``n`` >= 1 independent draws, ties broken at random: eq. (4) of [1].
 
-    Source: eq. (4) of [1].
-
-    Args:
-        policy: Probabilities of one draw.
-        rewards: Reward of each response; only their order matters.
-        n: Draws, >= 1; more favour the best responses more.
-
-    Returns:
-        Probabilities.
-
-    Raises:
-        ValueError: an argument is not what it should be.
+    Only the order of the rewards matters.
     """
     policy, rewards = check_distribution("policy", policy), check_rewards("rewards", rewards)
     check_count("n", n, least=1)
@@ -69,22 +54,11 @@ def bond_step(
     a1: float = 1.0,
     a2: float = 0.0,
 ) -> Law:
-    r"""One iteration of BOND, distilled perfectly and mixed (module docstring).
+    """Return pi_{t+1} of one iteration of BOND, distilled perfectly and mixed as the module's docstring says.
 
-    Args:
-        policy: pi_t.
-        reference: pi_ref; without effect where a1 + a2 = 1.
-        n: Draws, >= 1.
-        rewards: For the exact best-of-n law.
-        dominance: For the law of many responses: [..., y, z] = P(y is at least as good as z), or a preference.
-        a1: Weight of the best-of-n law, in (0, 1].
-        a2: Weight of pi_t itself, in [0, 1 - a1]; what remains is the weight of the reference.
-
-    Returns:
-        pi_{t+1}.
-
-    Raises:
-        ValueError: an argument is not what it should be, or not exactly one of ``rewards`` and ``dominance`` is given.
+    ``n`` >= 1 is the number of draws. ``rewards`` are given for the exact best-of-n law or, instead of them,
+    ``dominance`` for the law of many responses. ``a1`` in (0, 1] is the weight of that law and ``a2`` in [0, 1 - a1]
+    the weight of the policy, pi_t; what remains is the weight of the reference.
     """
     rest = _reference_weight(a1, a2)
     check_count("n", n, least=1)
@@ -100,18 +74,9 @@ def bond_step(
 
 
 def bond_beta(n: int, *, a1: float, a2: float = 0.0) -> float:
-    r"""KL strength of the game that mixed iterative BOND solves, :math:`\beta = (1-a_1-a_2) / ((n-1) a_1)`.
+    r"""Return the KL strength of the game that mixed iterative BOND solves, :math:`\beta = (1-a_1-a_2) / ((n-1) a_1)`.
 
-    Args:
-        n: Draws, >= 2.
-        a1: Weight of the best-of-n law, in (0, 1].
-        a2: Weight of pi_t itself, in [0, 1 - a1].
-
-    Returns:
-        In win-rate units, >= 0.
-
-    Raises:
-        ValueError: n < 2 or the rates are outside their ranges.
+    It is >= 0, in win-rate units, for ``n`` >= 2 and the rates of :func:`bond_step`.
     """
     check_count("n", n, least=2)
     return _reference_weight(a1, a2) / ((n - 1) * a1)
@@ -120,28 +85,20 @@ def bond_beta(n: int, *, a1: float, a2: float = 0.0) -> float:
 def log_win_rate_equilibrium(
     reference: Law, dominance: Dominance, *, beta: float, tolerance: float = 1e-12, iterations: int = 200_000
 ) -> Law:
-    r"""The log-win-rate equilibrium that mixed iteration reaches from the reference.
+    r"""Return the log-win-rate equilibrium, :math:`\pi^*(y) \propto \pi_{ref}(y)\, P(y \succeq \pi^*)^{1/\beta}`.
 
-    .. math::
-        \pi^*(y) \propto \pi_{ref}(y)\, P(y \succeq \pi^*)^{1/\beta}
-
-    The iteration is BOND with n = 2, a1 = 1/(1+beta), a2 = 0 and the law of many responses. The equilibrium need not be
-    unique, so the start matters; nor interior: for 0/1 dominance and beta < 1 the point mass on the best response is
-    one, and often the one that is reached.
+    Mixed iteration reaches it. It need not be unique, so the start at the reference matters; nor interior: for 0/1
+    dominance and beta < 1 the point mass on the best response is one, and often the one that is reached.
 
     Args:
         reference: pi_ref.
-        dominance: [..., y, z] = P(y is at least as good as z); a preference may be given, with ½ on its diagonal.
+        dominance: What the responses are compared by.
         beta: KL strength, > 0; larger stays closer to the reference.
         tolerance: Largest change of a probability under the equation above, at the result.
         iterations: At most so many; needed in inverse proportion to min(beta, 1) and more near a change of stability.
 
-    Returns:
-        Probabilities.
-
     Raises:
-        ValueError: an argument is not what it should be.
-        RuntimeError: a row has not converged.
+        RuntimeError: A row has not converged.
     """
     check_positive("beta", beta)
     reference, dominance = check_distribution("reference", reference), check_dominance("dominance", dominance)
@@ -149,7 +106,8 @@ def log_win_rate_equilibrium(
     log_reference, matrices = folding.rows(reference).log(), folding.matrices(dominance)
     solution = log_reference.exp()
     active = torch.arange(len(solution), device=solution.device)
-    # The log-ratio to the reference, not the log-probability: it is finite where the reference is 0.
+    # The iteration is BOND with n = 2, a1 = 1/(1+beta), a2 = 0 and the law of many responses.
+    # The log-ratio to the reference is kept, not the log-probability: it is finite where the reference is 0.
     logratio = torch.zeros_like(solution)
     for _ in range(0, iterations, BLOCK):
         for _ in range(BLOCK):

@@ -1,6 +1,7 @@
-"""What a game's inputs must satisfy: one clear line for the first entry that does not.
+"""Checks of a game's inputs say in one clear line which entry is wrong first.
 
-Tensors are promoted to float64 on the way through: equilibria are stated to 1e-12.
+Each takes the ``name`` by which its caller knows the value, and promotes tensors to float64: equilibria are stated to
+1e-12.
 """
 
 import math
@@ -10,19 +11,11 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 TOLERANCE = 1e-6
-"""How far a sum may be from one before it is a mistake and not rounding (float32 policies are within it)."""
+"""A sum this far from one is a mistake and not rounding (float32 policies are nearer)."""
 
 
 def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
-    """The same law in float64, its rows divided by their sums to take out rounding.
-
-    Args:
-        name: What the caller calls it.
-        law: Probability of each response.
-
-    Raises:
-        ValueError: an entry is negative or not finite, or a row does not sum to one within 1e-6.
-    """
+    """Return a law in float64, its rows normalised; refuse one that is not finite, >= 0 and of sum 1 to 1e-6."""
     law = law.double()
     _refuse(name, law, ~((law >= 0) & (law < math.inf)), "probabilities are finite and never negative")
     total = law.sum(-1, keepdim=True)
@@ -34,15 +27,7 @@ def check_distribution(name: str, law: Float[Tensor, "*batch Y"]) -> Float[Tenso
 
 
 def check_preference(name: str, preference: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The same preference in float64, made exactly antisymmetric: P + P^T = 1.
-
-    Args:
-        name: What the caller calls it.
-        preference: [..., y, z] = P(y beats z), in [0, 1], with ½ on the diagonal.
-
-    Raises:
-        ValueError: not square, an entry outside [0, 1] or not finite, or P + P^T is not one within 1e-6.
-    """
+    """Return a preference in float64, made exactly antisymmetric; refuse one where P + P^T is not 1 to 1e-6."""
     preference = _check_probabilities(name, preference)
     total = preference + preference.mT
     wrong = (total - 1).abs() > TOLERANCE
@@ -56,15 +41,7 @@ def check_preference(name: str, preference: Float[Tensor, "..."]) -> Float[Tenso
 
 
 def check_dominance(name: str, dominance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The same dominance in float64.
-
-    Args:
-        name: What the caller calls it.
-        dominance: [..., y, z] = P(y is at least as good as z), in [0, 1]; a preference is one too.
-
-    Raises:
-        ValueError: not square, an entry outside [0, 1] or not finite, or D + D^T is below one.
-    """
+    """Return a dominance in float64; refuse one that is not of probabilities, or where D + D^T is below one."""
     dominance = _check_probabilities(name, dominance)
     wrong = dominance + dominance.mT < 1 - TOLERANCE
     if wrong.any():
@@ -76,15 +53,7 @@ def check_dominance(name: str, dominance: Float[Tensor, "..."]) -> Float[Tensor,
 
 
 def check_rewards(name: str, rewards: Real[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y"]:
-    """The same rewards in float64.
-
-    Args:
-        name: What the caller calls it.
-        rewards: Reward of each response.
-
-    Raises:
-        ValueError: a reward is not finite.
-    """
+    """Return rewards in float64; refuse what is not finite."""
     rewards = rewards.double()
     _refuse(name, rewards, ~rewards.isfinite(), "rewards are finite")
     return rewards

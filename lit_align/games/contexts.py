@@ -1,6 +1,8 @@
-"""The prompts of a game: its contexts."""
+"""The contexts of a game are its prompts."""
 
 from collections.abc import Iterable, Iterator
+
+from typing_extensions import override
 
 from lit_align.data.base import IterationData
 from lit_align.data.deal import ShuffledDeck
@@ -9,7 +11,7 @@ from lit_align.types import Prompts, Record
 
 
 class Contexts(IterationData):
-    """Every context of a game is a prompt, to train on and to be measured on.
+    """Makes every context of a game a prompt, to train on and to be measured on.
 
     Args:
         game: The game.
@@ -26,16 +28,17 @@ class Contexts(IterationData):
         self.game = game
         self.deck = ShuffledDeck(game.records, _as_they_are)
 
+    @override
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
-        """The contexts that this rank answers in an iteration."""
         assert self.encode is not None
         return self.deck.prompts(self.encode, iteration, self.prompts_per_iteration, rank, world_size)
 
+    @override
     def read_train(self) -> None:
-        """The contexts need no reading."""
+        """Do nothing: the contexts need no reading."""
 
+    @override
     def read_prompts(self, name: str) -> None:
-        """A policy is measured on every context."""
         self.rows[name] = self.game.records
 
 

@@ -1,18 +1,9 @@
-r"""The equilibrium of the regularised win-rate game, and the iterates that approach it.
+r"""Newton's method finds the equilibrium of the regularised win-rate game; exact iterates approach it.
 
 [1] T. Yang et al., "Faster WIND", AISTATS 2025, arXiv:2410.20727.
 
 The game :math:`P(\pi \succ \pi') - \beta KL(\pi \| ref) + \beta KL(\pi' \| ref)` has exactly one equilibrium for each
-:math:`\beta > 0`,
-
-.. math::
-    \pi^*(y) \propto \pi_{ref}(y) \exp(w_{\pi^*}(y) / \beta).
-
-Newton's method reaches it for every preference. With :math:`z = \log(\pi/\pi_{ref})` and the skew part
-:math:`S = P - \tfrac12`, the equation is :math:`z - S\pi/\beta = 0` up to a constant, its derivative is
-:math:`I - S(D - \pi\pi^T)/\beta` with :math:`D = diag(\pi)`. The eigenvalues of :math:`S(D - \pi\pi^T)` are those of a
-skew matrix, imaginary: the derivative is regular everywhere, every residual has a direction that shrinks it, and
-halving the step until it does so converges from any start (derived).
+:math:`\beta > 0`, :math:`\pi^*(y) \propto \pi_{ref}(y) \exp(w_{\pi^*}(y) / \beta)`.
 """
 
 import torch
@@ -38,24 +29,22 @@ HALVINGS = 40
 def wind_equilibrium(
     reference: Law, preference: Preference, *, beta: float, steps: int = 1000, entries: int = 2**22
 ) -> Law:
-    r"""The equilibrium of WIND, :math:`\pi^* \propto \pi_{ref} \exp(w_{\pi^*}/\beta)`.
+    r"""Return the equilibrium of WIND, :math:`\pi^* \propto \pi_{ref} \exp(w_{\pi^*}/\beta)`, 0 where the reference is.
 
     Args:
         reference: pi_ref.
-        preference: [..., y, z] = P(y beats z), intransitive or not.
+        preference: P(y beats z), intransitive or not.
         beta: KL strength, > 0; larger stays closer to the reference, towards 0 it is a Nash equilibrium.
         steps: Newton steps before giving up, >= 1; tens are usual at beta = 0.01.
         entries: Matrix entries held at a time, >= 1 (the default is 32 MiB of float64); bounds memory, changes nothing
             else.
 
     Returns:
-        Probabilities; applying the equation to them changes none by more than 1e-13 (1e-16/beta for beta < 1e-3, where
-        rounding in the exponent is the limit). 0 where the reference is 0.
+        Applying the equation changes no probability by more than 1e-13 (1e-16/beta for beta < 1e-3, where rounding in
+        the exponent is the limit).
 
     Raises:
-        ValueError: an argument is not what it should be.
-        RuntimeError: Newton's method did not converge in so many steps, which by default only a beta far below 1e-3
-            should bring about.
+        RuntimeError: Newton's method did not converge in so many steps: only a beta far below 1e-3 needs more.
     """
     check_positive("beta", beta)
     check_count("steps", steps, least=1)
@@ -83,21 +72,10 @@ def wind_iterates(
     iterations: int,
     start: Law | None = None,
 ) -> Law:
-    """The policy after many exact steps of WIND: `wind_step` repeated, with the arguments checked once.
+    """Return the last of many exact steps: :func:`lit_align.games.steps.wind_step`, with its arguments checked once.
 
-    Args:
-        reference: pi_ref.
-        preference: [..., y, z] = P(y beats z).
-        beta: KL strength towards the reference, >= 0.
-        eta: Step size, > 0; at most 4 beta for a rate that holds for every preference.
-        iterations: Steps, >= 0.
-        start: pi_0; may have leading dimensions that the others lack, at little cost. None is the reference.
-
-    Returns:
-        The last iterate.
-
-    Raises:
-        ValueError: an argument is not what it should be.
+    An ``eta`` of at most 4 beta shrinks the distance for every preference. ``start`` is pi_0, by default the reference;
+    it may have leading dimensions that the others lack, at little cost.
     """
     check_not_negative("beta", beta)
     check_positive("eta", eta)
@@ -121,7 +99,11 @@ def wind_iterates(
 
 
 def _newton(log_reference: Tensor, skew: Tensor, beta: float, steps: int) -> Tensor:
-    """Equilibria of a batch of rows, each with its own matrix; rows that have converged cost nothing more."""
+    """Solve a batch of rows, each with its own matrix; rows that have converged cost nothing more."""
+    # With z = log(pi/ref) and the skew part S = P - 1/2 the equation is z - S pi/beta = 0 up to a constant, and its
+    # derivative is I - S(D - pi pi^T)/beta with D = diag(pi). The eigenvalues of S(D - pi pi^T) are those of a skew
+    # matrix, imaginary: the derivative is regular everywhere, every residual has a direction that shrinks it, and
+    # halving the step until it does so converges from any start (derived).
     tolerance = max(1e-13, 1e-16 / beta)
     solution = torch.empty_like(log_reference)
     active = torch.arange(len(solution), device=solution.device)
@@ -136,7 +118,7 @@ def _newton(log_reference: Tensor, skew: Tensor, beta: float, steps: int) -> Ten
         if not running.all():
             active, log_reference, skew = active[running], log_reference[running], skew[running]
             logratio, policy, residual = logratio[running], policy[running], residual[running]
-        # S(D - pi pi^T) / beta, without forming the bracket.
+        # This is S(D - pi pi^T) / beta, without forming the bracket.
         flow = skew * policy.unsqueeze(-2) / beta
         flow = flow - flow.sum(-1, keepdim=True) * policy.unsqueeze(-2)
         derivative = torch.eye(policy.shape[-1], dtype=policy.dtype, device=policy.device) - flow
@@ -148,7 +130,7 @@ def _newton(log_reference: Tensor, skew: Tensor, beta: float, steps: int) -> Ten
 def _descend(
     log_reference: Tensor, skew: Tensor, logratio: Tensor, direction: Tensor, residual: Tensor, beta: float
 ) -> Tensor:
-    """The full Newton step, halved in each row until its residual shrinks."""
+    """Take the full Newton step, halved in each row until its residual shrinks."""
     step = torch.ones_like(residual[..., :1])
     before = residual.norm(dim=-1, keepdim=True)
     for _ in range(HALVINGS):
@@ -161,6 +143,6 @@ def _descend(
 
 
 def _residual(log_reference: Tensor, skew: Tensor, logratio: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """The policy of a log-ratio, and how far that log-ratio is from the one the policy asks for."""
+    """Return the policy of a log-ratio, and how far that log-ratio is from the one the policy asks for."""
     policy = (log_reference + logratio).softmax(-1)
     return policy, logratio - (skew @ policy.unsqueeze(-1)).squeeze(-1) / beta

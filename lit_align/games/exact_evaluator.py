@@ -1,8 +1,9 @@
-"""Evaluation without samples, where everything can be counted."""
+"""The exact evaluator measures without samples, where everything can be counted."""
 
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
+from typing_extensions import override
 
 from lit_align.evaluation.win_rate import WinRate
 from lit_align.games.equilibria import wind_equilibrium
@@ -16,12 +17,19 @@ from lit_align.types import Prompts
 
 
 class ExactEvaluator(Evaluator):
-    """Where a policy stands in its game, exactly: means over contexts.
+    """Measures where a policy stands in its game, exactly: means over contexts.
 
+<<<<<<< HEAD
     Results: ``win_rate`` against the reference, with an interval over the game's copies where there are
     several; ``kl`` (nats) to it; ``exploitability``, the gain of a best response in the game with KL strength ``beta``,
     in win rate; ``kl_to_equilibrium`` (nats, KL(pi* || pi), where beta > 0); and ``sub_optimality``, the best reward
     less the mean reward, where there are rewards.
+=======
+    Its results are ``win_rate`` against the reference, with an interval over the game's copies; ``kl`` (nats) to it;
+    ``exploitability``, the gain of a best response in the game with KL strength ``beta``, in win rate;
+    ``kl_to_equilibrium`` (nats, KL(pi* || pi), where beta > 0); and ``sub_optimality``, the best reward less the mean
+    reward, where there are rewards.
+>>>>>>> main
 
     Args:
         beta: KL strength of the game whose equilibrium is aimed at, >= 0; 0 is the game without regularisation.
@@ -30,7 +38,7 @@ class ExactEvaluator(Evaluator):
     def __init__(self, beta: float = 0.0) -> None:
         super().__init__()
         if beta < 0:
-            raise ValueError(f"evaluator.beta must be >= 0, got {beta}")
+            raise ValueError(f"model.evaluator.beta must be >= 0, got {beta}")
         self.beta = beta
         self.win_rate = WinRate()
         self.names = ("kl", "exploitability", "kl_to_equilibrium", "sub_optimality")
@@ -38,10 +46,10 @@ class ExactEvaluator(Evaluator):
             self.add_module(name, MeanMetric().set_dtype(torch.float64))
         self._equilibrium: tuple[Game, Tensor] | None = None
 
+    @override
     def evaluate(
         self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
     ) -> None:
-        """Measure the contexts of these prompts."""
         del files, iteration, seed
         policy = collector.policy
         if not isinstance(policy, EnumerablePolicy):
@@ -54,9 +62,16 @@ class ExactEvaluator(Evaluator):
             self.win_rate.update(wins[rows], policy.game.copy_of[rows])
             advance(len(prompts))
 
+    @override
     def result(self) -> dict[str, float]:
+<<<<<<< HEAD
         """All measures since the last call."""
         values = self.win_rate.columns("win_rate")
+=======
+        rate, low, high = self.win_rate.compute().tolist()
+        self.win_rate.reset()
+        values = {"win_rate": rate, "win_rate_low": low, "win_rate_high": high}
+>>>>>>> main
         for name in self.names:
             metric = self.get_submodule(name)
             assert isinstance(metric, MeanMetric)

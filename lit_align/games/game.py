@@ -1,4 +1,4 @@
-"""Games: finite contextual bandits whose preferences, and so every quantity of the theory, are known exactly."""
+"""Games are finite contextual bandits whose preferences, and so every quantity of the theory, are known exactly."""
 
 from typing import Literal
 
@@ -17,18 +17,15 @@ from lit_align.types import Record
 
 
 class Game:
-    """What a judge prefers among the responses to each context, and the law that learning starts from.
+    """Holds what a judge prefers among the responses to each context, and the law that learning starts from.
 
     Args:
         reference: pi_ref of every response, > 0; rows sum to one.
         preference: ``[x, y, z]`` = P(y beats z | x).
         rewards: Rewards that the preference comes from, where it does.
-        features: Of every response, for policies that are linear in them.
+        features: Features of every response, for policies that are linear in them.
         copies: Independent repetitions: the contexts are so many blocks of equal size. They train side by side in one
             run and make its intervals.
-
-    Raises:
-        ValueError: A law, preference or reward is none; the message names the argument and the first offending index.
     """
 
     def __init__(
@@ -53,38 +50,38 @@ class Game:
 
     @property
     def contexts(self) -> int:
-        """Contexts over all copies: rows of every tensor here."""
+        """Return the number of contexts over all copies: the rows of every tensor here."""
         return len(self.reference)
 
     @property
     def responses(self) -> int:
-        """Responses to each context."""
+        """Return the number of responses to each context."""
         return self.reference.shape[1]
 
     @property
     def copy_of(self) -> Tensor:
-        """Which copy each context belongs to."""
+        """Return the copy that each context belongs to."""
         return torch.arange(self.contexts) // (self.contexts // self.copies)
 
     @property
     def records(self) -> list[Record]:
-        """The contexts as prompts."""
+        """Return the contexts as prompts."""
         return [{"prompt": f"context {x}", "context": x} for x in range(self.contexts)]
 
 
 class RandomGame(Game):
-    """A random game.
+    """Draws a game at random.
 
     Args:
         contexts: Contexts of each copy.
         responses: Responses to each context.
         preference: ``bradley_terry`` or ``hard``, from standard normal rewards, or ``skew``: random and intransitive.
-        temperature: Of the Bradley-Terry law, in standard deviations of the reward, > 0.
+        temperature: Temperature of the Bradley-Terry law, in standard deviations of the reward, > 0.
         reference: ``uniform``, or ``random``: softmax of standard normal logits.
         features: Features of every response, standard normal, in which the reward is linear; 0 means rewards of their
             own for every response.
         copies: Independent repetitions.
-        seed: Of everything random.
+        seed: Seed of everything random.
     """
 
     def __init__(
@@ -122,7 +119,7 @@ class RandomGame(Game):
 
 
 class RockPaperScissors(Game):
-    """Rock, paper, scissors: no best response, and dynamics that would rather circle than settle.
+    """Has no best response, and dynamics that would rather circle than settle.
 
     Args:
         reference: pi_ref of the three.

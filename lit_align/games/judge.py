@@ -1,4 +1,4 @@
-"""The judge of a game: it knows the preference, and says it as it is or as one noisy comparison shows it."""
+"""The judge of a game knows the preference, and gives it as it is or as one noisy comparison shows it."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.games.game import Game
 from lit_align.games.preferences import hard_preference
@@ -27,7 +28,7 @@ class GameJudge(Judge):
         temperature: Scale of the noise on rewards, > 0, in their unit.
 
     Raises:
-        ValueError: Noise on rewards, and the game has none; or ``temperature`` <= 0.
+        ValueError: Noise on rewards is asked for and the game has none; or ``temperature`` <= 0.
     """
 
     patience = None  # it waits for nobody: an error is one of its code
@@ -36,23 +37,24 @@ class GameJudge(Judge):
         self, game: Game, noise: Literal["none", "comparisons", "rewards"] = "none", temperature: float = 1.0
     ) -> None:
         if noise == "rewards" and game.rewards is None:
-            raise ValueError("judge.noise: rewards needs a game that has rewards: use comparisons")
+            raise ValueError("model.judge.noise: rewards needs a game that has rewards: use comparisons")
         if not temperature > 0:
-            raise ValueError(f"judge.temperature must be > 0, got {temperature}")
+            raise ValueError(f"model.judge.temperature must be > 0, got {temperature}")
         self.game = game
         self.noise = noise
         self.temperature = temperature
         self.has_rewards = game.rewards is not None
 
+    @override
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second), without noise."""
+        """Return P(first beats second), without noise."""
         del prompts
         rows = [(record["context"], int(y), int(z)) for record, y, z in zip(records, first, second, strict=True)]
         wins: list[float] = self.game.preference[tuple(torch.tensor(rows).T)].tolist()
         return wins
 
+    @override
     def verdict(self, prompts: Prompts, texts: Sequence[Sequence[str]], report: Report | None = None) -> Verdict:
-        """All pairs of every group."""
         context = torch.tensor([record["context"] for record in prompts.records])
         index = torch.tensor([[int(text) for text in group] for group in texts])
         rewards = None if self.game.rewards is None else self.game.rewards[context[:, None], index]

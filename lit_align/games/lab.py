@@ -1,4 +1,4 @@
-"""The lab: train a module on a game and keep every iterate, for notebooks and laws.
+"""The lab trains a module on a game and keeps every iterate, for notebooks and laws.
 
 A run holds all copies of the game side by side, so one call gives as many independent seeds.
 """
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import override
 
 from lit_align.games.contexts import Contexts
 from lit_align.games.policies import EnumerablePolicy
@@ -25,16 +26,11 @@ from lit_align.iteration.module import AlignmentModule
 
 @dataclass
 class Played:
-    """What a run went through; entry 0 is the initial policy.
+    """Holds what a run went through; entry 0 is the initial policy."""
 
-    Attributes:
-        laws: The policy after every iteration.
-        seconds: Wall-clock from the start of training, without what it takes to record.
-        responses: Responses drawn for each context so far; 0 throughout where they were enumerated.
-    """
-
-    laws: Float[Tensor, "iterates contexts responses"]
-    seconds: Float[Tensor, " iterates"]
+    laws: Float[Tensor, "iterates contexts responses"]  # the policy after every iteration
+    seconds: Float[Tensor, " iterates"]  # wall-clock from the start of training, without what it takes to record
+    # Responses drawn for each context so far; 0 throughout where they were enumerated.
     responses: Float[Tensor, " iterates"]
 
 
@@ -52,11 +48,11 @@ def play(
 
     Args:
         module: With an `EnumerablePolicy`; its policy is left as training leaves it.
-        iterations: How many.
+        iterations: Number of iterations.
         passes: Times each iteration's rollouts are gone through.
         batch_size: Contexts in an optimiser step; all by default.
         gradient_clip: Largest norm of a gradient.
-        seed: Of everything random.
+        seed: Seed of everything random.
         progress: Show a bar.
 
     Raises:
@@ -100,23 +96,23 @@ class _Record(Callback):
     seconds: list[float] = field(default_factory=list)
     enumerated: bool = False
 
+    @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The initial policy."""
         self._bar = tqdm(total=self.iterations, disable=not self.progress, unit="iteration")
         self._start = time.perf_counter()
         self._keep(pl_module)
 
+    @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, index: int) -> None:
-        """Whether responses are drawn."""
         self.enumerated = getattr(batch, "weights", None) is not None
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """An iterate."""
         self._keep(pl_module)
         self._bar.update()
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
         self._bar.close()
 
     @torch.no_grad()
@@ -131,7 +127,7 @@ class _Record(Callback):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's greetings."""
+    """Silence Lightning's greetings."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.ERROR)

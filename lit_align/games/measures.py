@@ -1,4 +1,4 @@
-"""How good a policy is: divergence, win rates, exploitability, sub-optimality. Nothing here is estimated."""
+"""Measures say how good a policy is: divergence, win rates, exploitability, sub-optimality. None is estimated."""
 
 import torch
 from jaxtyping import Float, Real
@@ -13,80 +13,44 @@ Value = Float[Tensor, "*#batch"]
 
 
 def kl(p: Law, q: Law) -> Value:
-    r"""Kullback-Leibler divergence.
+    r"""Return the Kullback-Leibler divergence of two laws, nats >= 0.
 
     .. math::
         KL(p \| q) = \sum_y p(y) \log \frac{p(y)}{q(y)}
 
-    Args:
-        p: Probabilities.
-        q: Probabilities.
-
-    Returns:
-        Nats, >= 0, with 0 log 0 = 0; inf where q is 0 and p is not. Relative accuracy holds for p near q too.
-
-    Raises:
-        ValueError: a row is not a distribution.
+    It is inf where q is 0 and p is not, and 0 log 0 = 0. Relative accuracy holds for p near q too.
     """
     p, q = check_distribution("p", p), check_distribution("q", q)
     return _kl(p, q, q.log())
 
 
 def win_rates(policy: Law, preference: Preference) -> Law:
-    r"""Win rate of each response against the policy, :math:`w(y) = \sum_z P(y \succ z)\, \pi(z)`.
+    r"""Return each response's win rate against the policy, :math:`w(y) = \sum_z P(y \succ z)\, \pi(z)`, in [0, 1].
 
-    Args:
-        policy: Probabilities; may have leading dimensions that ``preference`` lacks, at little cost.
-        preference: [..., y, z] = P(y beats z).
-
-    Returns:
-        In [0, 1]; their mean under the policy is ½.
-
-    Raises:
-        ValueError: ``policy`` or ``preference`` is not one.
+    Their mean under the policy is ½. ``policy`` may have leading dimensions that ``preference`` lacks, at little cost.
     """
     return unchecked_win_rates(check_distribution("policy", policy), check_preference("preference", preference))
 
 
 def win_rate(policy: Law, opponent: Law, preference: Preference) -> Value:
-    r"""P(policy beats opponent), a response drawn from each.
-
-    Args:
-        policy: Probabilities.
-        opponent: Probabilities.
-        preference: [..., y, z] = P(y beats z).
-
-    Returns:
-        In [0, 1], up to rounding; ½ for a policy against itself.
-
-    Raises:
-        ValueError: an argument is not what it should be.
-    """
+    """Return P(policy beats opponent), a response drawn from each: in [0, 1] up to rounding, ½ against itself."""
     policy, opponent = check_distribution("policy", policy), check_distribution("opponent", opponent)
     return (policy * unchecked_win_rates(opponent, check_preference("preference", preference))).sum(-1)
 
 
 def exploitability(policy: Law, preference: Preference, *, reference: Law | None = None, beta: float = 0.0) -> Value:
-    r"""What a best response gains against the policy in the game regularised towards the reference.
+    r"""Return what a best response gains against the policy in the game regularised towards the reference.
 
     .. math::
         \max_q P(q \succ \pi) - \beta KL(q \| ref) + \beta KL(\pi \| ref) - \tfrac12
             = \beta\, KL(\pi \| br), \quad br \propto ref\, e^{w/\beta}
 
     and :math:`\max_y w(y) - \tfrac12` for beta = 0. Derived; the second form has no cancellation near an equilibrium.
-
-    Args:
-        policy: Probabilities.
-        preference: [..., y, z] = P(y beats z).
-        reference: pi_ref; needed for beta > 0, without effect for beta = 0.
-        beta: KL strength, >= 0.
+    ``beta`` >= 0 is the KL strength, and ``reference`` is needed for beta > 0 alone.
 
     Returns:
         In win-rate units, >= 0; 0 exactly at an equilibrium, inf for beta > 0 where the policy leaves the support of
         the reference.
-
-    Raises:
-        ValueError: an argument is not what it should be, or beta > 0 comes without a reference.
     """
     check_not_negative("beta", beta)
     policy = check_distribution("policy", policy)
@@ -100,31 +64,20 @@ def exploitability(policy: Law, preference: Preference, *, reference: Law | None
 
 
 def sub_optimality(policy: Law, rewards: Real[Tensor, "*#batch Y"]) -> Value:
-    r"""The best reward minus the policy's mean reward.
-
-    Args:
-        policy: Probabilities.
-        rewards: Reward of each response.
-
-    Returns:
-        In the unit of the rewards, >= 0.
-
-    Raises:
-        ValueError: ``policy`` is not a distribution or a reward is not finite.
-    """
+    """Return the best reward minus the policy's mean reward, >= 0."""
     policy, rewards = check_distribution("policy", policy), check_rewards("rewards", rewards)
-    # Gaps first: near the optimum the mean reward has no digits left to lose.
+    # Gaps are taken first: near the optimum the mean reward has no digits left to lose.
     return (policy * (rewards.amax(-1, keepdim=True) - rewards)).sum(-1)
 
 
 def unchecked_win_rates(policy: Tensor, preference: Tensor) -> Tensor:
-    """As :func:`win_rates`, of arguments that have been checked already."""
+    """Return :func:`win_rates` of arguments that have been checked already."""
     folding = Folding.of(policy, preference)
     return folding.unfold(folding.rows(policy) @ folding.matrices(preference).mT)
 
 
 def _kl(p: Tensor, q: Tensor, log_q: Tensor) -> Tensor:
-    # Sum p log(p/q) - p + q: the same for two laws, but every term is >= 0, so nothing cancels between terms.
+    # The sum of p log(p/q) - p + q is the same for two laws, but its terms are >= 0, so none cancels another.
     gap = (q - p) / p
     near = p * (gap - torch.log1p(gap))
     far = torch.xlogy(p, p) - p * log_q - p + q

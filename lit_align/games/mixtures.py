@@ -1,4 +1,4 @@
-"""Geometric mixtures of laws: the form of every exact step, computed in logarithms so that nothing overflows."""
+"""Geometric mixtures of laws are the form of every exact step, computed in logarithms so that nothing overflows."""
 
 import torch
 from jaxtyping import Float
@@ -8,20 +8,16 @@ from torch import Tensor
 def geometric_mixture(
     *factors: tuple[float, Float[Tensor, "*#batch Y"]], tilt: Float[Tensor, "*#batch Y"] | None = None
 ) -> Float[Tensor, "*#batch Y"]:
-    r"""A product of powers of laws, tilted and normalised.
+    r"""Return a product of powers of laws, tilted and normalised.
 
     .. math::
         \pi(y) \propto \exp(tilt(y)) \prod_i p_i(y)^{c_i}
 
-    Args:
-        factors: Pairs (c_i, p_i) of a power >= 0 and a law; a power of 0 leaves its law out, zeros included.
-        tilt: Added to the log-probabilities, nats, below +inf; None is 0.
-
-    Returns:
-        Probabilities; 0 wherever a law of positive power is 0.
+    ``factors`` are pairs (c_i, p_i) of a power >= 0 and a law; a power of 0 leaves its law out, zeros included.
+    ``tilt`` (nats, below +inf) is added to the log-probabilities. The result is 0 where a law of positive power is.
 
     Raises:
-        ValueError: no response has positive probability under all of the laws.
+        ValueError: No response has positive probability under all of the laws.
     """
     logits = torch.zeros((), dtype=torch.float64) if tilt is None else tilt
     for power, law in factors:

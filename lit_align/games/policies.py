@@ -1,4 +1,4 @@
-"""Policies whose responses can be counted: the same modules that align a language model train them exactly.
+"""Policies whose responses can be counted let the modules that align a language model train them exactly.
 
 A policy here is a walk on a tree: at every node a table has the log-probs of the next token, and a token leads to a
 child or ends the response. A bandit is the tree with one node, in which every token ends.
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lit_align.data.templates import content_id
 from lit_align.games.game import Game
@@ -23,7 +24,7 @@ _END = -1  # no child
 
 
 class EnumerablePolicy(Policy):
-    """A policy over a finite set of responses, in float64. Response y of the game is row y of ``tokens``.
+    """Answers from a finite set of responses, in float64. Response y of the game is row y of ``tokens``.
 
     Args:
         game: Its contexts, and the reference.
@@ -57,26 +58,28 @@ class EnumerablePolicy(Policy):
 
     @abstractmethod
     def table(self, source: str) -> Float[Tensor, "contexts nodes vocab"]:
-        """Log-probs of the next token at every node, under ``policy`` or ``reference``, in nats."""
+        """Return log-probs of the next token at every node, under ``policy`` or ``reference``, in nats."""
 
     def distribution(self, source: str = "policy") -> Float[Tensor, "contexts responses"]:
-        """Probability of every response; each row sums to one."""
+        """Return the probability of every response; each row sums to one."""
         return masked_sum(self._token_logps(self.table(source)), self.mask.expand(self.game.contexts, -1, -1)).exp()
 
+    @override
     def encode(self, records: list[Record]) -> Prompts:
-        """Records of the game's contexts as prompts of one token, the context's number."""
+        """Return prompts of one token, the context's number."""
         ids = torch.tensor([[record["context"]] for record in records])
         hashes = torch.tensor([content_id(record) for record in records])
         return Prompts(ids, torch.ones_like(ids, dtype=torch.bool), hashes, records)
 
+    @override
     def load(self, device: torch.device | str = "cpu") -> None:
-        """There are no weights to load, only a place to be: the CPU, where float64 is at home."""
+        """Do nothing: there are no weights, and float64 is at home on the CPU."""
 
     @torch.no_grad()
+    @override
     def sample(
         self, prompts: Prompts, uniforms: Float[Tensor, "batch group length"], decoding: Decoding, source: str
     ) -> Responses:
-        """Draw one response for each row of uniforms from ``policy``, ``reference`` or ``mixture``."""
         length = self.tokens.shape[1]
         if uniforms.shape[-1] < length:
             raise ValueError(
@@ -91,7 +94,7 @@ class EnumerablePolicy(Policy):
 
     @torch.no_grad()
     def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
-        """Every response to every prompt, in the game's order."""
+        """Return every response to every prompt, in the game's order."""
         size = (len(prompts), *self.tokens.shape)
         last = self.tokens.gather(-1, (self.mask.sum(-1) - 1)[:, None]).squeeze(-1)
         return Responses(
@@ -102,8 +105,9 @@ class EnumerablePolicy(Policy):
             sample_logps=self._token_logps(self._law(source, decoding))[prompts.ids[:, -1]],
         )
 
+    @override
     def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
-        """Log pi(y_t | x, y_<t) of every response token, float64, nats, 0 on padding."""
+        """Return log-probs in float64."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and source == "policy"):
             table = self._checked(source)
         context = responses.prompts.ids[:, -1][:, None, None]
@@ -111,17 +115,17 @@ class EnumerablePolicy(Policy):
         return torch.where(responses.mask, values, torch.zeros_like(values))
 
     def indices(self, responses: Responses) -> Int[Tensor, "batch group"]:
-        """Which response of the game each one is."""
+        """Return the number that each response has in the game."""
         last = (responses.lengths - 1)[..., None]
         nodes = self._nodes(responses.ids).gather(-1, last)
         return self._leaf[nodes, responses.ids.gather(-1, last)].squeeze(-1)
 
+    @override
     def text(self, responses: Responses) -> list[list[str]]:
-        """The number of each response, for the game's judge."""
         return [[str(index) for index in group] for group in self.indices(responses).tolist()]
 
+    @override
     def export(self, folder: Path) -> None:
-        """Write the probability of every response, ``[contexts, responses]``."""
         folder.mkdir(parents=True, exist_ok=True)
         laws = {source: self.distribution(source).detach().contiguous() for source in ("policy", "reference")}
         save_file(laws, folder / "policy.safetensors")
@@ -141,7 +145,7 @@ class EnumerablePolicy(Policy):
         return table[:, self._nodes(self.tokens), self.tokens].masked_fill(~self.mask, 0.0)
 
     def _nodes(self, ids: Int[Tensor, "*any length"]) -> Int[Tensor, "*any length"]:
-        """The node each token is drawn at; past the end, any."""
+        """Return the node each token is drawn at; past the end, any."""
         nodes = [torch.zeros_like(ids[..., 0])]
         for position in range(ids.shape[-1] - 1):
             nodes.append(self.children_of[nodes[-1], ids[..., position]].clamp(min=0))
@@ -149,7 +153,7 @@ class EnumerablePolicy(Policy):
 
 
 class TabularPolicy(EnumerablePolicy):
-    """One logit for every response to every context; a response is one token, its number.
+    """Has one logit for every response to every context; a response is one token, its number.
 
     Args:
         game: Its contexts, responses and reference.
@@ -159,32 +163,29 @@ class TabularPolicy(EnumerablePolicy):
         super().__init__(game, *_bandit(game))
         self.logits = nn.Parameter(game.reference.log())
 
+    @override
     def table(self, source: str) -> Float[Tensor, "contexts 1 vocab"]:
-        """Log-probs of the responses."""
         logits = self.logits if source == "policy" else self.game.reference.log()
         return logits.log_softmax(-1)[:, None]
 
 
 class LinearPolicy(EnumerablePolicy):
-    r"""Softmax-linear in the game's features: :math:`\pi(y|x) \propto \pi_{ref}(y|x) \exp(\theta^\top \phi(x, y))`.
+    r"""Is softmax-linear in the game's features: :math:`\pi(y|x) \propto \pi_{ref}(y|x) \exp(\theta^\top \phi(x, y))`.
 
     Contexts share theta; each copy of the game has its own.
 
     Args:
-        game: With features.
-
-    Raises:
-        ValueError: The game has none.
+        game: A game with features.
     """
 
     def __init__(self, game: Game) -> None:
         if game.features is None:
-            raise ValueError("LinearPolicy needs a game with features: set game.features, the number of them")
+            raise ValueError("LinearPolicy needs a game with features: set model.policy.game.features to their number")
         super().__init__(game, *_bandit(game))
         self.theta = nn.Parameter(torch.zeros(game.copies, game.features.shape[-1], dtype=torch.float64))
 
+    @override
     def table(self, source: str) -> Float[Tensor, "contexts 1 vocab"]:
-        """Log-probs of the responses."""
         logits = self.game.reference.log()
         if source == "policy":
             assert self.game.features is not None
@@ -193,7 +194,7 @@ class LinearPolicy(EnumerablePolicy):
 
 
 class _Walk:
-    """A `NextToken` over a table."""
+    """Walks down a table, as a `NextToken`."""
 
     admits = False  # the prompts of a game are all read at once
 
@@ -203,7 +204,6 @@ class _Walk:
     def prefill(
         self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
     ) -> Float[Tensor, "batch vocab"]:
-        """Start at the root of each prompt's context."""
         del mask
         self.context = ids[:, -1].repeat_interleave(group_size)
         self.node = torch.zeros_like(self.context)
@@ -215,11 +215,10 @@ class _Walk:
         return self.table[self.context, self.node]
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows."""
         self.context, self.node = self.context[rows], self.node[rows]
 
 
 def _bandit(game: Game) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens, mask, children and ends of a tree with one node."""
+    """Return tokens, mask, children and ends of a tree with one node."""
     tokens = torch.arange(game.responses)[:, None]
     return tokens, torch.ones_like(tokens, dtype=torch.bool), torch.full_like(tokens.T, _END), tokens.squeeze(-1)

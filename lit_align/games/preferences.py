@@ -1,4 +1,4 @@
-r"""Preference matrices :math:`P(y \succ z)` of small response sets: from rewards, intransitive, random."""
+r"""Preference matrices :math:`P(y \succ z)` of small response sets come from rewards, are intransitive, or random."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,10 @@ from lit_align.games.checks import check_count, check_positive, check_rewards
 
 
 def hard_preference(rewards: Real[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y Y"]:
-    r"""The better reward always wins.
+    r"""Return the preference under which the better reward always wins: 0, ½ or 1.
 
     .. math::
         P(y \succ z) = 1\{r(y) > r(z)\} + \tfrac12\, 1\{r(y) = r(z)\}
-
-    Args:
-        rewards: Reward of each response; only their order matters.
-
-    Returns:
-        0, ½ or 1.
-
-    Raises:
-        ValueError: a reward is not finite.
     """
     first, second = _pairs(rewards)
     return ((first > second).double() + (first >= second).double()) / 2
@@ -31,20 +22,12 @@ def hard_preference(rewards: Real[Tensor, "*batch Y"]) -> Float[Tensor, "*batch 
 def bradley_terry_preference(
     rewards: Real[Tensor, "*batch Y"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch Y Y"]:
-    r"""Wins are logistic in the difference of rewards.
+    r"""Return the preference whose wins are logistic in the difference of rewards.
 
     .. math::
         P(y \succ z) = \sigma\big((r(y) - r(z)) / temperature\big)
 
-    Args:
-        rewards: Reward of each response, finite.
-        temperature: In the unit of the rewards, > 0; larger is closer to ½, towards 0 it is :func:`hard_preference`.
-
-    Returns:
-        Probabilities in [0, 1].
-
-    Raises:
-        ValueError: a reward is not finite, or ``temperature`` is not positive.
+    ``temperature`` > 0 is in the unit of the rewards; larger is closer to ½, towards 0 it is :func:`hard_preference`.
     """
     check_positive("temperature", temperature)
     first, second = _pairs(rewards)
@@ -52,29 +35,15 @@ def bradley_terry_preference(
 
 
 def dominance(rewards: Real[Tensor, "*batch Y"]) -> Float[Tensor, "*batch Y Y"]:
-    r"""P(y is at least as good as z): ties count in full, so the diagonal is one.
-
-    Args:
-        rewards: Reward of each response; only their order matters.
-
-    Returns:
-        0 or 1.
-
-    Raises:
-        ValueError: a reward is not finite.
-    """
+    """Return P(y is at least as good as z), 0 or 1: ties count in full, so the diagonal is one."""
     first, second = _pairs(rewards)
     return (first >= second).double()
 
 
 def rock_paper_scissors(margin: float = 0.5) -> Float[Tensor, "3 3"]:
-    """The smallest intransitive preference: 0 beats 1, 1 beats 2, 2 beats 0.
+    """Return the smallest intransitive preference: 0 beats 1, 1 beats 2, 2 beats 0, each by ``margin`` over ½.
 
-    Args:
-        margin: By how much a win exceeds ½, in (0, ½]; ½ is certain.
-
-    Raises:
-        ValueError: ``margin`` is outside (0, ½].
+    ``margin`` lies in (0, ½]; ½ is certain.
     """
     if not 0 < margin <= 0.5:
         raise ValueError(f"margin must lie in (0, 0.5], got {margin}")
@@ -85,15 +54,12 @@ def rock_paper_scissors(margin: float = 0.5) -> Float[Tensor, "3 3"]:
 def random_skew(
     batch: Sequence[int], responses: int, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*batch Y Y"]:
-    """Random preferences without a reward behind them: every pair's P(y beats z) is uniform in [0, 1].
+    """Draw preferences without a reward behind them: every pair's P(y beats z) is uniform in [0, 1].
 
     Args:
         batch: Leading dimensions, () for one matrix.
         responses: Y, >= 1.
         generator: Source of randomness; None is the global one.
-
-    Raises:
-        ValueError: ``responses`` is not a whole number >= 1.
     """
     check_count("responses", responses, least=1)
     size = (*batch, responses, responses)

@@ -1,4 +1,4 @@
-r"""One exact outer step of each method on a finite response set: what its sampled loss has as population minimiser.
+r"""One exact outer step of each method on a finite response set is what its sampled loss has as population minimiser.
 
 [1] T. Yang et al., "Faster WIND", AISTATS 2025, arXiv:2410.20727.
 [2] Y. Wu et al., "Self-Play Preference Optimization for Language Model Alignment", ICLR 2025, arXiv:2405.00675.
@@ -8,8 +8,9 @@ r"""One exact outer step of each method on a finite response set: what its sampl
     arXiv:2502.16852.
 [6] R. Rafailov et al., "Direct Preference Optimization", NeurIPS 2023, arXiv:2305.18290.
 
-Everywhere :math:`w_\pi(y) = \sum_z P(y \succ z)\, \pi(z)`. All steps are geometric mixtures with a tilt: a response of
-probability zero under the anchor (or under a reference that pulls) keeps it.
+Everywhere :math:`w_\pi(y) = \sum_z P(y \succ z)\, \pi(z)`, ``anchor`` is pi_t, ``reference`` is pi_ref, and pi_{t+1} is
+returned. All steps are geometric mixtures with a tilt: a response of probability zero under the anchor (or under a
+reference that pulls) keeps it.
 """
 
 from typing import NamedTuple
@@ -33,28 +34,18 @@ Values = Real[Tensor, "*#batch Y"]
 
 
 def wind_step(anchor: Law, reference: Law, preference: Preference, *, beta: float, eta: float) -> Law:
-    r"""One exact step of win-rate dominance (WIND).
+    r"""Take one exact step of win-rate dominance (WIND).
 
     .. math::
         \pi_{t+1} \propto \pi_t^{1/(1+\beta\eta)}\, \pi_{ref}^{\beta\eta/(1+\beta\eta)}
             \exp\big(\tfrac{\eta}{1+\beta\eta} w_{\pi_t}\big)
             = \arg\max_\pi \langle \pi, w_{\pi_t} \rangle - \beta KL(\pi \| \pi_{ref}) - \tfrac1\eta KL(\pi \| \pi_t)
 
+    ``beta`` >= 0 is the KL strength towards the reference, in win-rate units, and 0 is :func:`sppo_step`; ``eta`` > 0
+    is the step size, and larger moves further from the anchor.
+
     Source: Algorithm 2 of [1]; the closed form is derived. For eta <= 4 beta, KL(pi* || pi_t) shrinks by 1/(1+beta eta)
     a step at least; a larger eta can diverge.
-
-    Args:
-        anchor: pi_t.
-        reference: pi_ref.
-        preference: [..., y, z] = P(y beats z).
-        beta: KL strength towards the reference, >= 0, in win-rate units; 0 is :func:`sppo_step`.
-        eta: Step size, > 0; larger moves further from the anchor.
-
-    Returns:
-        pi_{t+1}.
-
-    Raises:
-        ValueError: an argument is not what it should be.
     """
     check_not_negative("beta", beta)
     check_positive("eta", eta)
@@ -64,20 +55,11 @@ def wind_step(anchor: Law, reference: Law, preference: Preference, *, beta: floa
 
 
 def sppo_step(anchor: Law, preference: Preference, *, eta: float) -> Law:
-    r"""One exact step of SPPO, multiplicative weights: :math:`\pi_{t+1} \propto \pi_t \exp(\eta\, w_{\pi_t})`.
+    r"""Take one exact step of SPPO, multiplicative weights: :math:`\pi_{t+1} \propto \pi_t \exp(\eta\, w_{\pi_t})`.
+
+    ``eta`` > 0 is the step size: 1/beta in the units of the sampled loss.
 
     Source: [2]. Iterative IPO against the anchor is the same with eta = 1/tau. The last iterate need not converge.
-
-    Args:
-        anchor: pi_t.
-        preference: [..., y, z] = P(y beats z).
-        eta: Step size, > 0; 1/beta in the units of the sampled loss.
-
-    Returns:
-        pi_{t+1}.
-
-    Raises:
-        ValueError: an argument is not what it should be.
     """
     check_positive("eta", eta)
     anchor, _, rates = _checked(anchor, anchor, preference)
@@ -85,26 +67,16 @@ def sppo_step(anchor: Law, preference: Preference, *, eta: float) -> Law:
 
 
 def inpo_step(anchor: Law, reference: Law, preference: Preference, *, eta: float, tau: float) -> Law:
-    r"""One exact step of INPO, in its own parametrisation.
+    r"""Take one exact step of INPO, in its own parametrisation.
 
     .. math::
         \log \pi_{t+1} = \tfrac{\tau}{\eta} \log \pi_{ref} + (1 - \tfrac{\tau}{\eta}) \log \pi_t
             + \tfrac{1}{\eta} w_{\pi_t} + c
 
-    Source: [3]. It is :func:`wind_step` with beta = tau and step size 1/(eta - tau): a larger eta is a smaller step.
+    ``eta`` > 0, at least tau, is the inverse step size: larger stays closer to the anchor. ``tau`` >= 0 is the KL
+    strength towards the reference.
 
-    Args:
-        anchor: pi_t.
-        reference: pi_ref.
-        preference: [..., y, z] = P(y beats z).
-        eta: Inverse step size, >= tau and > 0; larger stays closer to the anchor.
-        tau: KL strength towards the reference, >= 0.
-
-    Returns:
-        pi_{t+1}.
-
-    Raises:
-        ValueError: an argument is not what it should be.
+    Source: [3]. It is :func:`wind_step` with beta = tau and step size 1/(eta - tau).
     """
     check_not_negative("tau", tau)
     check_positive("eta", eta)
@@ -115,25 +87,14 @@ def inpo_step(anchor: Law, reference: Law, preference: Preference, *, eta: float
 
 
 def nash_md_step(anchor: Law, reference: Law, preference: Preference, *, eta: float, tau: float) -> Law:
-    r"""One exact step of Nash mirror descent: the opponent is a geometric mixture with the reference.
+    r"""Take one exact step of Nash mirror descent, whose opponent is a geometric mixture with the reference.
 
     .. math::
         \pi_{t+1} \propto \pi'_t \exp(\eta\, w_{\pi'_t}), \quad \pi'_t \propto \pi_t^{1-\eta\tau}\, \pi_{ref}^{\eta\tau}
 
+    ``eta`` > 0 is the step size, ``tau`` >= 0 the KL strength towards the reference, and eta tau <= 1.
+
     Source: [4]. At a constant step the limit is biased, by O(eta): win rates are taken at the mixture (derived).
-
-    Args:
-        anchor: pi_t.
-        reference: pi_ref.
-        preference: [..., y, z] = P(y beats z).
-        eta: Step size, > 0, with eta tau <= 1.
-        tau: KL strength towards the reference, >= 0.
-
-    Returns:
-        pi_{t+1}.
-
-    Raises:
-        ValueError: an argument is not what it should be.
     """
     check_not_negative("tau", tau)
     check_positive("eta", eta)
@@ -146,40 +107,23 @@ def nash_md_step(anchor: Law, reference: Law, preference: Preference, *, eta: fl
 
 
 class OptimisticStep(NamedTuple):
-    """What one step of optimistic mirror descent leaves.
+    """Holds what one step of optimistic mirror descent leaves."""
 
-    Attributes:
-        policy: pi_t, that plays.
-        base: pi'_{t+1}, from which the next step starts.
-        win_rates: Of each response against pi_t: the next step's prediction.
-    """
-
-    policy: Law
-    base: Law
-    win_rates: Law
+    policy: Law  # pi_t, that plays
+    base: Law  # pi'_{t+1}, from which the next step starts
+    win_rates: Law  # win rates of each response against pi_t: the next step's prediction
 
 
 def onpo_step(base: Law, prediction: Values, preference: Preference, *, eta: float) -> OptimisticStep:
-    r"""One exact step of ONPO, optimistic mirror descent with the last win rates as prediction.
+    r"""Take one exact step of ONPO, optimistic mirror descent with the last win rates as prediction.
 
     .. math::
         \pi_t \propto \pi'_t \exp(\eta\, w_{\pi_{t-1}}), \quad \pi'_{t+1} \propto \pi'_t \exp(\eta\, w_{\pi_t})
 
-    Source: [5]. Begin with ``base`` the reference and a ``prediction`` of zeros, and pass on what is returned:
-    ``step = onpo_step(step.base, step.win_rates, preference, eta=eta)``. For eta <= 1/8 the last iterate converges to
-    a unique Nash equilibrium.
+    ``eta`` > 0 is the step size. Begin with ``base`` (pi'_t) the reference and a ``prediction`` of zeros, and pass on
+    what is returned: ``step = onpo_step(step.base, step.win_rates, preference, eta=eta)``.
 
-    Args:
-        base: pi'_t.
-        prediction: Win rates of the step before, finite; a constant is no prediction.
-        preference: [..., y, z] = P(y beats z).
-        eta: Step size, > 0.
-
-    Returns:
-        The policy that plays and the next step's two arguments.
-
-    Raises:
-        ValueError: an argument is not what it should be.
+    Source: [5]. For eta <= 1/8 the last iterate converges to a unique Nash equilibrium.
     """
     check_positive("eta", eta)
     base, prediction = check_distribution("base", base), check_rewards("prediction", prediction)
@@ -189,20 +133,11 @@ def onpo_step(base: Law, prediction: Values, preference: Preference, *, eta: flo
 
 
 def dpo_step(anchor: Law, rewards: Values, *, beta: float) -> Law:
-    r"""One exact step of iterative DPO under Bradley-Terry rewards: :math:`\pi_{t+1} \propto \pi_t \exp(r/\beta)`.
+    r"""Take one exact step of iterative DPO on rewards in nats: :math:`\pi_{t+1} \propto \pi_t \exp(r/\beta)`.
+
+    ``beta`` > 0 is the KL strength towards the anchor, which is the step's reference.
 
     Source: eq. (4) of [6].
-
-    Args:
-        anchor: pi_t, the step's reference.
-        rewards: Bradley-Terry reward of each response, nats.
-        beta: KL strength towards the anchor, > 0.
-
-    Returns:
-        pi_{t+1}.
-
-    Raises:
-        ValueError: an argument is not what it should be.
     """
     check_positive("beta", beta)
     anchor, rewards = check_distribution("anchor", anchor), check_rewards("rewards", rewards)
@@ -210,6 +145,6 @@ def dpo_step(anchor: Law, rewards: Values, *, beta: float) -> Law:
 
 
 def _checked(anchor: Tensor, reference: Tensor, preference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Anchor, reference, and the win rates against the anchor."""
+    """Return anchor, reference, and the win rates against the anchor."""
     anchor, reference = check_distribution("anchor", anchor), check_distribution("reference", reference)
     return anchor, reference, unchecked_win_rates(anchor, check_preference("preference", preference))

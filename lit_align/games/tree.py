@@ -1,15 +1,16 @@
-"""A policy over short sequences, all of which can be counted: masks, ends and sums over tokens have exact answers."""
+"""A tree policy answers with short sequences that can be counted: masks and sums over tokens have exact answers."""
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lit_align.games.game import Game
 from lit_align.games.policies import EnumerablePolicy
 
 
 class TreePolicy(EnumerablePolicy):
-    """Every sequence of ``symbols`` up to ``length`` tokens, ended by an end-of-sequence token or cut at that length.
+    """Answers with a sequence of up to ``length`` tokens, ended by an end-of-sequence token or cut at that length.
 
     Three symbols and length 3 make 40 responses: the end at once, 3 of one symbol and the end, 9 of two, 27 cut. Tokens
     0 to ``symbols`` - 1 are the symbols, the last is the end. There is one logit for every context, node and token.
@@ -27,13 +28,13 @@ class TreePolicy(EnumerablePolicy):
         self.logits = nn.Parameter(conditionals.clone())
         self.register_buffer("initial", conditionals, persistent=False)
 
+    @override
     def table(self, source: str) -> Float[Tensor, "contexts nodes vocab"]:
-        """Log-probs of the next token at every node."""
         logits: Tensor = self.logits if source == "policy" else self.initial  # type: ignore[assignment]
         return logits.log_softmax(-1)
 
     def _conditionals(self, law: Float[Tensor, "contexts responses"]) -> Float[Tensor, "contexts nodes vocab"]:
-        """The log-probs of tokens that make a law over responses: ratios of the mass below them."""
+        """Return the log-probs of tokens that make a law over responses: ratios of the mass below them."""
         nodes = self._nodes(self.tokens)
         mass = law.new_zeros(len(law), self.children_of.numel())
         vocabulary = self.children_of.shape[1]
@@ -48,7 +49,7 @@ class TreePolicy(EnumerablePolicy):
 def sequences(
     symbols: int, length: int
 ) -> tuple[Int[Tensor, "responses length"], Bool[Tensor, "responses length"], Int[Tensor, "nodes vocab"]]:
-    """All sequences, shortest first, and the tree they are the leaves of.
+    """Return all sequences, shortest first, and the tree they are the leaves of.
 
     Returns:
         Tokens (the end of sequence is token ``symbols``), mask, and the node each token leads to, -1 at a leaf.

@@ -1,1 +1,1 @@
-"""What a run will need of a device's memory and arithmetic, known before any weights load."""
+"""A plan says what a run will need of a device's memory and arithmetic, before any weights load."""

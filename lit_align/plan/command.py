@@ -1,10 +1,11 @@
-"""``python -m lit_align plan``: the table of a config, on devices that need not be here."""
+"""``python -m lit_align plan`` prints the table of a config, on devices that need not be here."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from typing_extensions import override
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.models.language_model import LanguageModel
@@ -15,11 +16,11 @@ from lit_align.types import Prompts
 
 
 class Planner(ABC):
-    """A trainer that can be asked what memory a run would need."""
+    """Is a trainer that can be asked what memory a run would need."""
 
     @abstractmethod
     def configured(self) -> "ConfiguredTrainer":
-        """Give the settings of this trainer that a plan depends on."""
+        """Return the settings of this trainer that a plan depends on."""
 
     def plan(
         self, model: AlignmentModule, datamodule: Any, memory: float | None = None, prompt_tokens: int | None = None
@@ -56,7 +57,7 @@ class Planner(ABC):
 
 
 class ConfiguredTrainer(Planner):
-    """What a plan, and a data module that is set up, ask of a trainer; it runs nothing and leaves no folder.
+    """Answers what a plan, and a data module that is set up, ask of a trainer; it runs nothing and leaves no folder.
 
     Args:
         options: A trainer's arguments.
@@ -69,12 +70,12 @@ class ConfiguredTrainer(Planner):
         self.world_size = configured_devices(options).count
         self.planned: Plan | None = None
 
+    @override
     def configured(self) -> "ConfiguredTrainer":
-        """This one."""
         return self
 
     def first_prompts(self, model: AlignmentModule, data: Any) -> tuple[Prompts | None, list[str]]:
-        """Prompts of the first iteration where they can be read without weights, and why not where they cannot."""
+        """Return the first iteration's prompts where they can be read without weights, else the reason why not."""
         data.trainer = self
         if not (isinstance(model.policy, LanguageModel) and is_readable(model.policy)):
             return None, []

@@ -1,4 +1,4 @@
-"""The devices of a run: how many, what each can hold, and whether they share the weights between them."""
+"""A run has devices: how many, what each can hold, and whether they share the weights between them."""
 
 import os
 from collections.abc import Mapping
@@ -14,32 +14,24 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Devices:
-    """Where a run takes place.
+    """Says where a run takes place."""
 
-    Attributes:
-        kind: ``cpu``, ``cuda``, ...
-        count: Over all nodes.
-        sharded: Whether each keeps a part of the weights only (FSDP); else each has them all.
-        flat: Whether that is FSDP1, which gathers weights in the dtype they are kept in.
-        memory: Bytes that one device can hold, its share of the RAM for a CPU; None where nobody knows.
-        precision: The trainer's.
-    """
-
-    kind: str
-    count: int = 1
-    sharded: bool = False
-    flat: bool = False
+    kind: str  # ``cpu`` or ``cuda``, for example
+    count: int = 1  # number over all nodes
+    sharded: bool = False  # whether each keeps a part of the weights only (FSDP); else each has them all
+    flat: bool = False  # whether that is FSDP1, which gathers weights in the dtype they are kept in
+    # Bytes that one device can hold, its share of the RAM for a CPU; None where nobody knows.
     memory: float | None = None
-    precision: str = "32-true"
+    precision: str = "32-true"  # the trainer's
 
     @property
     def shards(self) -> int:
-        """Parts that the weights are cut into."""
+        """Return the number of parts that the weights are cut into."""
         return self.count if self.sharded else 1
 
 
 def devices_of(trainer: Any) -> Devices:
-    """Those of a trainer."""
+    """Return the devices of a trainer."""
     root: torch.device = trainer.strategy.root_device
     return Devices(
         root.type,
@@ -52,11 +44,9 @@ def devices_of(trainer: Any) -> Devices:
 
 
 def configured_devices(options: Mapping[str, Any], memory: float | None = None) -> Devices:
-    """Those that a trainer would be given, whether this machine has them or not.
+    """Return the devices that a trainer with these options would be given, whether this machine has them or not.
 
-    Args:
-        options: The trainer's arguments.
-        memory: GiB of one device, for those that are not here.
+    ``memory`` is GiB of one device, for those that are not here.
     """
     kind = str(options.get("accelerator", "auto"))
     if kind in ("auto", "gpu", "cuda"):
@@ -87,7 +77,7 @@ def _memory(kind: str, local: int) -> float | None:
 
 
 def _ram() -> float:
-    """Of this machine, or of the container that the process is in."""
+    """Return the RAM of this machine, or of the container that the process is in."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
     said = [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit()]

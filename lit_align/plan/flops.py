@@ -1,4 +1,4 @@
-"""Floating-point operations that a policy's forward and backward passes need, counted from its linear layers.
+"""The operations of a policy's forward and backward passes are counted from its linear layers.
 
 Attention itself and the small operations (norms, activations, softmax) are not counted, nor is padding or a prompt that
 is read more than once: what is counted is useful work, so a share of the peak is rather under- than overstated.
@@ -17,46 +17,32 @@ _SIZE, _PRODUCTS = 2048, 5
 
 @dataclass(frozen=True)
 class Work:
-    """Multiplications and additions of one token's way through a causal language model.
+    """Counts multiplications and additions of one token's way through a causal language model."""
 
-    Attributes:
-        forward: Of the decoder, a token.
-        backward: Of its backward pass, a token: gradients of activations above the first trainable weight, and of the
-            trainable weights.
-        head: Of the output head, a token whose successor is predicted; its backward pass needs as many again, or twice
-            as many where it is trained.
-        head_backward: Of the head's backward pass.
-    """
-
-    forward: int
-    backward: int
-    head: int
-    head_backward: int
+    forward: int  # operations of the decoder, a token
+    backward: int  # operations of its backward pass, a token, from the first trainable weight upwards
+    head: int  # operations of the output head, a token whose successor is predicted
+    head_backward: int  # operations of the head's backward pass: as many again, or twice as many where it is trained
 
     def sampling(self, responses: Responses) -> int:
-        """Reading each prompt once and drawing the responses; a last token is not read."""
+        """Count reading each prompt once and drawing the responses; a last token is not read."""
         return self.scoring(responses)
 
     def scoring(self, responses: Responses) -> int:
-        """One policy's log-probs of responses, each prompt read once."""
+        """Count one policy's log-probs of responses, each prompt read once."""
         read, predicted = _tokens(responses)
         return self.forward * read + self.head * predicted
 
     def training(self, responses: Responses) -> int:
-        """A forward and a backward pass over them."""
+        """Count a forward and a backward pass over responses."""
         read, predicted = _tokens(responses)
         return self.scoring(responses) + self.backward * read + self.head_backward * predicted
 
 
 def work_of(model: nn.Module, head: nn.Module) -> Work:
-    """The work of a Hugging Face causal LM, with adapters or without, whatever its weights are stored in.
-
-    Args:
-        model: The network.
-        head: Its output embeddings.
-    """
+    """Return the work of a Hugging Face causal LM and its output ``head``, whatever its weights are stored in."""
     forward = backward = 0
-    reached = False  # by gradients, from the first trainable weight upwards
+    reached = False  # gradients reach every layer from the first trainable weight upwards
     for module in model.modules():
         trainable = any(weight.requires_grad for weight in module.parameters(recurse=False))
         if module is not head:
@@ -68,7 +54,7 @@ def work_of(model: nn.Module, head: nn.Module) -> Work:
 
 
 def peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second in a product of two large matrices, the median of a few."""
+    """Return the operations a second in a product of two large matrices, the median of a few."""
     first, second = (torch.randn(_SIZE, _SIZE, device=device).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(_PRODUCTS + 1):
@@ -79,11 +65,11 @@ def peak(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _width(module: nn.Module) -> int:
-    """Weights of a linear layer; a 4-bit one stores them in fewer numbers than it has."""
+    """Return the weights of a linear layer; a 4-bit one stores them in fewer numbers than it has."""
     return int(module.in_features) * int(module.out_features) if isinstance(module, nn.Linear) else 0
 
 
 def _tokens(responses: Responses) -> tuple[int, int]:
-    """Tokens that are read, and tokens that are predicted."""
+    """Return the tokens that are read, and the tokens that are predicted."""
     predicted = int(responses.mask.sum())
     return int(responses.prompts.mask.sum()) + predicted - responses.mask[..., 0].numel(), predicted

@@ -1,7 +1,8 @@
-"""Formulas: bytes that each phase of an iteration takes on one device, term by term.
+"""Formulas give the bytes that each phase of an iteration takes on one device, term by term.
 
 Activations are those that PyTorch keeps for the backward pass of a decoder of the Llama family (RMSNorm, grouped-query
-attention without a stored score matrix, gated MLP); other decoders differ by some of the terms.
+attention without a stored score matrix, gated MLP); other decoders differ by some of the terms. Everywhere ``shapes``
+are those of the model, ``precision`` is that of its numbers, and ``shards`` are the devices over which it is cut.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from lit_align.plan.workload import Workload
 from lit_align.utils.out_of_memory import LARGE
 
 Terms = dict[str, float]
-"""Bytes by what they are for."""
+"""Terms are bytes, by what they are for."""
 
 FLOAT = 4  # bytes
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # a number; a scale in 8 bits for 64 of them; a float for 256 scales
@@ -25,23 +26,16 @@ SAMPLING_LOGITS = 3  # the head's, those of rows that have just begun, and the w
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of a number.
+    """Gives the bytes of a number."""
 
-    Attributes:
-        weight: Of the base.
-        trained: Of what trains.
-        computed: Of activations.
-        quantised: The base's linear layers are in NF4.
-    """
-
-    weight: int
-    trained: int
-    computed: int
-    quantised: bool = False
+    weight: int  # bytes of a number of the base
+    trained: int  # bytes of a number that trains
+    computed: int  # bytes of a number of activations
+    quantised: bool = False  # the base's linear layers are in NF4
 
 
 def base(shapes: Shapes, precision: Precision) -> float:
-    """The weights of the base."""
+    """Return the bytes of the base's weights."""
     if not precision.quantised:
         return float(shapes.parameters * precision.weight)
     # peft makes what is not quantised float32 again.
@@ -49,7 +43,7 @@ def base(shapes: Shapes, precision: Precision) -> float:
 
 
 def trainable(shapes: Shapes) -> int:
-    """Numbers that train."""
+    """Return how many numbers train."""
     return shapes.adapters or shapes.parameters
 
 
@@ -64,17 +58,11 @@ def kept(
     shards: int = 1,
     replicas: int = 1,
 ) -> Terms:
-    """What lies in memory throughout.
+    """Return what lies in memory throughout.
 
-    Args:
-        shapes: Of the model.
-        precision: Of its numbers.
-        optimizer: Bytes that the optimiser keeps for a number that trains.
-        copies: Copies of what trains that the anchor keeps.
-        momentum: Whether the anchor keeps frozen updates of adapters, whose rank grows with every iteration.
-        iterations: Of the run.
-        shards: Devices over which it is cut.
-        replicas: Devices that have it all; DDP sends gradients in buckets of its own.
+    ``optimizer`` bytes are kept for a number that trains, and ``copies`` of what trains by the anchor; with
+    ``momentum`` it keeps frozen updates of adapters, whose rank grows with each of the ``iterations``. ``replicas``
+    have all of the model: DDP sends gradients in buckets of its own.
     """
     trained = trainable(shapes)
     frozen = shapes.adapters * FLOAT * (2 * iterations - 1) if momentum else 0
@@ -91,13 +79,9 @@ def kept(
 
 
 def gathered(shapes: Shapes, precision: Precision, shards: int, *, flat: bool = False) -> Terms:
-    """Sharded weights while sampling and scoring: whole on every device, the reference's too where it is a copy.
+    """Return sharded weights while sampling and scoring: whole on every device, a copied reference's too.
 
-    Args:
-        shapes: Of the model.
-        precision: Of its numbers.
-        shards: Devices over which it is cut.
-        flat: FSDP1 gathers weights as they are kept, FSDP2 as they are computed with.
+    FSDP1 (``flat``) gathers weights as they are kept, FSDP2 as they are computed with.
     """
     if shards == 1:
         return {}
@@ -108,31 +92,19 @@ def gathered(shapes: Shapes, precision: Precision, shards: int, *, flat: bool = 
 
 @dataclass(frozen=True)
 class Reading:
-    """The tokens and sequences that one forward pass reads.
+    """Counts the tokens and sequences that one forward pass reads."""
 
-    Attributes:
-        tokens: That go through the layers.
-        queries: Rows of queries of the attention, padding included.
-        keys: Of keys; a prompt stands before each row of its responses.
-        pairs: Of a query and a key that a mask is about.
-        predicted: Tokens whose log-probs are needed.
-    """
-
-    tokens: int
-    queries: int
-    keys: int
-    pairs: int
-    predicted: int
+    tokens: int  # tokens that go through the layers
+    queries: int  # rows of queries of the attention, padding included
+    keys: int  # rows of keys; a prompt stands before each row of its responses
+    pairs: int  # pairs of a query and a key that a mask is about
+    predicted: int  # tokens whose log-probs are needed
 
 
 def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) -> Reading:
-    """One forward pass over groups of the longest prompts and responses, on the route that the model takes.
+    """Return one forward pass over groups of the longest prompts and responses, on the route that the model takes.
 
-    Args:
-        shapes: Of the model.
-        work: How long they are, and the route.
-        prompts: Whose groups there are.
-        gradients: All are read together, for a backward pass.
+    ``prompts`` is the number of groups; for a backward pass (``gradients``) all are read together.
     """
     unpadded = work.routes.unpadded
     sizes = work.prompt, work.group, work.length, prompts
@@ -158,13 +130,13 @@ def reading(shapes: Shapes, work: Workload, prompts: int, *, gradients: bool) ->
 def layer_activations(shapes: Shapes, precision: Precision, read: Reading, routes: Routes) -> list[float]:
     """Count the bytes that one layer keeps for the backward pass, tensor by tensor."""
     computed, tokens = precision.computed, read.tokens
-    # Each norm: its input and its result, in float32 before the scale is applied and as the next layer takes it.
+    # Each norm keeps its input and its result, in float32 before the scale is applied and as the next layer takes it.
     norms = 2 * [tokens * shapes.hidden * FLOAT, tokens * shapes.hidden * computed]
     if not shapes.adapters:
         norms += 2 * [tokens * shapes.hidden * computed]
     shared = routes.unpadded and not routes.repeats_keys  # else each head has keys and values of its own
     keys = read.keys * (shapes.key if shared else shapes.query) * computed
-    # Queries, keys, values; what is made of them, and that in the order of the tokens.
+    # These are queries, keys, values, what is made of them, and that in the order of the tokens.
     attention = [*2 * [read.queries * shapes.query * computed], *2 * [keys], tokens * shapes.query * computed]
     gate = 4 * [tokens * shapes.mlp * computed]  # gate, its activation, up, their product
     copies = []
@@ -176,7 +148,7 @@ def layer_activations(shapes: Shapes, precision: Precision, read: Reading, route
 def training(
     shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False, shards: int = 1
 ) -> Terms:
-    """Forward and backward pass of one minibatch."""
+    """Return what the forward and backward pass of one minibatch takes."""
     read = reading(shapes, work, work.batch, gradients=True)
     layer = sum(layer_activations(shapes, precision, read, work.routes))
     inputs = float(read.tokens * shapes.hidden * precision.computed * shapes.layers)
@@ -195,7 +167,7 @@ def training(
 
 
 def head_logits(shapes: Shapes, precision: Precision, read: Reading) -> float:
-    """Logits of a few tokens at a time, in float32, and as the head makes them.
+    """Return the bytes of a few tokens' logits, in float32, and as the head makes them.
 
     A model that scales or caps them makes up to three more of these, which no config tells.
     """
@@ -212,7 +184,7 @@ def head_gradients(shapes: Shapes, precision: Precision, read: Reading) -> float
 
 
 def scoring(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
-    """Log-probs of a micro-batch without gradients."""
+    """Return what the log-probs of a micro-batch take without gradients."""
     read = reading(shapes, work, work.micro_batch(work.prompts, work.group), gradients=False)
     return {
         "activations": passing(shapes, precision, read.tokens),
@@ -222,7 +194,7 @@ def scoring(shapes: Shapes, precision: Precision, work: Workload) -> Terms:
 
 
 def sampling(shapes: Shapes, precision: Precision, work: Workload, *, shards: int = 1) -> Terms:
-    """The key-value cache of a micro-batch, its prompts while they are read, and the logits of one token."""
+    """Return the key-value cache of a micro-batch, its prompts while they are read, and the logits of one token."""
     prompts = work.micro_batch(work.prompts, work.group) if work.samples else 0
     alone = work.micro_batch(work.heldout, 1) if work.heldout else 0
     rows, asked = max(prompts * work.group, alone), max(prompts, alone) * work.prompt
@@ -238,45 +210,35 @@ def sampling(shapes: Shapes, precision: Precision, work: Workload, *, shards: in
 
 
 def passing(shapes: Shapes, precision: Precision, tokens: int) -> float:
-    """What is there at once of a layer that keeps nothing."""
+    """Return the bytes that are there at once of a layer that keeps nothing."""
     return float(tokens * (4 * shapes.hidden + 4 * shapes.query + 3 * shapes.mlp) * precision.computed)
 
 
 def mapped(shapes: Shapes, precision: Precision) -> float:
-    """What was read of the file of weights while they became 4-bit ones: it stays mapped for what did not."""
+    """Return what was read of the file of weights while they became 4-bit ones: it stays mapped for what did not."""
     return float(shapes.linear * precision.weight if precision.quantised else 0)
 
 
 def lost(shapes: Shapes, precision: Precision, work: Workload, *, checkpointing: bool = False) -> float:
-    """Holes in the heap of glibc that nothing fits into, after the forward and backward pass of a minibatch.
-
-    PyTorch asks for aligned memory, for which glibc needs a piece larger than the tensor: a hole that a tensor has left
-    does not take another of its size. Beside an adapted layer three tensors of its result's size come and go (what the
-    base makes, what the adapter makes, that again scaled), and the small one of the adapter's rank is kept between
-    them; two that lie side by side make room for one, so that two thirds are lost. With checkpointing the small ones go
-    too, and their neighbours join. What is lost then is what a layer would have kept: it goes when the next layer
-    begins, and the input of that one, which is kept, lies behind the holes.
-
-    Large tensors have pages of their own and leave no holes, but the tensors of responses that end early are smaller: a
-    minibatch may lose most where some are just not large enough, and that is what counts.
-
-    Args:
-        shapes: Of the model.
-        precision: Of its numbers.
-        work: Of the minibatch.
-        checkpointing: Layers are computed again in the backward pass; tensors are then soon large.
-    """
+    """Return the bytes in holes of glibc's heap that nothing fits into, after both passes over a minibatch."""
+    # PyTorch asks for aligned memory, for which glibc needs a piece larger than the tensor: a hole that a tensor has
+    # left does not take another of its size. Beside an adapted layer three tensors of its result's size come and go
+    # (what the base makes, what the adapter makes, that again scaled), and the small one of the adapter's rank is kept
+    # between them; two that lie side by side make room for one, so that two thirds are lost. With checkpointing the
+    # small ones go too, and their neighbours join: what is lost then is what a layer would have kept.
+    # Large tensors have pages of their own and leave no holes, but the tensors of responses that end early are smaller:
+    # a minibatch may lose most where some are just not large enough, and that is what counts.
     read = reading(shapes, work, work.batch, gradients=True)
     if checkpointing:
         sizes, apart, part = shapes.layers * layer_activations(shapes, precision, read, work.routes), LARGE, 1.0
     else:
         sizes = [float(read.tokens * width * precision.trained) for width in 3 * shapes.adapter_outputs]
         apart, part = MOST_APART, 2 / 3
-    # Shares of the longest responses at which some tensors reach that size, and the whole of them.
+    # At these shares of the longest responses some tensors reach that size; 1 is the whole of them.
     shares = {1.0} | {apart / size for size in sizes if size > apart}
     return part * max(share * sum(size for size in sizes if share * size <= apart) for share in shares)
 
 
 def mask(precision: Precision, read: Reading) -> float:
-    """Who attends to whom, for each pair of tokens: twice as numbers, thrice as booleans."""
+    """Return the bytes of who attends to whom, for each pair of tokens: twice as numbers, thrice as booleans."""
     return float(read.pairs * (2 * precision.computed + 3))

@@ -1,4 +1,4 @@
-"""The plan of a run's memory: what each phase takes on a device, whether it fits, and what to type instead."""
+"""A plan says what memory each phase of a run takes on a device, whether it fits, and what to type instead."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,38 +20,27 @@ from lit_align.plan.workload import Workload, state_bytes, workload_of
 from lit_align.types import Prompts
 
 LIBRARIES = {"cpu": 0.6 * GIB}  # Python, PyTorch, transformers and Lightning once imported, measured
-BEYOND = 1.5  # times the memory: a plan of more is refused; one of less may be wrong by as much
+BEYOND = 1.5  # a plan of more than so many times the memory is refused; one of less may be wrong by as much
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes on one device.
-
-    Attributes:
-        shapes: Of the model.
-        precision: Of its numbers.
-        work: What is done at once.
-        devices: Where.
-        optimizer: Bytes that the optimiser keeps for a number that trains.
-        copies: Copies of what trains that the anchor keeps.
-        momentum: Whether the anchor keeps frozen updates of adapters.
-        checkpointing: Whether activations are computed again in the backward pass.
-        judges: Bytes of judges that are models, by name; None where the size is not known.
-    """
+    """Counts bytes on one device."""
 
     shapes: Shapes
     precision: Precision
-    work: Workload
+    work: Workload  # what is done at once
     devices: Devices
-    optimizer: float
-    copies: int = 0
-    momentum: bool = False
-    checkpointing: bool = False
+    optimizer: float  # bytes that the optimiser keeps for a number that trains
+    copies: int = 0  # copies of what trains that the anchor keeps
+    momentum: bool = False  # whether the anchor keeps frozen updates of adapters
+    checkpointing: bool = False  # whether activations are computed again in the backward pass
+    # Bytes of judges that are models, by name; None where the size is not known.
     judges: dict[str, float | None] | None = None
 
     @cached_property
     def always(self) -> Terms:
-        """What lies in memory throughout."""
+        """Return what lies in memory throughout."""
         terms = needs.kept(
             self.shapes,
             self.precision,
@@ -68,7 +57,7 @@ class Plan:
 
     @cached_property
     def phases(self) -> dict[str, Terms]:
-        """What each phase needs besides."""
+        """Return what each phase needs besides."""
         shapes, precision, work, shards = self.shapes, self.precision, self.work, self.devices.shards
         gathered = needs.gathered(shapes, precision, shards, flat=self.devices.flat)
         phases = {
@@ -82,27 +71,26 @@ class Plan:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Bytes while each phase lasts."""
+        """Return the bytes while each phase lasts."""
         throughout = sum(self.always.values())
         return {name: throughout + sum(terms.values()) for name, terms in self.phases.items()}
 
     @property
     def peak(self) -> float:
-        """Most bytes at any time."""
+        """Return the most bytes at any time."""
         return max(self.totals.values())
 
     @property
     def share(self) -> float:
-        """The peak, in units of what the device has; 0 where nobody knows that."""
+        """Return the peak, in units of what the device has; 0 where nobody knows that."""
         return 0.0 if self.devices.memory is None else self.peak / self.devices.memory
 
     @property
     def fits(self) -> bool:
-        """Whether it does, as far as is known."""
+        """Return whether it does, as far as is known."""
         return self.share <= 1
 
     def __str__(self) -> str:
-        """One line."""
         phase = max(self.totals, key=lambda name: self.totals[name])
         place = f"each of {self.devices.count} {self.devices.kind} devices" if self.devices.count > 1 else "the device"
         has = "" if self.devices.memory is None else f" of {gib(self.devices.memory)}"
@@ -132,7 +120,7 @@ class Plan:
         raise ValueError(f"this run needs {needs}: {advice}; --trainer.check_memory false skips this")
 
     def table(self) -> Table:
-        """Every term, phase by phase."""
+        """Return every term, phase by phase."""
         table = Table(title=f"memory on one of {self.devices.count} {self.devices.kind} device(s), GiB")
         table.add_column("")
         for name in ("always", *self.phases):
@@ -149,7 +137,7 @@ class Plan:
         return table
 
     def notes(self) -> list[str]:
-        """What the numbers are about, and what they leave out."""
+        """Return what the numbers are about, and what they leave out."""
         work, shapes = self.work, self.shapes
         has = "is not known here: add --memory GIB" if self.devices.memory is None else gib(self.devices.memory)
         lines = [
@@ -165,7 +153,7 @@ class Plan:
         return lines
 
     def instead(self) -> list[tuple[str, "Plan"]]:
-        """What else could be typed, and the plan of it, which may or may not be smaller."""
+        """Return what else could be typed, and the plan of it, which may or may not be smaller."""
         work = self.work
         batch, group, budget = work.batch // 2, work.group // 2, work.token_budget // 4
         smaller = []
@@ -207,14 +195,14 @@ def plan_of(
     iterations: int = 1,
     prompt_tokens: int | None = None,
 ) -> Plan:
-    """The plan of a run; no weights are loaded.
+    """Return the plan of a run; no weights are loaded.
 
     Args:
         module: An algorithm on a language model.
         data: Its data module.
         devices: Where it runs.
         prompts: Those of the first iteration, if they could be read.
-        iterations: Of the run.
+        iterations: Number of iterations of the run.
         prompt_tokens: Longest prompt, instead of that of the first iteration.
 
     Raises:
@@ -249,12 +237,7 @@ def plan_of(
 
 
 def precision_of(policy: LanguageModel, trainer: str) -> Precision:
-    """Bytes of a number, by what it is.
-
-    Args:
-        policy: Its dtype, and how its base is held.
-        trainer: The trainer's precision.
-    """
+    """Return the bytes of a policy's numbers, by what they are, under a trainer's precision."""
     weight, quantised = policy.dtype.itemsize, policy.quantization is not None
     computed = needs.FLOAT if quantised else weight  # peft keeps norms, and so all between them, in float32
     if trainer.startswith(("bf16", "16")):
@@ -263,5 +246,5 @@ def precision_of(policy: LanguageModel, trainer: str) -> Precision:
 
 
 def gib(size: float, digits: int = 1) -> str:
-    """Bytes as GiB."""
+    """Return bytes as GiB."""
     return f"{size / GIB:.{digits}f}"

@@ -1,4 +1,4 @@
-"""Which way a model is read and sampled: asked of what decides it in the run, of its config alone."""
+"""Routes say which way a model is read and sampled: asked of what decides it in the run, of its config alone."""
 
 from dataclasses import dataclass
 
@@ -10,26 +10,15 @@ from lit_align.models.scoring.ragged_attention import repeats_keys, takes_ragged
 
 @dataclass(frozen=True)
 class Routes:
-    """The ways of one model on one kind of device.
+    """Holds the ways of one model on one kind of device."""
 
-    Attributes:
-        unpadded: Batches are read as a line of tokens; else as packed groups.
-        shares_prompts: A group's rows share the keys and values of their prompt while they are drawn.
-        repeats_keys: Keys and values that several heads share are repeated for each of them.
-    """
-
-    unpadded: bool = True
-    shares_prompts: bool = True
-    repeats_keys: bool = False
+    unpadded: bool = True  # batches are read as a line of tokens; else as packed groups
+    shares_prompts: bool = True  # A group's rows share the keys and values of their prompt while they are drawn
+    repeats_keys: bool = False  # keys and values that several heads share are repeated for each of them
 
 
 def routes_of(policy: LanguageModel, kind: str) -> Routes:
-    """The routes of a policy; nothing of it is loaded.
-
-    Args:
-        policy: A language model.
-        kind: Of the device, ``cpu`` say.
-    """
+    """Return the routes of a policy on a ``kind`` of device, such as ``cpu``; nothing of it is loaded."""
     from transformers import DynamicCache
 
     config = model_config(policy)

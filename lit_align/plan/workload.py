@@ -1,4 +1,4 @@
-"""How much a run does at once: the numbers that, with a model's shape, say what memory it takes."""
+"""A workload is what a run does at once: the numbers that, with a model's shape, say what memory it takes."""
 
 from dataclasses import dataclass, field
 
@@ -10,44 +10,29 @@ from lit_align.plan.routes import Routes
 from lit_align.sampling.sampler import prompts_within
 from lit_align.types import SCORED, Prompts
 
-ASSUMED_PROMPT = 256  # tokens, where neither the data nor the user say
-MANY = 2**20  # held-out prompts of a set that nobody has counted: the token budget is what binds
+ASSUMED_PROMPT = 256  # tokens are assumed where neither the data nor the user say
+MANY = 2**20  # nobody has counted the held-out prompts of a set: the token budget is what binds
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is done at once on one device.
+    """Counts what is done at once on one device."""
 
-    Attributes:
-        prompt: Longest prompt, tokens.
-        prompt_assumed: Nobody has said how long it is.
-        group: Responses to a prompt.
-        length: Longest response, tokens.
-        batch: Prompts in one forward and backward pass.
-        prompts: Prompts of an iteration.
-        heldout: Held-out prompts.
-        token_budget: Most tokens in a micro-batch of sampling or scoring.
-        samples: Whether responses are drawn at all.
-        scores: Whether they are scored before training.
-        iterations: Of the run.
-        routes: Which way the model is read and sampled.
-    """
-
-    prompt: int
-    prompt_assumed: bool
-    group: int
-    length: int
-    batch: int
-    prompts: int
-    heldout: int
-    token_budget: int
-    samples: bool
-    scores: bool
-    iterations: int
-    routes: Routes = field(default_factory=Routes)
+    prompt: int  # longest prompt, tokens
+    prompt_assumed: bool  # nobody has said how long it is
+    group: int  # responses to a prompt
+    length: int  # longest response, tokens
+    batch: int  # prompts in one forward and backward pass
+    prompts: int  # prompts of an iteration
+    heldout: int  # held-out prompts
+    token_budget: int  # most tokens in a micro-batch of sampling or scoring
+    samples: bool  # whether responses are drawn at all
+    scores: bool  # whether they are scored before training
+    iterations: int  # number of iterations of the run
+    routes: Routes = field(default_factory=Routes)  # which way the model is read and sampled
 
     def micro_batch(self, prompts: int, group: int) -> int:
-        """Prompts in the largest micro-batch of sampling or scoring."""
+        """Return the prompts in the largest micro-batch of sampling or scoring."""
         return min(prompts, prompts_within(self.token_budget, (self.prompt + self.length) * group))
 
 
@@ -61,17 +46,7 @@ def workload_of(
     iterations: int = 1,
     prompt_tokens: int | None = None,
 ) -> Workload:
-    """What a module does at once with its data.
-
-    Args:
-        module: Nothing of it is loaded.
-        data: Its data module.
-        prompts: Those of the first iteration, if they could be read.
-        routes: Of its policy.
-        devices: Over how many devices an iteration is dealt.
-        iterations: Of the run.
-        prompt_tokens: Longest prompt, instead of looking.
-    """
+    """Return what a module does at once with its data; :func:`lit_align.plan.plan.plan_of` has the arguments."""
     sampler = module.sampler
     group, length = sampler.group_size, sampler.max_new_tokens
     longest = prompt_tokens
@@ -98,7 +73,7 @@ def workload_of(
 
 
 def state_bytes(module: AlignmentModule, dtype: torch.dtype) -> float:
-    """Bytes that the module's optimiser keeps for a number that trains: it is asked for one step on a small matrix."""
+    """Return the bytes that the module's optimiser keeps for a number that trains, by a step on a small matrix."""
     weight = torch.nn.Parameter(torch.zeros(256, 256, dtype=dtype))
     weight.grad = torch.zeros_like(weight)
     optimizer = module.optimizer([weight])
@@ -107,7 +82,7 @@ def state_bytes(module: AlignmentModule, dtype: torch.dtype) -> float:
         return float(dtype.itemsize * (2 * history + 3))
     try:
         optimizer.step()
-    except Exception:  # an optimiser of another device: it cannot be asked here
+    except Exception:  # an optimiser of another device cannot be asked here
         return 2.0 if "8bit" in type(optimizer).__name__ else 2.0 * dtype.itemsize
     kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return sum(value.numel() * value.element_size() for value in kept if value.numel() > 1) / weight.numel()

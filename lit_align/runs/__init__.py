@@ -1,1 +1,1 @@
-"""The machinery of a run: its trainer, its record, going on with it, exporting from it."""
+"""The machinery of a run is its trainer, its record, going on with it, and exporting from it."""

@@ -1,4 +1,4 @@
-"""``python -m lit_align export``: a finished run, or one of its checkpoints, as a model that others read."""
+"""``python -m lit_align export`` writes a run, or one of its checkpoints, as a model that others read."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from lit_align.models.language_model import LanguageModel
 from lit_align.models.policy import Policy
 from lit_align.run_folder import RunFolder, whole_checkpoint
 
-_PREFIX = "policy.model."  # of the network's weights among those of a module
+_PREFIX = "policy.model."  # a module's weights that begin so are the network's
 
 
 def export_run(
@@ -47,14 +47,14 @@ def export_run(
     restore(policy.model, made)
     policy.set_frozen_update(dict(made.frozen_update))
     own = probes(policy).of(policy)
-    policy.model = policy.frozen = None  # each copy of the weights in its turn
+    policy.model = policy.frozen = None  # only one copy of the weights fits at a time
     agreement = export(policy, output, made, chosen, own=own, run=folder.path, overwrite=overwrite)
     print(f"{agreement}\n{chosen} weights of {checkpoint}: {output}")
     return agreement
 
 
 def export_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser:
-    """The command line of :func:`export_run`."""
+    """Return the command line of :func:`export_run`."""
     parser = kind(description="Write a run's policy in Hugging Face format, reload it and compare.")
     parser.add_argument("run", type=Path, help="Run folder, whose last checkpoint is taken, or a checkpoint in one.")
     parser.add_function_arguments(export_run, skip={"run", "overwrite"})
@@ -63,7 +63,7 @@ def export_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser
 
 
 def configured_policy(config: Path) -> LanguageModel:
-    """The policy that a run's config describes; nothing else of it is built.
+    """Build the policy that a run's config describes, and nothing else of it.
 
     Raises:
         ValueError: It is no language model.
@@ -79,7 +79,7 @@ def configured_policy(config: Path) -> LanguageModel:
 
 
 def from_checkpoint(path: Path) -> Trained:
-    """What a checkpoint holds of the policy; nothing in it is run."""
+    """Return what a checkpoint holds of the policy; nothing in it is run."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(_PREFIX)}
     return Trained({name.removeprefix(_PREFIX): value for name, value in weights.items()}, checkpoint["folded"])

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its rows as CSV, a table, a few prompts before and after, the exported model."""
+"""A run leaves a record behind: its rows as CSV, a table, a few prompts before and after, the exported model."""
 
 import csv
 import io
@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import override
 
 from lit_align.data.ranks import from_all_ranks, load_answers
 from lit_align.iteration.iterated import Iterated, iterated
@@ -36,7 +37,7 @@ _COLUMNS = {  # heading -> (key of a row, format)
     "sub-optimality": ("val/sub_optimality", "{:.4f}"),
     "responses": ("train/responses", "{:.0f}"),
 }
-_ROWS = 40  # of the printed table; metrics.csv has them all
+_ROWS = 40  # the printed table has so many; metrics.csv has them all
 
 
 class RunRecord(Callback):
@@ -57,33 +58,37 @@ class RunRecord(Callback):
         width = None if sys.stdout.isatty() else 160  # a log file has no width of its own
         self.console = Console(width=width)
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Record the versions of everything that matters."""
         if trainer.is_global_zero:
             versions = RunFolder(Path(trainer.default_root_dir)).versions
             write_text(versions, json.dumps(_versions(), indent=2) + "\n")
 
+    @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Iteration 0 has been evaluated: it is the first row."""
+        """Write the first row: iteration 0 has been evaluated."""
         if not self.timings:
             self._book(trainer, 0, "evaluate")
         if trainer.is_global_zero:
             self._write(trainer, iterated(pl_module))
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Book the seconds of this iteration; the module makes its row of metrics after this."""
         self._book(trainer, int(iterated(pl_module).iteration) + 1)
 
+    @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The module has its row by now: write both files with the checkpoint."""
+        """Write both files with the checkpoint: the module has its row by now."""
         checkpoint["timings"] = self.timings
         if trainer.is_global_zero:
             self._write(trainer, iterated(pl_module))
 
+    @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with the rows that were there."""
         self.timings = checkpoint.get("timings", [])
 
+    @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the rows and the model, then show the table and the samples."""
         module, folder = iterated(pl_module), RunFolder(Path(trainer.default_root_dir))
@@ -126,11 +131,7 @@ class RunRecord(Callback):
 
 
 def of_all_ranks(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds and tokens of stages: each lasts as long as on the slowest rank, and its tokens are those of all.
-
-    Args:
-        taken: Seconds and tokens by stage, of every rank.
-    """
+    """Return seconds and tokens by stage: each lasts as on the slowest rank, and its tokens are those of all."""
     seconds: dict[str, float] = {}
     tokens: dict[str, int] = {}
     for lasted, drawn in taken:
@@ -140,11 +141,9 @@ def of_all_ranks(taken: list[tuple[dict[str, float], dict[str, int]]]) -> tuple[
 
 
 def iterations_table(history: list[dict[str, float]], timings: list[dict[str, float]]) -> Table:
-    """The iterations of a run, at most 40 of them: what was measured, and the seconds of stages that take any.
+    """Return the table of a run, at most 40 iterations: what was measured, and the seconds of stages that take any.
 
-    Args:
-        history: Rows of metrics, one an iteration, in their order.
-        timings: Rows of seconds, ``<stage>_seconds`` by ``iteration``.
+    ``history`` has the metrics of each iteration in order, ``timings`` its ``<stage>_seconds``.
     """
     table = Table(title="iterations (win rate against the initial policy)")
     columns = {heading: column for heading, column in _COLUMNS.items() if any(column[0] in row for row in history)}
@@ -168,19 +167,18 @@ def _cell(row: dict[str, float], heading: str) -> str:
 
 
 def _seconds(timings: list[dict[str, float]], stage: str) -> dict[int, float]:
-    """By iteration."""
     key = f"{stage}_seconds"
     return {int(row["iteration"]): row[key] for row in timings if key in row}
 
 
 def _spread(rows: list[dict[str, float]], last: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Evenly spaced rows and the last one."""
+    """Return evenly spaced rows and the last one."""
     others = [row for row in rows if row not in last]
     return [*others[:: -(-len(others) // (_ROWS - 1)) or 1], *last]
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    """All rows, replaced at once; a value that a row lacks is empty."""
+    """Write all rows at once; a value that a row lacks is empty."""
     names = sorted({name for row in rows for name in row} - {"iteration"})
     text = io.StringIO()
     writer = csv.DictWriter(text, ["iteration", *names], lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Going on with a run: which one, from which checkpoint, and what has changed since."""
+"""A command that goes on with a run finds it and its checkpoint, and tells what has changed since."""
 
 import sys
 from importlib import import_module
@@ -14,9 +14,9 @@ from lit_align.run_folder import RunFolder, trusted_checkpoint
 from lit_align.utils.files import write_text
 
 Config = dict[str, Any]
-"""A merged config, as nested dictionaries."""
+"""A merged config is nested dictionaries."""
 
-# Where a run is put, how it is shown, and what is asked of it next: never a difference.
+# These say where a run is put, how it is shown, and what is asked of it next: they are never a difference.
 _PLACES = (
     "ckpt_path",
     "weights_only",
@@ -34,7 +34,7 @@ _PLACES = (
     "trainer.max_time",
     "data.test",
 )
-# How long it goes on, on what machines, and how patiently: the same run, though the difference is told.
+# These say how long it goes on, on what machines, and how patiently: it is the same run, but they are told.
 _FREE = (
     "trainer.max_epochs",
     "trainer.accelerator",
@@ -47,13 +47,9 @@ _JUDGES = ("model.judge", "model.eval_judges")
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, by dotted name without ``init_args``; a setting that one of them lacks is None there.
+    """Return the settings that differ, by dotted name without ``init_args``; one that a config lacks is None there.
 
     A class is the same whatever path names it.
-
-    Args:
-        old: One config.
-        new: Another.
     """
     before, after = _flat(old), _flat(new)
     classes = _class_names(old) & _class_names(new)
@@ -63,7 +59,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) -> tuple[Path | None, Path | None]:
-    """Run folder and checkpoint that a command goes on with; what has changed since is printed.
+    """Return the run folder and checkpoint that a command goes on with; what has changed since is printed.
 
     Args:
         config: The merged config of this command.
@@ -103,12 +99,7 @@ def prepare(config: Config, ckpt_path: str | None, run: str | None, fits: bool) 
 
 
 def keep_config(folder: RunFolder, text: str) -> None:
-    """Leave the config in the run folder; one that differs makes room as ``config-1.yaml``, ``config-2.yaml``, ...
-
-    Args:
-        folder: Of the run.
-        text: The config that the run goes on with.
-    """
+    """Leave the config in the run folder; one that differs makes room as ``config-1.yaml``, ``config-2.yaml``, ..."""
     if folder.config.exists():
         old = folder.config.read_text()
         if not differences(yaml.safe_load(old), yaml.safe_load(text)):
@@ -118,7 +109,7 @@ def keep_config(folder: RunFolder, text: str) -> None:
 
 
 def _newest_run(config: Config, fits: bool) -> RunFolder:
-    """The run under the root that went on last, of those with the same config."""
+    """Return the run under the root that went on last, of those with the same config."""
     root = Path(config["trainer"]["default_root_dir"])
     runs = sorted(RunFolder.all_under(root), key=RunFolder.last_written, reverse=True)
     runs = runs if fits else [run for run in runs if run.written_checkpoints()]
@@ -137,7 +128,7 @@ def _newest_run(config: Config, fits: bool) -> RunFolder:
 
 
 def _differences_of_runs(run: RunFolder, config: Config, fits: bool) -> dict[str, tuple[Any, Any]]:
-    """What makes it another run; to look at one, only the policy counts."""
+    """Return what makes it another run; to look at one, only the policy counts."""
     changed = differences(yaml.safe_load(run.config.read_text()), config)
     if fits:
         return {name: values for name, values in changed.items() if not _is_free(name)}
@@ -146,7 +137,6 @@ def _differences_of_runs(run: RunFolder, config: Config, fits: bool) -> dict[str
 
 @rank_zero_only
 def _tell(run: RunFolder, checkpoint: Path | None, config: Config) -> None:
-    """Say what is gone on with, and what has changed."""
     start = "the beginning" if checkpoint is None else checkpoint.name
     print(f"going on with {run.path} from {start}", file=sys.stderr)
     changed = differences(yaml.safe_load(run.config.read_text()), config) if run.config.exists() else {}
@@ -161,12 +151,9 @@ def _listed(changed: dict[str, tuple[Any, Any]], most: int = 2) -> str:
 
 
 def _mean_the_same(old: Any, new: Any, *, classes: bool) -> bool:
-    """Whether two values are equal, or two paths of one class or function.
+    """Return whether two values are equal, or two paths of one class or function.
 
-    Args:
-        old: A value.
-        new: Another.
-        classes: Both are paths of classes. What differs is then imported to be compared; any other text is not.
+    What differs is imported to be compared only where both are paths of ``classes``; any other text is not.
     """
     if old == new:
         return True
@@ -181,13 +168,13 @@ def _mean_the_same(old: Any, new: Any, *, classes: bool) -> bool:
 
 
 def _public_name(path: str) -> str | None:
-    """The public name of ours that a path means, one of a former version too; None where it means none."""
+    """Return the public name of ours that a path means, one of a former version too; None where it means none."""
     module, _, name = path.rpartition(".")
     return name if name in lit_align.HOME and f"{module}.".startswith(("lit_align.", ".")) else None
 
 
 def _found_at(path: str) -> Any:
-    """The object that a path means; the text itself where there is none."""
+    """Return the object that a path means; the text itself where there is none."""
     public = _public_name(path)
     if public is not None:
         return getattr(lit_align, public)
@@ -199,7 +186,7 @@ def _found_at(path: str) -> Any:
 
 
 def _class_names(config: Any, name: str = "") -> set[str]:
-    """Dotted names, as :func:`_flat` gives them, of all values that are paths of classes."""
+    """Return the dotted names, as :func:`_flat` gives them, of all values that are paths of classes."""
     if not isinstance(config, dict):
         return set()
     found = {name} if "class_path" in config else set()
@@ -209,7 +196,7 @@ def _class_names(config: Any, name: str = "") -> set[str]:
 
 
 def _flat(config: Any, name: str = "") -> Config:
-    """Dotted names of all values; a class is the value of what it is an instance for."""
+    """Return all values by dotted name; a class is the value of what it is an instance for."""
     if not isinstance(config, dict) or not config:
         return {name: config}
     flat: Config = {}

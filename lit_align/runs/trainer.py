@@ -1,4 +1,4 @@
-"""A Lightning Trainer with what an iteration needs, and one run folder that everything lies in."""
+"""The Trainer is Lightning's with what an iteration needs, and one run folder that everything lies in."""
 
 import time
 from pathlib import Path
@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from typing_extensions import override
 
 from lit_align.callbacks.checkpoints import Checkpoints, WholeFiles
 from lit_align.callbacks.collapse import CollapseAlarm
@@ -31,7 +32,7 @@ _ADVICE = (
 
 
 class Trainer(L.Trainer, Planner):
-    """Lightning's Trainer, set up so that one epoch is one iteration.
+    """Sets up Lightning's Trainer so that one epoch is one iteration.
 
     Rollouts are collected anew each epoch, nothing is evaluated before the first, no sampler is injected (ranks share
     prompts themselves), and loggers, checkpoints, rollouts and metrics share one folder.
@@ -51,7 +52,7 @@ class Trainer(L.Trainer, Planner):
         plugins: Added to our own (checkpoints that are written whole and checked); a ``CheckpointIO`` replaces it.
         check_memory: Refuse a run whose plan (``python -m lit_align plan``) is of more than 1.5 times the device's
             memory, before its weights load; warn where it is of more than that memory.
-        kwargs: As for Lightning's Trainer.
+        kwargs: Further arguments of Lightning's Trainer.
     """
 
     def __init__(
@@ -113,8 +114,9 @@ class Trainer(L.Trainer, Planner):
         _check_precision(self)
         keep_batches_as_they_are(self)
 
+    @override
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's.
+        """Fit as Lightning does.
 
         Raises:
             OutOfMemory: A training step does not fit: to halve it would change what is summed, and so the run.
@@ -126,8 +128,8 @@ class Trainer(L.Trainer, Planner):
                 raise
             raise OutOfMemory(f"out of memory {_ADVICE}") from error
 
+    @override
     def configured(self) -> ConfiguredTrainer:
-        """Give the settings of this trainer that a plan depends on."""
         options = {
             "accelerator": self.strategy.root_device.type,
             "devices": self.num_devices,
@@ -141,7 +143,6 @@ class Trainer(L.Trainer, Planner):
 
 
 def _check_precision(trainer: L.Trainer) -> None:
-    """The dtype of the weights is the policy's affair, and log-probs are float32 whatever it is."""
     if str(trainer.precision) in ("bf16-true", "16-true"):
         raise ValueError(
             f"trainer.precision {trainer.precision} would round log-probs too: set model.policy.dtype to bfloat16 for "
@@ -167,7 +168,7 @@ def _loggers(folder: Path, logger: Logger | list[Logger] | bool | None) -> list[
 
 def _new_folder(parent: Path) -> Path:
     if not is_first_process():
-        return parent  # until the first process tells which folder it has made
+        return parent  # the first process will tell which folder it has made
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{n}" for n in range(1, 1000))):
         folder = parent / f"{stamp}{suffix}"

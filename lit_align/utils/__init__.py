@@ -1,1 +1,1 @@
-"""Small tools that know nothing of alignment: whole files, digests, messages, memory."""
+"""These tools know nothing of alignment: whole files, digests, messages, memory."""

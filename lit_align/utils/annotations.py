@@ -1,4 +1,4 @@
-"""What a config may give to a class whose author has not written it down: what the class it extends takes."""
+"""A class takes from its bases the types of arguments that its author has not written down."""
 
 import inspect
 from contextlib import suppress
@@ -9,9 +9,6 @@ def inherit_annotations(kind: type) -> None:
     """Annotate what a class's own ``__init__`` leaves open as the classes that it extends do, argument by argument.
 
     A config names the class of an argument, such as a judge, without a path only where its type is known.
-
-    Args:
-        kind: A class that has just been made.
     """
     init = vars(kind).get("__init__")
     if init is None:
@@ -25,7 +22,7 @@ def inherit_annotations(kind: type) -> None:
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    """Types of the arguments of a class's own ``__init__``; none where a name in them means nothing at run time."""
+    """Return the types of the arguments of a class's own ``__init__``; none where a name in them means nothing here."""
     init = vars(kind).get("__init__")
     with suppress(NameError, TypeError, AttributeError):
         return get_type_hints(init)

@@ -1,4 +1,4 @@
-"""Short names of code, as it was when it was imported: what tells a function or a class from an edited one."""
+"""A digest of code, as it was when it was imported, tells a function or a class from an edited one."""
 
 import ast
 import inspect
@@ -12,16 +12,13 @@ from typing import Any
 from lit_align.utils.digests import bytes_digest, text_digest
 
 _INSTALLED = {sysconfig.get_paths()[place] for place in ("stdlib", "platstdlib", "purelib", "platlib")}
-_seen: dict[str, tuple[object, str]] = {}  # module -> the spec of its last import, and its digest
+_seen: dict[str, tuple[object, str]] = {}  # by module: the spec of its last import, and its digest
 
 
 def module_digest(name: str) -> str | None:
-    """Of the file that a module was imported from; None where it has none, as a notebook has none.
+    """Return the digest of the file that a module was imported from; None where it has none, as a notebook has none.
 
     A file that is edited later has the digest of what runs until the module is imported again.
-
-    Args:
-        name: Of a module that has been imported.
     """
     module = sys.modules.get(name)
     path = getattr(module, "__file__", None)
@@ -34,18 +31,18 @@ def module_digest(name: str) -> str | None:
 
 
 def code_digest(thing: Any) -> str | None:
-    """Of the module that defines a function or a class, else of its own source; None where neither is to be found."""
+    """Digest the module that defines a function or class, else its own source; return None where neither is found."""
     return module_digest(defining_module(thing)) or _source_digest(thing)
 
 
 def defining_module(thing: Any) -> str:
-    """Name of the module that defines a function, a class, or the class of an object that is called like one."""
+    """Return the module that defines a function, a class, or the class of an object that is called like one."""
     thing = inspect.unwrap(thing.func if isinstance(thing, partial) else thing)
     return getattr(thing, "__module__", None) or type(thing).__module__
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module belongs to Python or an installed package, which a version names, rather than to the user."""
+    """Return whether a module is of Python or an installed package, which a version names, not of the user."""
     root = module.partition(".")[0]
     if root in sys.stdlib_module_names:
         return True
@@ -67,7 +64,7 @@ def _source_digest(thing: Any) -> str | None:
 
 
 def _class_source(name: str, method: FunctionType) -> str | None:
-    """The source of the class that a method is written in, its attributes and decorators included."""
+    """Return the source of the class that a method is written in, its attributes and decorators included."""
     try:
         lines, row = inspect.findsource(method)
         classes = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.ClassDef)]

@@ -1,4 +1,4 @@
-"""Short names of weights, files and texts: 16 hexadecimal digits, equal where what they name is the same."""
+"""Digests name weights, files and texts in 16 hexadecimal digits, equal where what they name is the same."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
-"""Patterns of the files in a model's folder that its weights are in, and its configuration."""
+"""These patterns match the files of a model's folder that hold its weights and its configuration."""
 
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")  # tokenizer, templates, code of its own
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -18,14 +18,9 @@ _SAMPLES, _SAMPLE = 32, 4096  # bytes looked at in a file of weights, evenly spa
 
 
 def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) -> str:
-    """Of tensors, on whatever device they are, in one pass over them.
+    """Digest tensors, on whatever device they are, in one pass over them; of a sharded tensor this rank's shard counts.
 
-    A sum of the elements' bits with odd factors modulo 2^64: no change of a single element leaves it as it was. Of a
-    sharded tensor this rank's shard counts.
-
-    Args:
-        weights: Names and tensors; their order matters.
-        at_once: Elements that are looked at together, >= 1; bounds the memory beside the weights, changes nothing else.
+    The order of ``weights`` matters. ``at_once`` bounds the elements that are looked at together, and so the memory.
     """
     digest = hashlib.sha256()
     for name, weight in weights:
@@ -36,7 +31,7 @@ def weights_digest(weights: Iterable[tuple[str, Any]], *, at_once: int = 2**22) 
 
 
 def text_digest(*texts: str) -> str:
-    """Of texts, in their order."""
+    """Digest texts, in their order."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{len(text)} {text}".encode())
@@ -49,13 +44,9 @@ def bytes_digest(content: bytes) -> str:
 
 
 def folder_digest(folder: Path, patterns: Sequence[str] = WEIGHTS) -> str:
-    """Of the weights and the configuration in a folder, without reading all of them.
+    """Digest the files of a model's folder that match patterns, without reading all of them.
 
     Size, beginning and evenly spaced samples of each file count: enough to tell fine-tuned weights from what they were.
-
-    Args:
-        folder: Of a model.
-        patterns: Of the files that count.
     """
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
@@ -71,27 +62,21 @@ def folder_digest(folder: Path, patterns: Sequence[str] = WEIGHTS) -> str:
 def model_digest(name: str, revision: str | None = None) -> str:
     """Digest a model with its tokenizer and code: the files of a folder, or the commit of a hub id.
 
-    Args:
-        name: Local folder or hub id.
-        revision: Branch, tag or commit of a hub id; None is the default branch.
+    ``revision`` is a branch, tag or commit of a hub id; None is the default branch.
     """
     folder = Path(name)
     return folder_digest(folder, (*WEIGHTS, *_BESIDE_WEIGHTS)) if folder.is_dir() else hub_commit(name, revision)
 
 
 def hub_commit(name: str, revision: str | None) -> str:
-    """The commit of the hub that a model is read from.
-
-    Args:
-        name: Hub id.
-        revision: Branch, tag or commit; None is the default branch.
-    """
+    """Return the commit of the hub that a model is read from, as :func:`model_digest` names it."""
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # .../snapshots/COMMIT/config.json
 
 
 def _total(weight: Tensor, at_once: int) -> int:
+    # A sum of the bits with odd factors modulo 2^64: no change of a single element leaves it as it was.
     flat = weight.detach().contiguous().view(-1)
     bits = flat.view(_INTEGERS[flat.element_size()])
     total = 0

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: what a killed run leaves behind can be trusted."""
+"""Files are written whole or not at all, so that what a killed run leaves behind can be trusted."""
 
 import os
 from collections.abc import Callable
@@ -24,23 +24,21 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:  # a signal too
+    except BaseException:  # a signal leaves nothing behind either
         partial.unlink(missing_ok=True)
         raise
     _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text, as UTF-8, whole or not at all."""
+    """Write a text, as UTF-8, whole or not at all."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
 def replace_link(link: Path, target: Path) -> None:
     """Let a link point to a file beside it, at once and by its name alone, so that their folder can be moved.
 
-    Args:
-        link: Replaced if it exists. A system without links has none, or the old one.
-        target: In the same folder.
+    A link that exists is replaced; a system without links has none, or the old one.
     """
     partial = link.with_name(f"{link.name}.partial")
     partial.unlink(missing_ok=True)
@@ -52,7 +50,7 @@ def replace_link(link: Path, target: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """A rename is on disk when its folder is; where a folder cannot be opened, the system sees to it."""
+    """Sync a folder, without which a rename is not on disk; where none can be opened, the system sees to it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -21,18 +21,18 @@ _T = TypeVar("_T")
 
 
 class OutOfMemory(RuntimeError):
-    """What does not fit cannot be made smaller."""
+    """Says that what does not fit cannot be made smaller."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an accelerator, or the machine, has no memory left."""
+    """Return whether an error says that an accelerator, or the machine, has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OTHER_WORDS)
 
 
 class Halving:
-    """Micro-batches cut as small as memory asks for, and no larger again.
+    """Cuts micro-batches as small as memory asks for, and no larger again.
 
     Args:
         doing: What is done to them, for messages, such as ``sampling``.
@@ -44,12 +44,12 @@ class Halving:
         self.doing = doing
         self.row = row
         self.advice = advice
-        self.parts = 1  # that a micro-batch is cut into
+        self.parts = 1  # each micro-batch is cut into so many
 
     def each(
         self, batches: Iterable[Sequence[int]], work: Callable[[Sequence[int]], _T]
     ) -> Iterator[tuple[Sequence[int], _T]]:
-        """Every micro-batch, or every part of it, with what became of it, in order.
+        """Give every micro-batch, or every part of it, with what became of it, in order.
 
         Args:
             batches: Row numbers.
@@ -82,7 +82,7 @@ class Halving:
 
 
 def _cut(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
-    """Parts of nearly equal size, fewer where there are fewer rows."""
+    """Return parts of nearly equal size, fewer where there are fewer rows."""
     size = -(-len(rows) // parts)
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -92,11 +92,9 @@ _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def keep_large_apart() -> None:
-    """Let every large tensor on a CPU have pages of its own, which are the system's again once it is freed.
-
-    Tensors of many sizes leave holes in the heap that others do not fit into, which can double what a process takes;
-    pages of their own have none, and have to be fetched anew each time, which can make a step a quarter longer.
-    """
+    """Let every large tensor on a CPU have pages of its own, which are the system's again once it is freed."""
+    # Tensors of many sizes leave holes in the heap that others do not fit into, which can double what a process takes;
+    # pages of their own have none, and have to be fetched anew each time, which can make a step a quarter longer.
     option = _of_glibc("mallopt")
     if option is not None:
         option(_MMAP_THRESHOLD, LARGE)

@@ -1,4 +1,4 @@
-"""Functions of the user's own: found at the dotted path that a config names, or named by the path they have."""
+"""Functions of the user's own are found at the dotted path that a config names, or named by the path they have."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from lit_align.utils.code_digests import defining_module, module_digest
 
 
 def import_function(path: str, setting: str) -> Callable[..., Any]:
-    """The function at a dotted path, importable from the working directory as ``python -m`` would.
+    """Return the function at a dotted path, importable from the working directory as ``python -m`` would.
 
     Args:
         path: Its module and its name.
@@ -29,11 +29,11 @@ def import_function(path: str, setting: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"{setting}: {path!r} is no function")
     for module in (module_name, defining_module(function)):
-        module_digest(module)  # of the code that runs, whatever becomes of its file from here on
+        module_digest(module)  # digests the code that runs, whatever becomes of its file from here on
     return function  # type: ignore[no-any-return]
 
 
 def path_of(function: Callable[..., Any]) -> str:
-    """The dotted path of a function, or of the class of an object that is called like one."""
+    """Return the dotted path of a function, or of the class of an object that is called like one."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{defining_module(function)}.{name}"

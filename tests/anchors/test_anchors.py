@@ -109,18 +109,18 @@ def test_with_neither_delay_nor_momentum_all_moving_rules_are_the_previous_itera
 
 @pytest.mark.parametrize("bad", [-0.1, 1.0, 1.5, float("nan")])
 def test_momentum_outside_its_range_is_refused(bad):
-    with pytest.raises(ValueError, match=r"anchor\.alpha must lie in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=r"model\.anchor\.alpha must lie in \[0, 1\), got"):
         Extrapolated(bad)
 
 
 @pytest.mark.parametrize("bad", [-0.1, 0.0, 1.5, float("nan")])
 def test_a_rate_outside_its_range_is_refused(bad):
-    with pytest.raises(ValueError, match=r"anchor\.rate must lie in \(0, 1\], got"):
+    with pytest.raises(ValueError, match=r"model\.anchor\.rate must lie in \(0, 1\], got"):
         MovingAverage(bad)
 
 
 def test_an_anchor_that_moves_every_zero_iterations_is_refused():
-    with pytest.raises(ValueError, match=r"anchor\.every must be >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"model\.anchor\.every must be >= 1, got 0"):
         Previous(0)
 
 

@@ -212,5 +212,5 @@ def test_a_policy_that_cannot_be_enumerated_is_refused_in_one_line(tiny_model, p
 
 
 def test_a_negative_beta_is_refused():
-    with pytest.raises(ValueError, match=r"evaluator\.beta must be >= 0, got -0\.1"):
+    with pytest.raises(ValueError, match=r"model\.evaluator\.beta must be >= 0, got -0\.1"):
         ExactEvaluator(-0.1)

@@ -141,7 +141,9 @@ def test_progress_is_told():
 
 
 def test_noise_on_rewards_that_a_game_does_not_have_is_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"judge\.noise: rewards needs a game that has rewards: use comparisons"):
+    with pytest.raises(
+        ValueError, match=r"model\.judge\.noise: rewards needs a game that has rewards: use comparisons"
+    ):
         GameJudge(RockPaperScissors(), "rewards")
     assert not GameJudge(RockPaperScissors(), "comparisons").has_rewards
     assert GameJudge(game()).has_rewards
@@ -151,5 +153,5 @@ def test_noise_on_rewards_that_a_game_does_not_have_is_refused_in_one_line():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(ValueError, match=r"judge\.temperature must be > 0, got"):
+    with pytest.raises(ValueError, match=r"model\.judge\.temperature must be > 0, got"):
         GameJudge(game(), "rewards", temperature)

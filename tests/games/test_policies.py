@@ -224,7 +224,7 @@ def test_what_is_exported_are_the_laws(policy, tmp_path):
 
 
 def test_a_game_without_features_is_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"LinearPolicy needs a game with features: set game\.features"):
+    with pytest.raises(ValueError, match=r"LinearPolicy needs a game with features: set model\.policy\.game\.features"):
         LinearPolicy(game())
 
 
