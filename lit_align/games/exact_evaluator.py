@@ -19,17 +19,11 @@ from lit_align.types import Prompts
 class ExactEvaluator(Evaluator):
     """Measures where a policy stands in its game, exactly: means over contexts.
 
-<<<<<<< HEAD
-    Results: ``win_rate`` against the reference, with an interval over the game's copies where there are
-    several; ``kl`` (nats) to it; ``exploitability``, the gain of a best response in the game with KL strength ``beta``,
-    in win rate; ``kl_to_equilibrium`` (nats, KL(pi* || pi), where beta > 0); and ``sub_optimality``, the best reward
-    less the mean reward, where there are rewards.
-=======
-    Its results are ``win_rate`` against the reference, with an interval over the game's copies; ``kl`` (nats) to it;
+    Its results are ``win_rate`` against the reference, with an interval over the game's copies where
+    there are several; ``kl`` (nats) to it;
     ``exploitability``, the gain of a best response in the game with KL strength ``beta``, in win rate;
     ``kl_to_equilibrium`` (nats, KL(pi* || pi), where beta > 0); and ``sub_optimality``, the best reward less the mean
     reward, where there are rewards.
->>>>>>> main
 
     Args:
         beta: KL strength of the game whose equilibrium is aimed at, >= 0; 0 is the game without regularisation.
@@ -64,14 +58,7 @@ class ExactEvaluator(Evaluator):
 
     @override
     def result(self) -> dict[str, float]:
-<<<<<<< HEAD
-        """All measures since the last call."""
         values = self.win_rate.columns("win_rate")
-=======
-        rate, low, high = self.win_rate.compute().tolist()
-        self.win_rate.reset()
-        values = {"win_rate": rate, "win_rate_low": low, "win_rate_high": high}
->>>>>>> main
         for name in self.names:
             metric = self.get_submodule(name)
             assert isinstance(metric, MeanMetric)
