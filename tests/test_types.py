@@ -65,8 +65,14 @@ def test_win_rates_include_the_response_itself():
 
 def test_a_missing_comparison_is_left_out_and_is_not_a_tie():
     compared = [[True, False, True], [False, True, True], [True, True, True]]
-    expected = torch.tensor([[1.3 / 2, 0.8 / 2, 1.4 / 3]])
-    torch.testing.assert_close(group(WINS, compared).win_rates, expected)
+    others = torch.tensor([[0.8, 0.3, 0.45]])
+    torch.testing.assert_close(group(WINS, compared).win_rates, 0.5 + 2 / 3 * (others - 0.5))
+
+
+def test_a_response_that_was_never_compared_does_not_count_in_the_size_of_its_group():
+    compared = [[True, False, True], [False, True, False], [True, False, True]]
+    assert group(WINS, compared).met.tolist() == [[True, False, True]]
+    torch.testing.assert_close(group(WINS, compared).win_rates, torch.tensor([[1.3 / 2, 0.5, 0.7 / 2]]))
 
 
 def test_weights_weigh_the_opponents():
@@ -200,23 +206,3 @@ def test_the_text_of_a_prompt_is_what_was_asked_last():
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     assert prompt_text({"messages": chat}) == "c"
     assert prompt_text({"prompt": "d", "messages": chat}) == "d"
-
-
-def judged(wins, compared):
-    """Rollouts of which nothing but the comparisons counts."""
-    batch, group, _ = wins.shape
-    prompts = Prompts(*pad_left([[1]] * batch), torch.arange(batch), [{"prompt": "a"}] * batch)
-    ids = torch.zeros(batch, group, 1, dtype=torch.long)
-    nothing = torch.zeros(batch, group, dtype=torch.bool)
-    return Rollouts(Responses(prompts, ids, ids == 0, nothing, torch.zeros(batch, group, 1)), wins, compared)
-
-
-def test_win_rates_of_whole_groups_are_the_means_of_rows_and_of_others_on_a_star_by_hand():
-    wins = torch.tensor([[[0.5, 1.0, 0.2, 0.7], [0.0, 0.5, 0.9, 0.4], [0.8, 0.1, 0.5, 0.3], [0.3, 0.6, 0.7, 0.5]]])
-    whole = judged(wins, torch.ones(1, 4, 4, dtype=torch.bool))
-    torch.testing.assert_close(whole.win_rates, wins.mean(-1))
-    star = torch.eye(4, dtype=torch.bool)
-    star[0, 1:3] = star[1:3, 0] = True  # three of them, the first compared twice, the last never
-    partial = judged(wins, star[None])
-    assert partial.met.tolist() == [[True, True, True, False]]
-    torch.testing.assert_close(partial.win_rates, 0.5 + 2 / 3 * (torch.tensor([[0.6, 0.0, 0.8, 0.5]]) - 0.5))
