@@ -65,8 +65,14 @@ def test_win_rates_include_the_response_itself():
 
 def test_a_missing_comparison_is_left_out_and_is_not_a_tie():
     compared = [[True, False, True], [False, True, True], [True, True, True]]
-    expected = torch.tensor([[1.3 / 2, 0.8 / 2, 1.4 / 3]])
-    torch.testing.assert_close(group(WINS, compared).win_rates, expected)
+    others = torch.tensor([[0.8, 0.3, 0.45]])
+    torch.testing.assert_close(group(WINS, compared).win_rates, 0.5 + 2 / 3 * (others - 0.5))
+
+
+def test_a_response_that_was_never_compared_does_not_count_in_the_size_of_its_group():
+    compared = [[True, False, True], [False, True, False], [True, False, True]]
+    assert group(WINS, compared).met.tolist() == [[True, False, True]]
+    torch.testing.assert_close(group(WINS, compared).win_rates, torch.tensor([[1.3 / 2, 0.5, 0.7 / 2]]))
 
 
 def test_weights_weigh_the_opponents():

@@ -20,7 +20,7 @@ class ExactEvaluator(Evaluator):
     """Measures where a policy stands in its game, exactly: means over contexts.
 
     Its results are ``win_rate`` against the reference, with an interval over the game's copies where there are
-    several; ``kl`` (nats) to it; ``exploitability``, the gain of a best response in the game with KL strength
+        several; ``kl`` (nats) to it; ``exploitability``, the gain of a best response in the game with KL strength
     ``beta``, in win rate; ``kl_to_equilibrium`` (nats, KL(pi* || pi), where beta > 0); and
     ``sub_optimality``, the best reward less the mean reward, where there are rewards.
 

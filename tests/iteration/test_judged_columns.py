@@ -55,4 +55,4 @@ def test_two_judges_that_would_share_a_column_are_refused(names):
     judge = RewardFunction("tests.conftest.happiness")
     with pytest.raises(ValueError, match="is taken: its win rate would be in the column of another"):
         HeldOutEvaluator(dict.fromkeys(names, judge))
-    assert len(HeldOutEvaluator({"a": judge, "b": judge}).judged(judge)) == 1 + 3 * 4
+    assert len(HeldOutEvaluator({"a": judge, "b": judge}).judged(judge)) == 3 + 3 * 4

@@ -38,11 +38,11 @@ def pattern_of(*pairs):
 
 # One of each shape: all other patterns are these with the slots in another order.
 PATTERNS = {
+    "star": pattern_of((0, 1), (0, 2), (0, 3)),
     "all": pattern_of(*PAIRS),
     "all but one": pattern_of(*PAIRS[1:]),
     "circle": pattern_of((0, 1), (1, 2), (2, 3), (3, 0)),
     "triangle and a tail": pattern_of((0, 1), (1, 2), (0, 2), (2, 3)),
-    "star": pattern_of((0, 1), (0, 2), (0, 3)),
     "chain": pattern_of((0, 1), (1, 2), (2, 3)),
     "triangle": pattern_of((0, 1), (1, 2), (0, 2)),
     "two pairs": pattern_of((0, 1), (2, 3)),
@@ -153,7 +153,7 @@ def test_sppos_minimiser_over_all_responses_is_that_of_its_population_for_every_
     torch.testing.assert_close(found, expected)
 
 
-REWARDED = [(0, 1, 2, 3), (0, 2, 3), (1, 2, 3), (0, 1), (2, 3)]
+REWARDED = [(0, 2, 3), (0, 1, 2, 3), (1, 2, 3), (0, 1), (2, 3)]
 
 
 def of_rewarded(*slots):
@@ -215,10 +215,10 @@ def test_bond_goes_on_as_if_the_responses_without_a_reward_had_not_been_drawn(lo
 @pytest.mark.parametrize(
     ("beta", "pairs", "counts"),
     [
-        (0.5, ((0, 1), (0, 2), (1, 2)), True),
+        (1.0, ((0, 1), (0, 2)), True),
         (0.5, ((0, 1), (0, 2)), False),
         (0.5, ((1, 2),), False),
-        (1.0, ((0, 1), (0, 2)), True),
+        (0.5, ((0, 1), (0, 2), (1, 2)), True),
         (1.0, ((0, 1), (1, 2)), False),
         (0.0, ((1, 2),), True),
         (0.0, ((0, 1), (0, 2)), False),
