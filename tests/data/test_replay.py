@@ -48,9 +48,9 @@ def counted(monkeypatch):
     counts = {"sample": 0, "policy": 0, "reference": 0}
     sample, logps = LanguageModel.sample, LanguageModel.logps
 
-    def counting_sample(self, prompts, uniforms, decoding, source):
+    def counting_sample(self, prompts, uniforms, decoding, source, at_once=0):
         counts["sample"] += uniforms.shape[0] * uniforms.shape[1]
-        return sample(self, prompts, uniforms, decoding, source)
+        return sample(self, prompts, uniforms, decoding, source, at_once)
 
     def counting_logps(self, responses, source="policy"):
         counts[source] += 0 if torch.is_grad_enabled() else len(responses) * responses.group_size

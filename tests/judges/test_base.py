@@ -5,13 +5,13 @@ import math
 import torch
 
 from lit_align import Judge
-from lit_align.data.templates import encode
+from lit_align.data.templates import Chat, encode
 from lit_align.types import Prompts
 from tests.conftest import make_tokenizer, prompts_of
 
 
 def many_prompts(count: int) -> Prompts:
-    return encode(make_tokenizer(), prompts_of(count))
+    return encode(Chat(make_tokenizer()), prompts_of(count))
 
 
 class Longer(Judge):

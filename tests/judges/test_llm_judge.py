@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from lit_align import JudgeError, LLMJudge
-from lit_align.data.templates import encode
+from lit_align.data.templates import Chat, encode
 from tests.chat_server import KEY, Server, chat_server, longer
 from tests.conftest import make_tokenizer
 
@@ -124,7 +124,7 @@ def test_a_question_that_takes_too_long_is_retried_and_then_missing(server):
 
 def test_a_verdict_marks_what_is_missing_as_not_compared(server):
     server.reply = lambda question: (500, b"") if "bb" in question and "aaa" in question else longer(question)
-    prompts = encode(make_tokenizer(), ROWS[:2])
+    prompts = encode(Chat(make_tokenizer()), ROWS[:2])
     verdict = judge_of(server).verdict(prompts, [["a", "bb", "aaa"], ["bb", "a", "cccc"]])
     assert verdict.compared.tolist() == [
         [[True, True, True], [True, True, False], [True, False, True]],

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from lit_align import Judge, JudgeError
-from lit_align.data.templates import encode
+from lit_align.data.templates import Chat, encode
 from lit_align.judges.base import check_compared, tell_missing
 from tests.conftest import make_tokenizer, prompts_of
 
@@ -25,7 +25,7 @@ class Silent(Judge):
 
 
 def compared(judge, size=3):
-    prompts = encode(make_tokenizer(), prompts_of(2))
+    prompts = encode(Chat(make_tokenizer()), prompts_of(2))
     return judge.verdict(prompts, [[str(i) for i in range(size)]] * 2).compared
 
 

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from lit_align import PairRM
-from lit_align.data.templates import encode
+from lit_align.data.templates import Chat, encode
 from lit_align.judges.pair_ranker import PairRanker
 from tests.conftest import WORDS, make_tokenizer
 
@@ -213,13 +213,13 @@ def group_logits(folder: str) -> torch.Tensor:
 
 
 def test_pair_wins_of_a_group_are_those_of_its_pairs(ranker):
-    wins = PairRM(ranker).verdict(encode(make_tokenizer(), ROWS[:2]), GROUPS).wins
+    wins = PairRM(ranker).verdict(encode(Chat(make_tokenizer()), ROWS[:2]), GROUPS).wins
     torch.testing.assert_close(wins, group_logits(ranker).sigmoid(), rtol=0, atol=1e-5)
 
 
 def test_score_wins_come_from_twice_the_mean_logit_of_each_response(ranker):
     done: list[int] = []
-    verdict = PairRM(ranker, aggregation="scores").verdict(encode(make_tokenizer(), ROWS[:2]), GROUPS, done.append)
+    verdict = PairRM(ranker, aggregation="scores").verdict(encode(Chat(make_tokenizer()), ROWS[:2]), GROUPS, done.append)
     scores = 2 * group_logits(ranker).mean(-1)
     torch.testing.assert_close(verdict.wins, (scores[:, :, None] - scores[:, None]).sigmoid(), rtol=0, atol=1e-5)
     assert verdict.compared.all()
@@ -227,7 +227,7 @@ def test_score_wins_come_from_twice_the_mean_logit_of_each_response(ranker):
 
 
 def test_beats_asks_about_the_pair_whatever_the_aggregation(ranker):
-    prompts = encode(make_tokenizer(), ROWS)
+    prompts = encode(Chat(make_tokenizer()), ROWS)
     torch.testing.assert_close(
         PairRM(ranker, aggregation="scores").beats(prompts, FIRST, SECOND), compare(PairRM(ranker))
     )

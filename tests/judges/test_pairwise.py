@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_align import JudgeError, PairwiseFunction
-from lit_align.data.templates import encode
+from lit_align.data.templates import Chat, encode
 from tests.conftest import make_tokenizer
 
 ROWS = [{"prompt": "the cat"}, {"prompt": "the dog", "topic": "rain"}]
@@ -72,7 +72,7 @@ def test_identical_responses_are_ties_and_are_not_asked_about():
 
 
 def test_a_verdict_is_complementary_with_half_on_the_diagonal():
-    prompts = encode(make_tokenizer(), ROWS)
+    prompts = encode(Chat(make_tokenizer()), ROWS)
     wins = judge_of(biased).verdict(prompts, [["a", "aaa", "aa"], ["b", "b", "bbbb"]]).wins
     torch.testing.assert_close(wins + wins.mT, torch.ones(2, 3, 3))
     assert (wins.diagonal(dim1=1, dim2=2) == 0.5).all()

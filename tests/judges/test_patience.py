@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_align import Judge, JudgeError, PairwiseFunction, Patience, RewardFunction, RewardJudge
-from lit_align.data.templates import encode
+from lit_align.data.templates import Chat, encode
 from lit_align.judges.calls import call_judge
 from lit_align.judges.patience import Faults, MayPass
 from tests.conftest import make_tokenizer, prompts_of
@@ -165,7 +165,7 @@ def test_ctrl_c_is_not_a_failure():
 
 
 def groups(count):
-    prompts = encode(make_tokenizer(), prompts_of(count))
+    prompts = encode(Chat(make_tokenizer()), prompts_of(count))
     return prompts, [[f"{row}", f"{row} good", f"{row} bad bad"] for row in range(count)]
 
 

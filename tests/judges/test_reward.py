@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_align import RewardFunction, RewardJudge
-from lit_align.data.templates import encode
+from lit_align.data.templates import Chat, encode
 from lit_align.judges.reward import wins_from_rewards
 from lit_align.types import Prompts
 from tests.conftest import make_tokenizer
@@ -27,7 +27,7 @@ class Happiness(RewardJudge):
 
 
 def two_prompts() -> Prompts:
-    return encode(make_tokenizer(), [{"prompt": "the cat"}, {"prompt": "a day", "topic": "sun"}])
+    return encode(Chat(make_tokenizer()), [{"prompt": "the cat"}, {"prompt": "a day", "topic": "sun"}])
 
 
 def test_hard_wins_by_hand():
