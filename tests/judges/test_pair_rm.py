@@ -219,7 +219,9 @@ def test_pair_wins_of_a_group_are_those_of_its_pairs(ranker):
 
 def test_score_wins_come_from_twice_the_mean_logit_of_each_response(ranker):
     done: list[int] = []
-    verdict = PairRM(ranker, aggregation="scores").verdict(encode(Chat(make_tokenizer()), ROWS[:2]), GROUPS, done.append)
+    verdict = PairRM(ranker, aggregation="scores").verdict(
+        encode(Chat(make_tokenizer()), ROWS[:2]), GROUPS, done.append
+    )
     scores = 2 * group_logits(ranker).mean(-1)
     torch.testing.assert_close(verdict.wins, (scores[:, :, None] - scores[:, None]).sigmoid(), rtol=0, atol=1e-5)
     assert verdict.compared.all()
