@@ -78,9 +78,9 @@ def test_a_judge_that_raises_costs_no_responses(config, tmp_path, monkeypatch, c
     drawn = []
     original = LanguageModel.sample
 
-    def counting(self, prompts, uniforms, decoding, source):
+    def counting(self, prompts, uniforms, decoding, source, at_once=0):
         drawn.append(uniforms.shape[1])
-        return original(self, prompts, uniforms, decoding, source)
+        return original(self, prompts, uniforms, decoding, source, at_once)
 
     monkeypatch.setattr(LanguageModel, "sample", counting)
     monkeypatch.setattr(tiny_runs, "grumbling", True)

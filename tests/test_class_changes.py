@@ -152,7 +152,10 @@ def test_a_judge_an_anchor_an_evaluator_and_an_optimizer_start_at_their_defaults
         *("--model.optimizer", "torch.optim.AdamW"),
     )
     found = found["model"]["init_args"]
-    assert found["judge"]["init_args"] == {"lexicon": "vader", "comparison": "hard", "temperature": 1.0}
+    assert found["judge"]["init_args"] == {
+        **{"lexicon": "vader", "comparison": "hard"},
+        **{"temperature": 1.0, "special_tokens": "drop"},
+    }
     assert found["anchor"]["init_args"]["alpha"] == 0.3
     assert found["eval_judges"]["other"]["init_args"]["temperature"] == 1.0
     assert found["optimizer"]["init_args"]["lr"] == inspect.signature(torch.optim.AdamW).parameters["lr"].default

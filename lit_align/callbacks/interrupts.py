@@ -13,6 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
+from lit_align.iteration.python_config import handed_over
 from lit_align.run_folder import RunFolder
 
 
@@ -38,6 +39,6 @@ def command_to_go_on(run: Path) -> str:
     """Return what to type to continue a run, from its last checkpoint or, before the first, its rollouts."""
     folder = RunFolder(run)
     last = folder.last if folder.written_checkpoints() else None
-    if folder.config.exists():
+    if folder.config.exists() and not handed_over(folder.config.read_text()):
         return f"python -m lit_align fit -c {run} " + (f"--ckpt_path {last}" if last else f"--trainer.run {run}")
     return f"Trainer(run={str(run)!r}).fit(module, data" + (f", ckpt_path={str(last)!r})" if last else ")")

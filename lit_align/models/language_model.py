@@ -170,16 +170,19 @@ class LanguageModel(Policy):
 
     def check(self) -> str | None:
         """Refuse adapters on modules that the model does not have, and answers without an end; say what ends them."""
+        self._check_adapters()
+        return self.ends.told(self.tokenizer)
+
+    def _check_adapters(self) -> None:
         if self.lora is not None and not self._checked:
             with_adapters(empty_network(self.config, self.hub["trust_remote_code"]), self.lora)
             self._checked = True
-        return self.ends.told(self.tokenizer)
 
     def load(self, device: torch.device | str = "cpu") -> None:
         """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
-        self.check()
+        self._check_adapters()
         self.ways = ways_of(self.config, self.attention, self.name, self.hub["trust_remote_code"])
         if self.gradient_checkpointing:  # memory is short
             keep_large_apart()

@@ -135,9 +135,9 @@ def bond(row: Row, rows: list[Row]) -> float:
     """n 2, beta 0.4, a1 0.5, a2 0.2, approximate law; two samples of the anchor."""
 
     def advantage(r: Row) -> float:
-        quantile = (sum(x <= r.rewards[0] for x in r.rewards[1:]) + 1) / 3
+        log_quantile = [-1.5, -0.5, 0.0][sum(x <= r.rewards[0] for x in r.rewards[1:])]  # H_j - H_2
         to_anchor, to_reference = r.current[0] - r.anchor[0], r.current[0] - r.reference[0]
-        return math.log(quantile) - to_anchor - (0.2 * to_anchor + 0.3 * to_reference) / (0.5 * 0.4)
+        return log_quantile - to_anchor - (0.2 * to_anchor + 0.3 * to_reference) / (0.5 * 0.4)
 
     better = max((1, 2), key=lambda slot: row.rewards[slot])
     gain = advantage(row) - others([advantage(r) for r in rows], rows.index(row))

@@ -17,9 +17,9 @@ def draws(monkeypatch):
     calls = []
     original = LanguageModel.sample
 
-    def counting(self, prompts, uniforms, decoding, source):
+    def counting(self, prompts, uniforms, decoding, source, at_once=0):
         calls.append(source)
-        return original(self, prompts, uniforms, decoding, source)
+        return original(self, prompts, uniforms, decoding, source, at_once)
 
     monkeypatch.setattr(LanguageModel, "sample", counting)
     return calls
