@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lit_align.iteration.iterated import iterated
 from lit_align.run_folder import RunFolder, earlier_checkpoints, whole_checkpoint
+from lit_align.utils.arguments import check_finite
 from lit_align.utils.files import replace_link, write_whole
 
 
@@ -25,6 +26,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, keep: int = 2, every: int = 1) -> None:
+        check_finite("Checkpoints", {"keep": keep, "every": every})
         for name, value in (("keep", keep), ("every", every)):
             if value < 1:
                 raise ValueError(f"Checkpoints.{name} must be >= 1, got {value}")

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
 from lit_align.iteration.iterated import iterated
+from lit_align.utils.arguments import check_finite
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class CollapseAlarm(Callback):
         truncated: float | None = 0.25,
         stop: bool = False,
     ) -> None:
+        check_finite("CollapseAlarm", {"kl": kl, "length": length})
         if kl is not None and kl <= 0:
             raise ValueError(f"CollapseAlarm.kl must be > 0, got {kl}")
         if length is not None and length <= 1:

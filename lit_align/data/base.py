@@ -96,8 +96,9 @@ class IterationData(L.LightningDataModule, ABC):
             ("prompts_per_iteration", prompts_per_iteration),
             ("batch_size", batch_size),
             ("passes", passes),
+            ("heldout_limit", heldout_limit),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"data.{name} must be >= 1, got {value}")
         heldout = kept(heldout)
         self.sources: dict[str, Rows | None] = {"heldout": heldout, "test": heldout if test is None else kept(test)}

@@ -14,6 +14,7 @@ from lit_align.games.preferences import (
     rock_paper_scissors,
 )
 from lit_align.types import Record
+from lit_align.utils.arguments import check_finite
 
 
 class Game:
@@ -95,6 +96,7 @@ class RandomGame(Game):
         copies: int = 1,
         seed: int = 0,
     ) -> None:
+        check_finite("RandomGame", {"temperature": temperature, "seed": seed})
         generator = torch.Generator().manual_seed(seed)
         rows = contexts * copies
         logits = torch.randn(rows, responses, generator=generator, dtype=torch.float64)

@@ -127,6 +127,8 @@ class AlignmentModule(L.LightningModule):
         check_judge(self, judge)
         self.anchor = anchor or Previous()
         self.optimizer = optimizer
+        if warmup_steps < 0:
+            raise ValueError(f"model.warmup_steps must be >= 0, got {warmup_steps}")
         self.warmup_steps = warmup_steps
         self.schedule: Schedule = schedule
         self.reset_optimizer = reset_optimizer

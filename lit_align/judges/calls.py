@@ -10,6 +10,8 @@ from typing import Any
 from lit_align.judges.patience import Faults, JudgeError, Patience, retry_in_parts
 from lit_align.utils.out_of_memory import OutOfMemory
 
+_LARGEST = 3.4028234e38  # rewards are kept in float32: a larger one would be infinite there
+
 
 def call_judge(
     name: str,
@@ -98,8 +100,9 @@ def _checked(
             raise JudgeError(f"judge {name} returned {value!r}, not a number, on {_sample(columns, row)}")
         if missing and math.isnan(number):
             continue
-        if not (math.isfinite(number) and low <= number <= high):
-            expected = "a finite number" if math.isinf(low) else f"a number in [{low:g}, {high:g}]"
+        if not (abs(number) <= _LARGEST and low <= number <= high):
+            expected = "a number that float32 holds" if math.isfinite(number) else "a finite number"
+            expected = expected if math.isinf(low) else f"a number in [{low:g}, {high:g}]"
             raise JudgeError(f"judge {name} returned {number}, not {expected}, on {_sample(columns, row)}")
     return [float(value) for value in values]
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import tenacity
 import torch
 
+from lit_align.utils.arguments import check_finite
 from lit_align.utils.out_of_memory import OutOfMemory
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Patience:
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
+        check_finite("model.judge", vars(self))
         if self.max_retries < 0:
             raise ValueError(f"judge.max_retries must be >= 0, got {self.max_retries}")
         for name, value in (("backoff", self.backoff), ("timeout", self.timeout)):

@@ -19,6 +19,7 @@ from typing_extensions import override
 from lit_align.data.ranks import from_all_ranks, load_answers
 from lit_align.iteration.iterated import Iterated, iterated
 from lit_align.run_folder import RunFolder
+from lit_align.utils.arguments import check_finite
 from lit_align.utils.files import write_text
 
 _PACKAGES = ("lit-align", "torch", "lightning", "transformers", "peft", "datasets", "bitsandbytes", "torchmetrics")
@@ -52,6 +53,9 @@ class RunRecord(Callback):
     """
 
     def __init__(self, samples: int = 3, export: bool = True) -> None:
+        check_finite("RunRecord", {"samples": samples})
+        if samples < 0:
+            raise ValueError(f"RunRecord.samples must be >= 0, got {samples}")
         self.samples = samples
         self.export = export
         self.timings: list[dict[str, float]] = []

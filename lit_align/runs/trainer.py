@@ -24,6 +24,7 @@ from lit_align.callbacks.same_run import SameRun
 from lit_align.compat import keep_batches_as_they_are, on_sigterm
 from lit_align.plan.command import ConfiguredTrainer, Planner
 from lit_align.runs.record import RunRecord
+from lit_align.utils.arguments import check_finite
 from lit_align.utils.out_of_memory import OutOfMemory, is_out_of_memory
 
 _ADVICE = (
@@ -72,6 +73,8 @@ class Trainer(L.Trainer, Planner):
         check_memory: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_finite("Trainer", {**kwargs, "max_epochs": max_epochs, "log_every_n_steps": log_every_n_steps})
+        _check_clipping(kwargs.get("gradient_clip_val"))
         if run is not None and not Path(run).is_dir():
             raise FileNotFoundError(f"trainer.run: there is no run folder {run}")
         # A judge may change the working directory: the run stays where it began.
@@ -142,6 +145,12 @@ class Trainer(L.Trainer, Planner):
             "accumulate_grad_batches": self.accumulate_grad_batches,
         }
         return ConfiguredTrainer(options)
+
+
+def _check_clipping(value: float | None) -> None:
+    """Refuse a bound that is no bound: a negative one would turn every gradient round."""
+    if value is not None and value < 0:
+        raise ValueError(f"trainer.gradient_clip_val must be >= 0, got {value}; null clips nothing")
 
 
 def _check_precision(trainer: L.Trainer) -> None:

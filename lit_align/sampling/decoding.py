@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lit_align.utils.arguments import check_finite
+
 _BLOCK = 256  # tokens of the vocabulary that are summed together
 
 
@@ -33,6 +35,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
+        check_finite(type(self).__name__, vars(self))
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
         if self.temperature < 0:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_align.sampling.decoding import Decoding
 from lit_align.sampling.uniforms import token_uniforms
 from lit_align.types import Prompts, Responses
+from lit_align.utils.arguments import check_finite
 from lit_align.utils.out_of_memory import Halving
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Sampler(Decoding):
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
+        check_finite("model.sampler", vars(self))
         if self.sources:
             object.__setattr__(self, "group_size", len(self.sources))  # frozen, but not yet made
         if self.group_size < 1:

@@ -1,7 +1,8 @@
 """Objects remember the arguments that they were built with: these tell them apart, and a config says them."""
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Any, ParamSpec
@@ -17,11 +18,28 @@ def noting(init: Callable[_P, None]) -> Callable[_P, None]:
     def noted(*args: _P.args, **kwargs: _P.kwargs) -> None:
         built = args[0]
         if _BUILT_WITH not in vars(built):
-            object.__setattr__(built, _BUILT_WITH, _bound(init, *args, **kwargs))  # it may be frozen
+            given = _bound(init, *args, **kwargs)
+            check_finite(type(built).__name__, given)
+            object.__setattr__(built, _BUILT_WITH, given)  # it may be frozen
         init(*args, **kwargs)
 
     noted.notes = True  # type: ignore[attr-defined]
     return noted
+
+
+def check_finite(owner: str, numbers: Mapping[str, Any]) -> None:
+    """Refuse nan and infinity, which slip through a comparison with the end of a range.
+
+    Args:
+        owner: Error messages begin with it: a class, or the setting that holds the numbers.
+        numbers: The values by name; what is no number is not looked at.
+
+    Raises:
+        ValueError: One of them is not finite.
+    """
+    for name, value in numbers.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{owner}.{name} must be a finite number, got {value}")
 
 
 def note_arguments(kind: type) -> None:

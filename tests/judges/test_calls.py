@@ -122,3 +122,9 @@ def test_values_without_an_order_are_refused_by_their_type(values):
         call_judge("odd", lambda p, y: values, COLUMNS)
     with pytest.raises(JudgeError, match=f"it returned a {type(values).__name__}"):
         RewardFunction(lambda p, y, r: values).compare(*COLUMNS, COLUMNS[1], [{}] * 3)
+
+
+@pytest.mark.parametrize("reward", [1e39, -1e300])
+def test_a_reward_that_float32_does_not_hold_is_refused_with_its_sample(reward):
+    with pytest.raises(JudgeError, match=r"judge large returned .*, not a number that float32 holds, on sample 1"):
+        call_judge("large", lambda p, y: [0.0, reward, 0.0], COLUMNS)

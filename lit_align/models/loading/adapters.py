@@ -1,6 +1,5 @@
 """Low-rank adapters are made by peft and 4-bit base weights by bitsandbytes; what is made is described here."""
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from lit_align.compat import keep_four_bits_unpacked
 from lit_align.models.loading.adapter_targets import ALL_LINEAR, adapter_targets, shortest_names
 from lit_align.sampling.uniforms import mixed_seed, run_seed
+from lit_align.utils.arguments import check_finite
 
 _STREAM = 0x10A  # of random numbers, beside those that prompts, responses and dropout come from
 
@@ -39,10 +39,11 @@ class LoRA:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
+        check_finite("model.policy.lora", vars(self))
         if self.rank < 1:
             raise ValueError(f"model.policy.lora.rank must be >= 1, got {self.rank}")
-        if not (self.alpha > 0 and math.isfinite(self.alpha)):
-            raise ValueError(f"model.policy.lora.alpha must be > 0 and finite, got {self.alpha}")
+        if self.alpha <= 0:
+            raise ValueError(f"model.policy.lora.alpha must be > 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.policy.lora.dropout must lie in [0, 1), got {self.dropout}")
         if not self.target_modules:
