@@ -1,7 +1,7 @@
 """An architecture is made small: the same config class and options, few layers, narrow, windows that hide something.
 
-All kinds of layers occur in it. Names of widths are those that the configs of transformers use; what an architecture
-calls otherwise keeps its size, and a model that is not small then is not made.
+All kinds of layers occur in it. Widths are found by the names that most configs of transformers use; others keep their
+size, and where the model is not small then, it is not made.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def tiny_model(config: Any, attention: str, trust_remote_code: bool = False) -> 
     The random numbers of the process are left as they were.
 
     Args:
-        config: The model's, of text alone.
+        config: Config of the model, for text alone.
         attention: Attention implementation of transformers.
         trust_remote_code: Run code that comes with the model.
     """

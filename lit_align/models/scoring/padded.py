@@ -16,15 +16,7 @@ from lit_align.types import Responses
 
 
 def padded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
-    """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
-
-    Args:
-        model: It takes input_ids, and logits_to_keep where its head is not plain.
-        responses: They are on the model's device.
-
-    Returns:
-        float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
-    """
+    """Return log-probs as :func:`target_token_logps` does; each response is read in a row of its own."""
     prompts, device = responses.prompts, responses.ids.device
     prompt_ids, in_prompt = tokens_first(prompts.ids, prompts.mask)
     asked = in_prompt.sum(1)
