@@ -60,7 +60,7 @@ class LanguageModel(Policy):
         attention: Attention implementation of transformers. Most architectures score and train on batches without
             padding with either; a few, which :mod:`~lit_align.models.proof.ways` finds out, on padded ones.
         revision: Branch, tag or commit of a hub id.
-        trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+        trust_remote_code: Run code that comes with the model. Leave it off unless you trust its author.
 
     Raises:
         ValueError: ``quantization`` without ``lora``, or a ``name`` that cannot be loaded.
@@ -94,10 +94,10 @@ class LanguageModel(Policy):
         self.hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.model: Any = None
         self.frozen: Any = None
-        self._adapted: dict[str, Any] = {}  # The layers with an adapter, by name.
+        self._adapted: dict[str, Any] = {}  # the keys are the names of the layers with an adapter
         self._cut: Shard = _uncut
         self._gathered = self._checked = False
-        self._proved = False  # True once its weights in shards are
+        self._proved = False  # weights in shards are proved when they are first gathered
         self.ways = Ways()
 
     @cached_property
@@ -201,7 +201,7 @@ class LanguageModel(Policy):
             self._adapted = attach(model)
         self.model = self._cut(model)
         if self.lora is None:
-            # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
+            # Where weights are cut, the copy is read after the policy's are let go, so that one whole set is in memory.
             frozen = self.base(**options) if self.sharded else copy.deepcopy(model)
             if self.sharded and self.ways.scoring == "line":
                 enable_ragged_attention(frozen)
@@ -399,7 +399,7 @@ class LanguageModel(Policy):
         return [ids[:end] or [0] for ids, end in zip(asked, (room, -(-room // 2)), strict=True)]
 
 
-PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once
+PROVED: dict[tuple[Any, ...], Ways] = {}  # a process asks a model once, by its files and how they are read
 
 
 def _without_end(row: list[int], ends: Ends) -> list[int]:
@@ -412,7 +412,7 @@ def _uncut(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Set eval mode inside: there is no dropout, and a cache in spite of gradient checkpointing."""
+    """Set eval mode inside, without dropout and with a cache in spite of gradient checkpointing."""
     was_training = model.training
     model.eval()
     try:

@@ -1,7 +1,7 @@
 """Sizing, exporting and the model card need no more of a language model than these protocols say.
 
-A :class:`~lit_align.models.language_model.LanguageModel` fulfils them without naming them, so that these files need not
-import it, which imports them.
+A :class:`~lit_align.models.language_model.LanguageModel` fulfils them without naming them, so that the files that it
+imports can read it without importing it.
 """
 
 from typing import Any, Protocol, runtime_checkable

@@ -25,7 +25,7 @@ from lit_align.run_folder import RunFolder
 Kind = Literal["full", "merged", "adapters"]
 """An export is all weights as trained, adapters merged into the base, or adapters alone in the format of peft."""
 
-_WRITTEN = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}  # no format that runs code when it is read
+_WRITTEN = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}  # none of these runs code when it is read
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,10 @@ def export(
         How well the reloaded model agrees with the policy.
 
     Raises:
-        RuntimeError: The reloaded model does not give the policy's log-probs, or is read by code or pickles.
+        ValueError: See :func:`check_kind`.
+        FileExistsError: See :func:`check_folder`.
+        RuntimeError: The reloaded model does not give the policy's log-probs, or needs code or pickles to be read;
+            nothing is left.
     """
     check_kind(policy, kind)
     check_folder(folder, overwrite, run)

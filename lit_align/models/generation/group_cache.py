@@ -137,7 +137,7 @@ class RowLayout:
     Attributes:
         longest: Number of own tokens of the longest row.
         column: Number of own tokens of each row, the place of its next one; None where all rows have the same.
-        hidden: True where a row is shorter than the longest, the next token counted; None where no row is.
+        hidden: True on places beyond each row's next token; None where there are none.
         bias: 0 on the prompts' tokens, -inf on their padding.
     """
 

@@ -10,7 +10,7 @@ from transformers import Cache
 
 from lit_align.compat import has_plain_layers
 
-_WORTH = 8  # tokens: a shorter beginning is not worth a forward pass of its own
+_WORTH = 8  # a beginning of fewer tokens is not worth a forward pass of its own
 
 
 def read_prompts(

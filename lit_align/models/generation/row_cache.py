@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lit_align.compat import exchange_layers, has_plain_layers, has_states, initialize_layer
 
-ROOM = 64  # tokens to make room for at once
+ROOM = 64  # room is made for so many tokens at once
 
 
 class RoomyLayer(DynamicLayer):

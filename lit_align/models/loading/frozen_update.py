@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Factors = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # [out, rank] and [rank, in]; ranks differ
+Factors = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # the shapes are [out, rank] and [rank, in]; ranks differ
 """An update B A is kept as the pair of B and A."""
 
 

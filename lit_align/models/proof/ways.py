@@ -28,10 +28,10 @@ from lit_align.types import Prompts, Responses, pad_left
 log = logging.getLogger(__name__)
 
 EXACT = 1e-3
-"""A token's log-prob differs from that of a plain pass in float32 by so many nats at most."""
+"""A way is right where each token's log-prob lies within so many nats of that of a plain pass in float32."""
 
 ROUNDED = 0.1
-"""In half precision or with a base in 4 bits, log-probs differ by so many nats a token at most, on average."""
+"""In half precision, or with a base in 4 bits, it is right where they lie within so many nats on average."""
 
 _SHARED = [7, 11, 13, 17, 19, 23, 29, 31, 37]
 # These are longer than the windows of a small model, of unequal length, with and without a beginning in common.

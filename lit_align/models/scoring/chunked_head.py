@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from lit_align.models.scoring.logit_transform import LogitTransform
 
-LOGITS_AT_ONCE = 2**24  # numbers: 64 MiB
+LOGITS_AT_ONCE = 2**24  # so many numbers take 64 MiB
 
 
 def head_token_logps(
@@ -55,9 +55,9 @@ def head_token_logps(
 class _Weighed(NamedTuple):
     """Holds what the logits of a chunk have become."""
 
-    exponentials: Tensor  # exp(z - max z), in the place of the logits
-    total: Tensor  # their sum
-    slope: Tensor | float  # of the transform
+    exponentials: Tensor  # exp(z - max z) takes the place of the logits
+    total: Tensor  # it is their sum
+    slope: Tensor | float  # it is the slope of the transform
 
 
 class _TokenLogps(torch.autograd.Function):

@@ -24,7 +24,7 @@ def padded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch
     width = int((asked[:, None] + responses.lengths).max())
     step = torch.arange(responses.ids.shape[-1], device=device)
     rows = torch.arange(len(responses) * responses.group_size, device=device).view(len(responses), -1)
-    begin = (rows * width + asked[:, None])[..., None]  # where each response begins in the flattened rows
+    begin = (rows * width + asked[:, None])[..., None]  # each response begins here in the flattened rows
     ids = torch.zeros(rows.numel() * width, dtype=torch.long, device=device)
     column = torch.arange(prompt_ids.shape[1], device=device)
     asking = in_prompt[:, None].expand(-1, responses.group_size, -1)

@@ -53,8 +53,8 @@ def _from_head(
 
     with in_place_of(head, instead):
         output = model(**inputs).logits
-    # They leave by the side, because the model may scale and cap what it takes for logits. Its output stays in the
-    # graph, since that is where sharded models wait for the backward pass.
+    # Log-probs leave by the side, because the model may scale and cap what it takes for logits. Its output stays in
+    # the graph, since that is where sharded models wait for the backward pass.
     return found[0] + 0 * output.flatten() if output.requires_grad else found[0]
 
 

@@ -59,7 +59,7 @@ def line_up(responses: Responses) -> Line:
     shared = shared_tokens(prompts.ids, prompts.mask) if len(prompts) > 1 else 0
     column, step = torch.arange(width, device=device), torch.arange(responses.ids.shape[-1], device=device)
     left = asked - shared
-    rest = shared + left.cumsum(0) - left  # where the rest of each prompt begins
+    rest = shared + left.cumsum(0) - left  # the rest of each prompt begins here
     prompt_at = torch.where(column < shared, column, rest[:, None] + column - shared)
     slots = (responses.lengths - 1).clamp(min=0)
     begin = shared + left.sum() + (slots.flatten().cumsum(0) - slots.flatten()).view(slots.shape)

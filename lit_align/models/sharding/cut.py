@@ -90,7 +90,7 @@ def shard(network: nn.Module, mesh: Any, dtype: torch.dtype | None = None) -> nn
 
 
 def shard_flat(network: nn.Module, **options: Any) -> nn.Module:
-    """Shard with FSDP1: each decoder layer is one flat tensor, and so is the rest, but for adapters of another dtype.
+    """Shard with FSDP1: a decoder layer is a flat tensor, and so is the rest; adapters of another dtype have their own.
 
     Args:
         network: A causal LM, adapted or not.

@@ -23,7 +23,8 @@ def gathered(*networks: nn.Module) -> Iterator[None]:
     """Make every weight whole on every rank inside, so that a forward pass needs no other rank.
 
     Ranks may then sample responses of different lengths and score different numbers of batches, without gradients.
-    Changes made to the weights inside are lost. All ranks enter and leave together.
+    Changes made to the weights inside are lost. All ranks enter and leave together. A network that is not
+    sharded stays as it is.
     """
     with ExitStack() as stack:
         for network in networks:
@@ -63,9 +64,7 @@ def is_flat(network: nn.Module) -> bool:
 def full_state(network: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
     """Return the whole weights on the CPU of rank 0, and nothing elsewhere; all ranks call it together.
 
-    Args:
-        network: It is sharded or not.
-        frozen: Weights that do not train are returned as well.
+    Weights that do not train are left out unless ``frozen``.
     """
     state = {}
     with _summoned(network):
