@@ -13,17 +13,14 @@ _OF_OTHERS = frozenset(
     {"position_ids", "use_cache", "cache_position", "is_causal", "output_attentions", "output_hidden_states"}
     | {"output_router_logits"}
 )
-"""What models pass on to their attention and it does not read."""
+"""Models pass these arguments on to their attention, which does not read them."""
 
 Attention = Callable[..., tuple[Tensor, None]]
-"""An attention of transformers: module, query, key, value, mask and more to ``[batch, seq, heads, width]``."""
+"""Such an attention takes module, query, key, value, mask and more; it gives ``[batch, seq, heads, width]``."""
 
 
 def check_known(arguments: dict[str, Any]) -> None:
-    """Refuse to attend in the place of an attention that is told more than ours understands.
-
-    Args:
-        arguments: What the model passes on, besides what the attention reads.
+    """Refuse further arguments of a model's attention that a replacement does not know.
 
     Raises:
         ValueError: One of them may change the scores.
@@ -35,13 +32,7 @@ def check_known(arguments: dict[str, Any]) -> None:
 
 @contextmanager
 def replaced_attention(config: Any, name: str, attention: Attention) -> Iterator[None]:
-    """All layers of a model attend by this function inside.
-
-    Args:
-        config: Of the model.
-        name: Of the function, in transformers' registry.
-        attention: What takes the place.
-    """
+    """Let all layers of the model with this config attend by a function inside, registered under a name."""
     AttentionInterface.register(name, attention)
     usual = attention_of(config)
     set_attention(config, name)

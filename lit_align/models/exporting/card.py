@@ -59,19 +59,19 @@ def write_card(policy: DescribedModel, folder: Path, kind: str, agreement: Agree
 
 
 def _use(policy: DescribedModel, kind: str) -> str:
-    """How others read the export; adapters name a base that transformers may not know how to load."""
+    """Say how others read the export; adapters may need lit_align to load their base."""
     if kind == "adapters" and (policy.name.startswith("pypi:") or policy.name.endswith(".gguf")):
         return f"PeftModel.from_pretrained(LanguageModel({policy.name!r}).base(), folder)  # from peft and lit_align"
     return _USE[kind]
 
 
 def base_model(name: str) -> str:
-    """The hub id of what a policy's name stands for, or the name itself."""
+    """Return the hub id of what a policy's name stands for, or the name itself."""
     return next((hub for member, hub in _HUB.items() if name.startswith("pypi:") and member in name), name)
 
 
 def licence(name: str) -> str | None:
-    """The licence of a base, as its card or its GGUF file says; None where nothing on this machine does."""
+    """Return the licence of a base, as its card or GGUF file says; None where nothing on this machine does."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     gguf = gguf_file(name)

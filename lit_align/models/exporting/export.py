@@ -1,7 +1,7 @@
-"""A policy is written in a format that others read, from its weights alone, and is reloaded and compared first.
+"""A policy is exported in a format that others read, from its weights alone, once it is reloaded and compared.
 
-What is written is built anew: a base that is loaded afresh and not quantised, and what training has made of it. So a
-run's policy, a checkpoint and weights gathered from many devices export in the same way.
+The base is loaded afresh, not quantised, and takes on the trained weights. So a run's policy, a checkpoint and weights
+gathered from many devices export in the same way.
 """
 
 import shutil
@@ -23,17 +23,17 @@ from lit_align.models.sharding.gather import full_state
 from lit_align.run_folder import RunFolder
 
 Kind = Literal["full", "merged", "adapters"]
-"""All weights as trained; adapters merged into the base; adapters alone, in the format of peft."""
+"""An export is all weights as trained, adapters merged into the base, or adapters alone in the format of peft."""
 
-_WRITTEN = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}  # no format that runs code when it is read
+_WRITTEN = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}  # none of these runs code when it is read
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training has made of a language model: with the base's name, all there is to export.
+    """Holds what training has made of a language model, which with the base's name is all there is to export.
 
     Attributes:
-        weights: The trainable weights, whole, by their names in the network.
+        weights: The whole trainable weights, by their names in the network.
         frozen_update: The frozen update beside the adapters, by layer.
     """
 
@@ -42,20 +42,20 @@ class Trained:
 
 
 def trained(network: nn.Module, frozen_update: Mapping[str, Factors]) -> Trained:
-    """What training has made of a network; all ranks of a sharded one call it together, and the first has it."""
+    """Return what training has made of a network; all ranks of a sharded one call it, and the first has it."""
     return Trained(full_state(network, frozen=False), frozen_update)
 
 
 def default_kind(policy: DescribedModel) -> Kind:
-    """Adapters are merged; all weights are written as they are."""
+    """Return ``merged`` for adapters, and ``full`` where all weights train."""
     return "full" if policy.lora is None else "merged"
 
 
 def check_kind(policy: DescribedModel, kind: Kind) -> None:
-    """Refuse to write what there is not.
+    """Refuse adapters of a run that trained all weights, and the other way round.
 
     Raises:
-        ValueError: Adapters of a run that trained all weights, or the other way round.
+        ValueError: The run trained something else.
     """
     if policy.lora is None and kind != "full":
         raise ValueError(f"--kind {kind}: this run trained all weights and has no adapters: --kind full")
@@ -69,7 +69,7 @@ def check_folder(folder: Path, overwrite: bool, run: Path | None = None) -> None
     Args:
         folder: Where an export is to go.
         overwrite: Whether an export that is there may be replaced.
-        run: The run that is exported. The place of its own model is free, and no other place in any run is.
+        run: The run that is exported; of all that lies in runs, its own model alone may be replaced.
 
     Raises:
         FileExistsError: Something is there that may not be replaced.
@@ -126,21 +126,21 @@ def export(
 
     Args:
         policy: The language model that was trained; its weights need not be loaded.
-        folder: Where to.
-        made: What training has made of it.
-        kind: What to write.
-        own: Token log-probs of the probes (see `reload_check`) under the policy as the run has it; where there are
-            none, or the run's base is quantised, those of the network that is written are computed first.
-        run: Run folder that the card tells of.
-        overwrite: Replace what is there.
+        folder: Where the export goes.
+        made: What training has made of the policy.
+        kind: What to write, see :func:`check_kind`.
+        own: Token log-probs of the probes (see `reload_check`) under the policy as the run has it. Without them, or
+            with a quantised base, those of the network that is written are computed first.
+        run: Run folder that the card describes.
+        overwrite: Replace an export that is there, see :func:`check_folder`.
 
     Returns:
-        How well what was reloaded agrees.
+        How well the reloaded model agrees with the policy.
 
     Raises:
-        ValueError: The run trained something else.
-        FileExistsError: ``folder`` is taken, see :func:`check_folder`.
-        RuntimeError: What was reloaded does not give the policy's log-probs, or needs code or pickles to be read;
+        ValueError: See :func:`check_kind`.
+        FileExistsError: See :func:`check_folder`.
+        RuntimeError: The reloaded model does not give the policy's log-probs, or needs code or pickles to be read;
             nothing is left.
     """
     check_kind(policy, kind)
@@ -164,7 +164,7 @@ def export(
 
 
 def restore(network: Any, made: Trained) -> Any:
-    """Give a network of the same kind what another was trained to.
+    """Load trained weights into a network of the same kind, and return it.
 
     Raises:
         ValueError: The weights are of another model.
@@ -181,14 +181,14 @@ def restore(network: Any, made: Trained) -> Any:
 
 @torch.no_grad()
 def adapted(base: Any, lora: LoRA, made: Trained) -> Any:
-    """A base with adapters that hold the whole of the update, the frozen update of momentum included.
+    """Return a base with adapters that hold the whole update, the frozen update of momentum included.
 
-    The factors of both are laid side by side: the sum is exact, and its rank that of both together.
+    The factors of both are laid side by side: the sum is exact, and its rank is the sum of both ranks.
     """
     own = restore(with_adapters(base, lora), made)
     if not made.frozen_update:
         return own
-    # Layers of a smaller rank are filled up with zeros: one rank for all, as any reader of peft's format expects.
+    # Layers of a smaller rank are filled up with zeros, since readers of peft's format expect one rank for all.
     rank = lora.rank + max(second.shape[0] for _, second in made.frozen_update.values())
     before = {name: factors_of(own.get_submodule(name)) for name in made.frozen_update}
     wide = with_adapters(own.unload(), replace(lora, rank=rank, alpha=float(rank)))
@@ -245,7 +245,7 @@ def _name_base(model: Any, policy: DescribedModel) -> None:
 
 
 def _unmerged(policy: ExportableModel, made: Trained) -> Tensor:
-    """What the policy says of the probes as it runs, adapters beside the weights, but for its base: not quantised."""
+    """Return the policy's log-probs of the probes, with adapters beside the weights and no base quantised."""
     network = policy.base()
     if policy.lora is not None:
         network = with_adapters(network, policy.lora)

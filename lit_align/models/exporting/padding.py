@@ -12,15 +12,15 @@ _NAMES = (
     *(r"<\|?pad\|?>", r"\[PAD\]", r"<\|(finetune_right_|vision_)pad(_id)?\|>"),
     *(r"<unk>", r"<\|reserved_special_token_\d+\|>", r"<unused\d+>"),
 )
-"""Patterns of tokens that vocabularies have for no text, the likeliest first."""
+"""Vocabularies have tokens of these patterns that stand for no text; the likeliest patterns come first."""
 
 
 def with_padding(tokenizer: Any, *configs: Any) -> Any:
-    """A tokenizer that pads with a token that ends nothing; itself where its vocabulary has none to spare.
+    """Return a tokenizer that pads with a token that ends nothing; the same one where its vocabulary has none to spare.
 
     Args:
-        tokenizer: Of the policy; it is left as it is, and padding of its own is kept.
-        configs: Of the model and of generation, which agree with what is returned afterwards.
+        tokenizer: The policy's; it is left as it is, and padding of its own is kept.
+        configs: Configs of the model and of generation, which are given the same padding.
     """
     ends = {tokenizer.eos_token_id, *(end for config in configs for end in _ends(config))}
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -41,7 +41,7 @@ def _ends(config: Any) -> list[int]:
 
 
 def _free(tokenizer: Any, ends: set[int]) -> str | None:
-    """A token for no text that ends none."""
+    """Return a token that stands for no text and ends none."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     free = [token for token, number in vocabulary if number not in ends]
     return next((token for name in _NAMES for token in free if re.fullmatch(name, token)), None)

@@ -1,7 +1,4 @@
-"""A model on disk is compared with the policy it was made from, by log-probs of a few sentences.
-
-It is read with plain libraries, as others will read it.
-"""
+"""A model on disk is read with plain libraries and compared with its policy, by log-probs of a few sentences."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,19 +17,18 @@ from lit_align.types import Responses
 ASKED = ("Describe the night sky as seen from a desert.", "What is two and two?", "Name a good day of the week.")
 ANSWERED = ("The stars are very bright, and the sand is cold and grey.", "Four.", "Sunday was always a happy one.")
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
-"""Largest difference of a token's log-prob, in nats, that rounding the sum of base and update to a dtype may make."""
+"""Rounding the sum of base and update to a dtype may change a token's log-prob by so many nats at most."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far log-probs of a reloaded model lie from the policy's.
+    """Says how far log-probs of a reloaded model lie from the policy's.
 
     Attributes:
-        tokens: Compared.
+        tokens: Number of tokens compared.
         gap: Largest difference on a token, nats.
-        tolerance: Largest that is let pass.
-        quantised_gap: Mean difference on a token from the policy as the run has it, where its base is quantised and the
-            export's is not; nats.
+        tolerance: Largest difference that passes, nats.
+        quantised_gap: Mean difference on a token from the policy on the run's quantised base, nats; None without one.
     """
 
     tokens: int
@@ -41,7 +37,6 @@ class Agreement:
     quantised_gap: float | None = None
 
     def __str__(self) -> str:
-        """One line."""
         text = f"log-probs of {self.tokens} tokens agree with the policy's to {self.gap:.1e} nats"
         if self.quantised_gap is not None:
             text += f"; from those with the base in 4 bits they differ by {self.quantised_gap:.2g} on average"
@@ -49,11 +44,7 @@ class Agreement:
 
 
 class Probes:
-    """A few sentences as a policy's tokens.
-
-    Args:
-        policy: A language model; its weights need not be loaded.
-    """
+    """Holds a few sentences as tokens of a policy, whose weights need not be loaded."""
 
     def __init__(self, policy: ExportableModel) -> None:
         prompts = policy.encode([{"prompt": text} for text in ASKED])
@@ -62,7 +53,7 @@ class Probes:
 
     @torch.no_grad()
     def token_logps(self, network: nn.Module) -> Float[Tensor, " tokens"]:
-        """Log-probs of all response tokens, one sentence at a time, without padding, mask or packing."""
+        """Return log-probs of all response tokens, one sentence at a time, without padding, mask or packing."""
         found = []
         device = next(network.parameters()).device
         for row in range(len(self.responses)):
@@ -75,7 +66,7 @@ class Probes:
         return torch.cat(found).float()
 
     def of(self, policy: Policy) -> Float[Tensor, " tokens"]:
-        """What a loaded policy says of them, the way it scores responses."""
+        """Return log-probs of the same tokens, as a loaded policy scores responses."""
         was_training = policy.training
         policy.eval()
         try:
@@ -91,17 +82,17 @@ class Probes:
         """Reload what was written and compare.
 
         Args:
-            folder: Where it is.
+            folder: Folder of the model that was written.
             expected: Token log-probs of the policy.
             own: The same with its base quantised, if the run's was.
-            base: Loads the model that it is adapters for; None where it is a whole model.
+            base: Loads the base if the folder has adapters; None where it has a whole model.
 
         Raises:
-            RuntimeError: It does not load without code of its own, or is another model.
+            RuntimeError: The model does not load without code of its own, or is another model.
         """
         try:
             found = self.token_logps(_reloaded(folder, self.dtype, base))
-        except Exception as error:  # whatever keeps others from reading it
+        except Exception as error:  # it may be anything that keeps others from reading the model
             raise RuntimeError(f"what was written does not load with plain transformers ({error})") from error
         gap = float((found - expected).abs().max())
         tolerance = TOLERANCE[self.dtype]
@@ -115,7 +106,7 @@ class Probes:
 
 
 def probes(policy: ExportableModel) -> Probes:
-    """A few sentences in a policy's own tokens."""
+    """Return a few sentences in a policy's own tokens."""
     return Probes(policy)
 
 

@@ -1,1 +1,1 @@
-"""A causal language model writes here: a cache of keys and values gives the logits of the next token."""
+"""Responses are generated here token by token, from a cache of keys and values."""

@@ -23,17 +23,17 @@ from lit_align.compat import exchange_layers, initialize_layer
 from lit_align.models.attention import check_known, replaced_attention
 from lit_align.models.generation.row_cache import ROOM, stacked
 
-_NAME = "lit_align_grouped"  # of the attention, in transformers' registry
-_asked: ContextVar["GroupCacheLayer"] = ContextVar("asked")  # the layer whose keys were updated last
+_NAME = "lit_align_grouped"  # transformers' registry has the attention under this name
+_asked: ContextVar["GroupCacheLayer"] = ContextVar("asked")  # this layer's keys were updated last
 
 
 class GroupCache:
-    """The cache of a batch of groups, for models whose attention can be replaced.
+    """Caches keys and values of a batch of groups, for models whose attention can be replaced.
 
     Args:
-        cache: Has read the prompts.
+        cache: A cache of transformers that has read the prompts.
         mask: True on the prompts' tokens.
-        group_size: Rows of each prompt.
+        group_size: Number of rows of each prompt.
     """
 
     admits = True
@@ -45,30 +45,28 @@ class GroupCache:
 
     @contextmanager
     def reading(self, model: Any) -> Iterator[dict[str, Any]]:
-        """Arguments of a forward pass over one token of each row; the rows are longer by it afterwards."""
+        """Yield the arguments of a forward pass over one token of each row, which belongs to the row afterwards."""
         with replaced_attention(model.config, _NAME, _attention):
             yield {"past_key_values": self.cache}
         self.layout.advance()
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows."""
+        """Drop all other rows."""
         prompts = self.layout.keep(rows.cpu()).to(rows.device)
         for layer in self.cache.layers:
             layer.keep(rows, prompts)
 
     def add(self, cache: Cache, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
-        """Rows of more prompts, after those that are there."""
+        """Add the rows of more prompts after those that are there."""
         self.layout.add(mask, group_size)
         for layer, more in zip(self.cache.layers, cache.layers, strict=True):
             layer.add(more, len(mask) * group_size)
 
 
 class GroupCacheLayer(DynamicLayer):
-    """One layer's keys and values: those of the prompts once, ``[batch, heads, prompt, width]``, and each row's own.
+    """Caches one layer's keys and values: the prompts' once, ``[batch, heads, prompt, width]``, and each row's own.
 
-    Args:
-        prompts: A layer that has read the prompts, whose contents are taken over.
-        layout: Which row belongs to which prompt; shared by all layers.
+    It takes over those of a layer that has read the prompts; all layers share the layout.
     """
 
     def __init__(self, prompts: DynamicLayer, layout: "RowLayout") -> None:
@@ -80,7 +78,7 @@ class GroupCacheLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :0] for buffer in self._buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append one token to every row; returns the rows' own keys and values."""
+        """Append one token to every row; return the rows' own keys and values."""
         end = self.layout.longest + 1
         if end > self._buffers[0].shape[-2]:
             self._buffers = tuple(F.pad(buffer, (0, 0, 0, ROOM)) for buffer in self._buffers)
@@ -91,7 +89,7 @@ class GroupCacheLayer(DynamicLayer):
         return self.keys, self.values
 
     def attend(self, query: Float[Tensor, "rows heads 1 width"], scaling: float) -> Float[Tensor, "rows 1 heads width"]:
-        """What each row's last token reads from its prompt and its own tokens."""
+        """Return what each row's last token reads from its prompt and its own tokens."""
         layout, heads = self.layout, self.prompt_keys.shape[1]
         asks = (query * scaling).reshape(len(query), heads, -1, query.shape[-1])  # the queries of one key head together
         of_prompt = layout.by_row(self._over_prompts(layout.by_prompt(asks), self.prompt_keys.mT, layout.bias))
@@ -107,13 +105,13 @@ class GroupCacheLayer(DynamicLayer):
         return read.reshape(len(query), 1, -1, read.shape[-1])
 
     def keep(self, rows: Int[Tensor, " kept"], prompts: Int[Tensor, " prompts"]) -> None:
-        """Go on with these rows, and the prompts they answer."""
+        """Drop all rows but these, and all prompts but those they answer."""
         self._buffers = tuple(buffer[rows] for buffer in self._buffers)
         if len(prompts) < len(self.prompt_keys):
             self.prompt_keys, self.prompt_values = self.prompt_keys[prompts], self.prompt_values[prompts]
 
     def add(self, prompts: DynamicLayer, rows: int) -> None:
-        """Rows of more prompts, after those that are there."""
+        """Add the rows of more prompts after those that are there."""
         self.prompt_keys = stacked(self.prompt_keys, prompts.keys)
         self.prompt_values = stacked(self.prompt_values, prompts.values)
         self._buffers = tuple(torch.cat([b, b.new_zeros(rows, *b.shape[1:])]) for b in self._buffers)
@@ -124,7 +122,7 @@ class GroupCacheLayer(DynamicLayer):
         matrices: Float[Tensor, "batch heads _ _"],
         bias: Float[Tensor, "batch 1 1 _"] | None = None,
     ) -> Float[Tensor, "batch width heads repeats _"]:
-        """Each group's rows times its prompt's matrix, head by head."""
+        """Multiply each group's rows by its prompt's matrix, head by head."""
         batch, width, heads, repeats, _ = groups.shape
         product = groups.transpose(1, 2).reshape(batch, heads, width * repeats, -1) @ matrices
         product = product if bias is None else product + bias
@@ -132,19 +130,14 @@ class GroupCacheLayer(DynamicLayer):
 
 
 class RowLayout:
-    """Which prompt each row belongs to and how long it is; lengths may be unequal, and a group may have lost rows.
+    """Says which prompt each row belongs to and how long it is; lengths may differ, and a group may have lost rows.
 
     What decides shapes is kept on the host, so that a step never waits for the device.
 
-    Args:
-        mask: True on the prompts' tokens.
-        group_size: Rows of each prompt at first.
-
     Attributes:
-        longest: Most tokens of its own that a row has.
-        column: Tokens of its own that each row has, which is where its next one goes; None where all have the same.
-        hidden: True on places of the longest row that a row does not have, the next token counted; None where there
-            are none.
+        longest: Number of own tokens of the longest row.
+        column: Number of own tokens of each row, the place of its next one; None where all rows have the same.
+        hidden: True on places beyond each row's next token; None where there are none.
         bias: 0 on the prompts' tokens, -inf on their padding.
     """
 
@@ -161,7 +154,7 @@ class RowLayout:
         return len(self.prompt)
 
     def add(self, mask: Bool[Tensor, "batch prompt"], group_size: int) -> None:
-        """Rows of more prompts, after those that are there."""
+        """Add the rows of more prompts after those that are there."""
         width = max(mask.shape[1], self.mask.shape[1])
         self.prompt = torch.cat([self.prompt, len(self.mask) + torch.arange(len(mask)).repeat_interleave(group_size)])
         self.mask = torch.cat([F.pad(part, (width - part.shape[1], 0)) for part in (self.mask, mask)])
@@ -169,7 +162,7 @@ class RowLayout:
         self._arrange()
 
     def keep(self, rows: Int[Tensor, " kept"]) -> Int[Tensor, " prompts"]:
-        """Go on with these rows; returns the prompts that still have one."""
+        """Drop all other rows; return the prompts that still have one."""
         prompts: Tensor
         prompts, self.prompt = self.prompt[rows].unique(return_inverse=True)
         self.filled = self.filled[rows]
@@ -178,7 +171,7 @@ class RowLayout:
         return prompts
 
     def advance(self) -> None:
-        """Every row has one token more."""
+        """Count one token more for every row."""
         self.filled = self.filled + 1
         self.longest += 1
         if self.column is not None:
@@ -193,14 +186,14 @@ class RowLayout:
             buffer[torch.arange(len(buffer), device=buffer.device), :, self.column] = states
 
     def by_prompt(self, rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "batch width ..."]:
-        """The rows of each prompt side by side, empty places 0."""
+        """Put the rows of each prompt side by side, with 0 in empty places."""
         shape = (len(self.mask), self._width, *rows.shape[1:])
         if self._place is None:
             return rows.view(shape)
         return rows.new_zeros(shape).flatten(0, 1).index_copy(0, self._place, rows).view(shape)
 
     def by_row(self, groups: Float[Tensor, "batch width ..."]) -> Float[Tensor, "rows ..."]:
-        """The way back."""
+        """Undo :meth:`by_prompt`."""
         rows = groups.flatten(0, 1)
         return rows if self._place is None else rows[self._place]
 
@@ -220,7 +213,7 @@ class RowLayout:
 
 
 def _room(prompts: Tensor, rows: int, tokens: int) -> Tensor:
-    # Zeros: what a row does not have is weighed with 0, and 0 times what lies in fresh memory may be nan.
+    # It is filled with 0: what a row does not have is weighed with 0, and 0 times what fresh memory holds may be nan.
     return prompts.new_zeros(rows, prompts.shape[1], tokens, prompts.shape[-1])
 
 
@@ -235,8 +228,8 @@ def _attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention of transformers: that of the layer whose keys these are."""
-    del module, value, mask, dropout, sliding_window  # a cache with windows is another
+    """Attend in the layer whose keys these are, called as an attention of transformers."""
+    del module, value, mask, dropout, sliding_window  # a model with windows has another cache
     check_known(kwargs)
     layer = _asked.get()
     assert key is layer.keys
@@ -244,7 +237,7 @@ def _attention(
 
 
 def _side_by_side(prompt: Int[Tensor, " rows"], prompts: int) -> tuple[Int[Tensor, " rows"], int]:
-    """Place of each row where those of a prompt stand side by side, and how many the largest group has."""
+    """Return the place of each row where a prompt's stand side by side, and the size of the largest group."""
     counts = torch.bincount(prompt, minlength=prompts)
     order = prompt.argsort(stable=True)
     rank = torch.empty_like(order)

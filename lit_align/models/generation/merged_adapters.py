@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def merged_adapters(layers: Iterable[Any]) -> Iterator[None]:
-    """Each of these LoRA layers computes with one matrix, its adapter and frozen update included.
+    """Let each of these LoRA layers compute with one matrix inside, its adapter and frozen update included.
 
-    Only in float32: in half precision the sum of a weight and a small update is rounded to the weight, and sampling
-    would see another policy than training. Layers that are not plain (4-bit, sharded, DoRA) stay as they are.
+    This is for float32 alone: in half precision the sum of a weight and a small update is rounded to the weight, and
+    sampling would see another policy than training. Layers that are not plain (4-bit, sharded, DoRA) stay as they are.
 
     Args:
         layers: LoRA layers of peft, each with its ``frozen_update``.
@@ -31,7 +31,7 @@ def merged_adapters(layers: Iterable[Any]) -> Iterator[None]:
         yield
     finally:
         for layer, update in merged:
-            del layer.forward  # the class's own again
+            del layer.forward  # the class's own is back
             layer.frozen_update = update
 
 

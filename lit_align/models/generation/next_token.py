@@ -16,19 +16,19 @@ from lit_align.models.generation.whole_sequences import WholeSequences
 from lit_align.sampling.generate import NextToken
 
 SamplingWay = Literal["grouped", "rows", "prompts", "whole"]
-"""How a model is sampled. ``grouped``: the responses to a prompt share its keys and values; ``rows``: each has its own
-cache, and many prompts are padded on the left; ``prompts``: likewise, one prompt at a time without padding; ``whole``:
-one prompt at a time, and without a cache."""
+"""A model is sampled in one of these ways. ``grouped``: the responses to a prompt share its keys and values; ``rows``:
+each has its own cache, and many prompts are padded on the left; ``prompts``: likewise, one prompt at a time without
+padding; ``whole``: one prompt at a time, and without a cache."""
 
 
 def next_token_of(
     model: nn.Module, way: SamplingWay, around: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> NextToken:
-    """Return what says which token comes next.
+    """Return the source of next-token logits for a way of sampling.
 
     Args:
         model: A Hugging Face causal LM in eval mode.
-        way: How it is sampled; two of the ways take one prompt at a time.
+        way: How the model is sampled; two of the ways take one prompt at a time.
         around: Context of every forward pass, such as one without adapters.
     """
     if way == "whole":
@@ -37,12 +37,9 @@ def next_token_of(
 
 
 class CausalLMNextToken:
-    """Next-token logits of a Hugging Face causal LM; a prompt is read once for its whole group.
+    """Gives next-token logits of a causal LM from its cache; a prompt is read once for its whole group.
 
-    Args:
-        model: A Hugging Face causal LM in eval mode.
-        around: Context of every forward pass, such as one without adapters.
-        shares: The rows of a prompt share its keys and values where the cache has nothing else.
+    With ``shares``, the rows of a prompt share its keys and values where the cache holds nothing else.
     """
 
     def __init__(
@@ -59,7 +56,7 @@ class CausalLMNextToken:
 
     @property
     def admits(self) -> bool:
-        """Whether more prompts may be read while rows are under way."""
+        """Say whether more prompts may be read while rows are under way."""
         return self.cache is None or self.cache.admits
 
     def prefill(
@@ -89,7 +86,7 @@ class CausalLMNextToken:
         return logits
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drop every other row from the cache; without any, the next prompts begin another."""
+        """Drop every other row from the cache; where none is kept, the next prompts begin another cache."""
         assert self.cache is not None
         if len(rows) == 0:
             self.cache = None

@@ -1,4 +1,4 @@
-"""A batch of prompts is read at once, and what all of them begin with, a system message say, only once."""
+"""A batch of prompts is read at once; a beginning that they share, such as a system message, is read only once."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from transformers import Cache
 
 from lit_align.compat import has_plain_layers
 
-_WORTH = 8  # tokens: a shorter beginning is not worth a forward pass of its own
+_WORTH = 8  # a beginning of fewer tokens is not worth a forward pass of its own
 
 
 def read_prompts(
     model: Any, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]
 ) -> tuple[Float[Tensor, "batch vocab"], Cache, Bool[Tensor, "batch columns"]]:
-    """Logits after left-padded prompts, the cache, and which columns of the cache are tokens."""
+    """Return the logits after left-padded prompts, the cache, and which columns of the cache are tokens."""
     shared = shared_tokens(ids, mask)
     if len(ids) == 1 or shared < _WORTH:
         return _read(model, ids, mask)
@@ -31,7 +31,7 @@ def read_prompts(
 
 
 def shared_tokens(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]) -> int:
-    """How many first tokens all prompts have in common; at least one of each prompt is left to read."""
+    """Return how many first tokens all prompts share; at least one of each prompt is left to read."""
     first, _ = tokens_first(ids, mask)
     shortest = max(0, int(mask.sum(1).min()) - 1)
     same = (first == first[:1]).all(0)[:shortest]
@@ -41,7 +41,7 @@ def shared_tokens(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch pr
 def tokens_first(
     ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]
 ) -> tuple[Int[Tensor, "batch width"], Bool[Tensor, "batch width"]]:
-    """Prompts with their padding, on whichever side it was, after their tokens; as wide as the longest."""
+    """Move the padding of prompts, on whichever side it is, behind their tokens; the longest sets the width."""
     order = (~mask).byte().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
     return ids.gather(1, order), mask.gather(1, order)
 

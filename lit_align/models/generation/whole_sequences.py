@@ -12,12 +12,7 @@ from lit_align.models.changing_frequencies import begin_afresh
 
 
 class WholeSequences:
-    """Next-token logits of the responses to one prompt at a time, without cache, mask, padding or position ids.
-
-    Args:
-        model: A Hugging Face causal LM in eval mode.
-        around: Context of every forward pass, such as one without adapters.
-    """
+    """Gives next-token logits for one prompt at a time, without cache, mask, padding or position ids."""
 
     admits = False
 

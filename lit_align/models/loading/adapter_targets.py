@@ -1,6 +1,6 @@
-"""Which modules of a network get adapters: those that were asked for, in the layers that were asked for, and no others.
+"""Adapters go on the modules that were asked for, in the layers that were asked for, and on no others.
 
-Of a network that sees as well as reads, only the tower that reads and its head are looked at.
+In a model of images and text, they go on the language tower and its head alone.
 """
 
 import re
@@ -12,13 +12,13 @@ from torch import nn
 from lit_align.compat import decoder_layers
 
 ALL_LINEAR = "all-linear"
-"""Every linear layer but the head."""
+"""This target stands for every linear layer but the head."""
 
 Modules = dict[str, nn.Module]
 
 
 def adapter_targets(model: Any, targets: str | list[str], layers: list[int] | None) -> list[str]:
-    """Names of the modules that get adapters.
+    """Return the names of the modules that get adapters.
 
     Args:
         model: A causal LM of transformers.
@@ -41,7 +41,7 @@ def adapter_targets(model: Any, targets: str | list[str], layers: list[int] | No
 
 
 def shortest_names(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The last parts of some modules' names where no other module has them, else the whole names."""
+    """Return the last parts of some modules' names where no other module has them, else the whole names."""
     whole = set(names)
     short = {_last(name) for name in whole}
     same = {name for name, _ in model.named_modules() if _last(name) in short}
@@ -49,7 +49,7 @@ def shortest_names(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def _reading(model: Any, head: nn.Module | None) -> Modules:
-    """The modules that read: all of them, or those of the language tower, and the head."""
+    """Return the modules of the language tower, or all where there are no images, and the head."""
     modules = {name: module for name, module in model.named_modules() if name}
     decoder = model if model.config.get_text_config() is model.config else model.get_decoder()
     inside = {id(module) for module in decoder.modules()}
@@ -57,7 +57,7 @@ def _reading(model: Any, head: nn.Module | None) -> Modules:
 
 
 def _chosen_layers(model: Any, reading: Modules, layers: list[int]) -> list[str]:
-    """The names of some decoder layers, each by its place in the stack."""
+    """Return the names of some decoder layers, each by its place in the stack."""
     blocks = {id(block) for block in decoder_layers(model)}
     names: list[str] = []
     for name, module in reading.items():
@@ -76,7 +76,7 @@ def _inside(modules: Modules, outer: list[str]) -> Modules:
 
 
 def _called(modules: Modules, target: str, where: str, *, whole: bool = False) -> list[str]:
-    """The modules that a target names by the last parts of theirs, or by a pattern of the whole."""
+    """Return the modules that a target names, by the last parts of their names or by a pattern for whole names."""
     pattern = target if whole else rf"(.*\.)?{re.escape(target)}"
     try:
         names = [name for name in modules if re.fullmatch(pattern, name)]

@@ -1,4 +1,4 @@
-"""Low-rank adapters are made by peft and 4-bit base weights by bitsandbytes; what is made is described here."""
+"""Low-rank adapters are made by peft, and 4-bit base weights by bitsandbytes."""
 
 import warnings
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from lit_align.models.loading.adapter_targets import ALL_LINEAR, adapter_targets
 from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.utils.arguments import check_finite
 
-_STREAM = 0x10A  # of random numbers, beside those that prompts, responses and dropout come from
+_STREAM = 0x10A  # prompts, responses and dropout draw from other streams of random numbers
 
 
 @dataclass
 class LoRA:
-    """Low-rank adapters (Hu et al., arXiv:2106.09685), made by peft.
+    """Describes low-rank adapters (Hu et al., arXiv:2106.09685), which peft makes.
 
     Attributes:
         rank: Rank of each update, >= 1.
@@ -38,7 +38,6 @@ class LoRA:
     layers: list[int] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be made."""
         check_finite("model.policy.lora", vars(self))
         if self.rank < 1:
             raise ValueError(f"model.policy.lora.rank must be >= 1, got {self.rank}")
@@ -53,10 +52,9 @@ class LoRA:
 
 
 def with_adapters(model: Any, lora: LoRA) -> Any:
-    """The model with trainable adapters, its own weights frozen.
+    """Return the model with trainable adapters, its own weights frozen.
 
-    The adapters begin at random numbers that depend on the run's seed and on nothing that went before, the same on all
-    ranks.
+    The random numbers that adapters begin with depend on the run's seed alone, and are the same on all ranks.
 
     Raises:
         ValueError: The model has no such modules or layers.
@@ -73,13 +71,13 @@ def with_adapters(model: Any, lora: LoRA) -> Any:
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.default_generator.manual_seed(mixed_seed(run_seed(), _STREAM))
-        # Adapters are beside the weights that a head shares with the embedding; an export tells the two apart.
+        # Adapters lie beside the weights that a head shares with the embedding; an export gives each its own.
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         return get_peft_model(model, config)
 
 
 def nf4(dtype: torch.dtype) -> Any:
-    """How bitsandbytes holds the base weights in 4 bits."""
+    """Return how bitsandbytes holds the base weights in 4 bits."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -92,7 +90,7 @@ def nf4(dtype: torch.dtype) -> Any:
 
 
 def prepared_for_adapters(model: Any) -> Any:
-    """A 4-bit model made ready to train adapters on."""
+    """Make a 4-bit model ready to train adapters on."""
     from peft import prepare_model_for_kbit_training
 
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

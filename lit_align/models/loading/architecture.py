@@ -1,4 +1,4 @@
-"""The network that a config describes: which class of transformers makes it, and what it is like without weights."""
+"""A config tells which class of transformers makes its network, and what the network is like without weights."""
 
 from typing import Any
 
@@ -6,12 +6,10 @@ import torch
 
 
 def class_of(config: Any) -> Any:
-    """The class of transformers that loads a checkpoint with this config as a language model.
-
-    Some checkpoints that see and read are known to transformers by their images alone.
-    """
+    """Return the class of transformers that loads a checkpoint with this config as a language model."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
+    # Transformers knows some models of images and text as such alone, and not as causal language models.
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or network_of(config) is None
     return AutoModelForCausalLM if known else AutoModelForImageTextToText
 
@@ -27,12 +25,7 @@ def network_of(config: Any) -> Any:
 
 
 def empty_network(config: Any, trust_remote_code: bool = False) -> Any:
-    """The network with its head tied where the config says so; its weights have shapes and no numbers.
-
-    Args:
-        config: Of transformers.
-        trust_remote_code: Run code that comes with the model.
-    """
+    """Return the network with its head tied where the config says so; its weights have shapes and no numbers."""
     with torch.device("meta"):
         model = class_of(config).from_config(config, trust_remote_code=trust_remote_code)
     model.tie_weights()

@@ -1,4 +1,4 @@
-"""What cannot be aligned is refused in one line, before its weights load."""
+"""A model that cannot be aligned is refused in one line before its weights load."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,12 @@ from lit_align.models.loading.architecture import network_of
 
 
 def check_config(config: Any, name: str, attention: str) -> None:
-    """Refuse a model that transformers has no causal language model of, or not with this attention.
-
-    Args:
-        config: The model's.
-        name: The model's, for messages.
-        attention: Attention implementation of transformers.
+    """Refuse a config of which transformers has no causal language model with this attention.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none; the message says the model's name.
     """
-    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):  # code that comes with the model
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):  # the model comes with code of its own
         return
     network = network_of(config)
     if network is None:
@@ -35,13 +30,8 @@ def check_config(config: Any, name: str, attention: str) -> None:
 def check_vocabulary(config: Any, tokenizer: Any, name: str) -> None:
     """Refuse a tokenizer with tokens that the model has no embedding of.
 
-    Args:
-        config: The model's.
-        tokenizer: Of transformers.
-        name: The model's, for messages.
-
     Raises:
-        ValueError: There are such tokens.
+        ValueError: There are such tokens; the message says the model's name.
     """
     last, rows = max(tokenizer.get_vocab().values(), default=0), int(config.get_text_config().vocab_size)
     if last >= rows:
@@ -52,11 +42,7 @@ def check_vocabulary(config: Any, tokenizer: Any, name: str) -> None:
 
 
 def stamp_of(path: str) -> tuple[Any, ...]:
-    """Return what changes when the files of a model do.
-
-    Args:
-        path: A hub id or a folder.
-    """
+    """Return a key of a hub id or a folder; it changes whenever the files in the folder do."""
     folder = Path(path)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     return path, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)

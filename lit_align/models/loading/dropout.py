@@ -13,18 +13,14 @@ _MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 
 
 def without_dropout(config: Any) -> Any:
-    """Return a copy of a model's config whose dropout, layer dropout and router noise are 0.
-
-    Args:
-        config: The model's, of transformers.
-    """
+    """Return a copy of a model's config whose dropout, layer dropout and router noise are 0."""
     quiet = copy.deepcopy(config)
     _silence(vars(quiet))
     return quiet
 
 
 def without_dropout_modules(model: Any) -> Any:
-    """Return the same model; dropout that its config does not tell of is 0 as well."""
+    """Set dropout that the config does not tell of to 0 as well, and return the same model."""
     for module in model.modules():
         if isinstance(module, _MODULES):
             module.p = 0.0
@@ -35,7 +31,7 @@ def _silence(options: dict[str, Any]) -> None:
     for name, value in options.items():
         if isinstance(value, dict):
             _silence(value)
-        elif hasattr(value, "to_dict"):  # the config of a part, such as the language tower
+        elif hasattr(value, "to_dict"):  # a part, such as the language tower, has a config of its own
             _silence(vars(value))
         elif isinstance(value, float) and ("drop" in str(name) or "jitter" in str(name)):
             options[name] = 0.0

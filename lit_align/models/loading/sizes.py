@@ -1,4 +1,4 @@
-"""A language model's sizes are read from its config alone: no weight is loaded, none is downloaded."""
+"""A language model's sizes are read from its config alone: no weights are loaded or downloaded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +13,20 @@ from lit_align.models.protocols import DescribedModel
 
 @dataclass(frozen=True)
 class Shapes:
-    """What memory depends on; numbers of numbers, not of bytes.
+    """Counts what memory depends on: numbers, not bytes.
 
     Attributes:
         parameters: All weights of the base; tied ones count once.
-        linear: Those in linear layers other than the head: what 4-bit loading quantises.
-        adapters: Those of low-rank adapters; 0 where all weights train.
+        linear: Weights of linear layers other than the head, which 4-bit loading quantises.
+        adapters: Weights of low-rank adapters; 0 where all weights train.
         adapted: Weights of the base that have adapters beside them.
-        adapter_inputs: Inputs of all adapted layers, of one token.
-        adapter_outputs: Width of the result of each of them.
+        adapter_inputs: Width of the inputs of all adapted layers together.
+        adapter_outputs: Width of the output of each adapted layer.
         layers: Decoder layers.
-        trained_layers: Those from the first that has an adapter to the last: where gradients flow.
+        trained_layers: Decoder layers that gradients flow through, from the first that has an adapter to the last.
         hidden: Width of the residual stream.
         query: Width of all heads together.
-        key: Width of the key heads together; that of the values is the same.
+        key: Width of the key heads together, which is that of the values too.
         mlp: Width of the feed-forward layers that a token goes through.
         vocabulary: Width of the logits.
         context: Longest sequence, tokens.
@@ -49,15 +49,12 @@ class Shapes:
 
     @property
     def layer(self) -> int:
-        """Weights of one decoder layer."""
+        """Return the number of weights of one decoder layer."""
         return self.linear // self.layers
 
 
 def shapes_of(policy: DescribedModel) -> Shapes:
-    """The shape of a policy's network.
-
-    Args:
-        policy: A language model; nothing of it is loaded.
+    """Return the shapes of a language model's network without loading any of it.
 
     Raises:
         FileNotFoundError: It is a GGUF file that is not on this machine.
@@ -100,7 +97,7 @@ def shapes_of(policy: DescribedModel) -> Shapes:
 
 
 def model_config(policy: DescribedModel) -> Any:
-    """The config of a policy's network: the hub's or the folder's ``config.json``, or what a GGUF file says of itself.
+    """Return a network's config: the ``config.json`` of the hub or folder, or what a GGUF file says of itself.
 
     Raises:
         FileNotFoundError: It is a GGUF file that is not on this machine.
@@ -122,7 +119,7 @@ def model_config(policy: DescribedModel) -> Any:
 
 
 def is_readable(policy: DescribedModel) -> bool:
-    """Whether the tokenizer can be had without downloading or converting weights."""
+    """Say whether the tokenizer can be had without downloading or converting weights."""
     if not _is_gguf(policy.name):
         return True
     file = gguf_file(policy.name)
@@ -134,7 +131,7 @@ def _is_gguf(name: str) -> bool:
 
 
 def _adapters(model: Any) -> tuple[int, int, int, tuple[int, ...], int]:
-    """Weights of the adapters, those beside them, their inputs and outputs, and the first decoder layer with one."""
+    """Return the weights of adapters, those beside them, inputs, outputs, and the first decoder layer with one."""
     from peft.tuners.lora import LoraLayer
 
     adapters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

@@ -1,1 +1,1 @@
-"""A model shows here, before it trains, that it is scored and sampled as plain transformers would do it."""
+"""Before it trains, a model is shown here to be scored and sampled as plain transformers would do it."""

@@ -1,7 +1,7 @@
 """An architecture is made small: the same config class and options, few layers, narrow, windows that hide something.
 
-All kinds of layers occur in it. Names of widths are those that the configs of transformers use; what an architecture
-calls otherwise keeps its size, and a model that is not small then is not made.
+All kinds of layers occur in it. Widths are found by the names that most configs of transformers use; others keep their
+size, and where the model is not small then, it is not made.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def tiny_model(config: Any, attention: str, trust_remote_code: bool = False) -> 
     The random numbers of the process are left as they were.
 
     Args:
-        config: The model's, of text alone.
+        config: Config of the model, for text alone.
         attention: Attention implementation of transformers.
         trust_remote_code: Run code that comes with the model.
     """
@@ -54,13 +54,13 @@ def tiny_model(config: Any, attention: str, trust_remote_code: bool = False) -> 
     if trust_remote_code:
         options["trust_remote_code"] = True
     for shrunk in (_narrow, _shallow):
-        with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("cpu"):  # sizes that do not fit
+        with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("cpu"):  # sizes may not fit
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(shrunk(config), **options).eval()
             for weight in model.parameters():
                 if weight.dim() > 1:
                     nn.init.normal_(weight, std=0.2)  # what is read has to make a difference
-            model(input_ids=torch.ones(1, 16, dtype=torch.long), use_cache=False)  # longer than a window
+            model(input_ids=torch.ones(1, 16, dtype=torch.long), use_cache=False)  # this is longer than a window
             return model
     return None
 
@@ -87,7 +87,7 @@ def _rebuilt(config: Any, sizes: Callable[[dict[str, Any]], dict[str, Any]]) -> 
     options |= sizes(options) | _revealing(options)
     options |= {name: int(name != "pad_token_id") for name in options if name.endswith("_token_id")}
     made = type(config)(**options)
-    made.name_or_path = config.name_or_path  # where code that comes with the model is looked for
+    made.name_or_path = config.name_or_path  # the code that comes with the model is looked for there
     return made
 
 
@@ -103,7 +103,7 @@ def _sizes(options: dict[str, Any]) -> dict[str, Any]:
     shared = options.get("num_key_value_heads")
     if isinstance(shared, int):
         sizes["num_key_value_heads"] = 1 if shared == 1 else 4 if shared == heads else 2
-    if "state_size" in options and "num_heads" in options:  # Mamba-2: heads times their width are the expanded width
+    if "state_size" in options and "num_heads" in options:  # in Mamba-2, heads times their width are the expanded width
         sizes |= {"num_heads": 64 * int(options.get("expand", 2)) // 16, "n_groups": 1}
     if "mamba_n_heads" in options:
         sizes |= {"mamba_n_heads": 64 * int(options["mamba_expand"]) // 16, "mamba_n_groups": 1}
@@ -125,7 +125,7 @@ def _fewer_layers(options: dict[str, Any]) -> dict[str, Any]:
             changed[key] = min(value, 2)
         elif isinstance(value, int) and (key.endswith("_layer_offset") or key in _DENSE_FIRST):
             changed[key] = min(value, 1)
-    if "attention_types" in options:  # GPT-Neo: a pattern of layers and how often it comes
+    if "attention_types" in options:  # GPT-Neo has a pattern of layers and says how often it comes
         (pattern, _), *_ = options["attention_types"]
         return changed | {name: len(pattern), "attention_types": [[pattern, 1]], "attention_layers": list(pattern)}
     lists = {key: value for key, value in options.items() if isinstance(value, list) and len(value) == whole > 1}

@@ -1,8 +1,8 @@
 """A model is scored and sampled in the fastest ways that give the log-probs of one plain pass over each sequence.
 
-Which these are is tried, once a process for a config, on a small random model of the same architecture in float32; then
-the model itself is asked about a few tokens in those ways. What is wrong is not used: there is a slower way, and where
-none is right the model is refused.
+A process tries the ways once for each config, on a small random model of the same architecture in float32; then the
+model itself scores and samples a few tokens in those that were right. A wrong way gives place to a slower one, and
+where none is right the model is refused.
 """
 
 import json
@@ -28,13 +28,13 @@ from lit_align.types import Prompts, Responses, pad_left
 log = logging.getLogger(__name__)
 
 EXACT = 1e-3
-"""Largest difference of a token's log-prob from that of a plain pass in float32, nats."""
+"""A way is right where each token's log-prob lies within so many nats of that of a plain pass in float32."""
 
 ROUNDED = 0.1
-"""Largest mean difference in half precision, and with a base in 4 bits, nats a token."""
+"""In half precision, or with a base in 4 bits, it is right where they lie within so many nats on average."""
 
 _SHARED = [7, 11, 13, 17, 19, 23, 29, 31, 37]
-# Longer than the windows of a small model, padded on the left, with and without a beginning in common.
+# These are longer than the windows of a small model, of unequal length, with and without a beginning in common.
 _PROMPTS = (
     [[5, 9, 12, 7, 20, 3, 44, 15, 6, 37, 8, 9], [15], [6, 8, 31]],
     [[*_SHARED, 5], [*_SHARED, 8, 9, 33, 21], [*_SHARED, 40, 4]],
@@ -50,7 +50,7 @@ class Ways:
     Attributes:
         scoring: How responses are scored.
         sampling: How they are drawn.
-        why: What the last way that was not right has done.
+        why: What was wrong with the last way that was not right.
     """
 
     scoring: ScoringWay = "line"
@@ -64,16 +64,16 @@ class Ways:
 
 
 PLAIN = Ways("alone", "whole")
-FOUND: dict[str, Ways | str] = {}  # by architecture; text is why it is refused
+FOUND: dict[str, Ways | str] = {}  # the keys are architectures; a text says why one is refused
 
 
 def ways_of(config: Any, attention: str, name: str = "it", trust_remote_code: bool = False) -> Ways:
     """Return the ways that are right for an architecture, from its config alone.
 
     Args:
-        config: The model's.
+        config: Config of the model.
         attention: Attention implementation of transformers.
-        name: The model's, for messages.
+        name: Name of the model, for messages.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
@@ -99,10 +99,10 @@ def proved(model: Any, ways: Ways, prompts: Sequence[Sequence[int]], *, exact: b
 
     Args:
         model: A causal language model in eval mode, all of its weights on one device.
-        ways: Those of its architecture.
+        ways: Ways that are right for its architecture.
         prompts: Token ids, of unequal length.
         exact: It computes in full precision; else differences are compared on average.
-        name: The model's, for messages.
+        name: Name of the model, for messages.
 
     Returns:
         The same ways, or plain ones where those are not right.
@@ -131,12 +131,7 @@ def _gaps(model: Any, ways: Ways, prompts: Sequence[Sequence[int]]) -> Tensor:
 
 
 def plain_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
-    """Return log-probs of each response by one pass of plain transformers over its sequence, and nothing beside it.
-
-    Args:
-        model: A causal language model.
-        responses: They are on its device.
-    """
+    """Return log-probs of each response by one pass of plain transformers over its sequence alone."""
     found = torch.zeros(responses.ids.shape, device=responses.ids.device)
     prompts = responses.prompts
     for row, slot in torch.cartesian_prod(*map(torch.arange, found.shape[:2])).tolist():
@@ -168,7 +163,7 @@ def _tried(config: Any, attention: str, trust_remote_code: bool) -> Ways | str:
 
 
 def _first_right(ways: Sequence[Any], gaps: Callable[[Any], Tensor], reasons: list[str]) -> Any:
-    """Return the first way that is as a plain pass, and add to the reasons why others are not."""
+    """Return the first way that gives what a plain pass does, and add to the reasons why others do not."""
     for way in ways:
         why = _objection(partial(gaps, way), exact=True)
         if not why:
@@ -181,7 +176,7 @@ def _objection(gaps: Callable[[], Tensor], *, exact: bool) -> str:
     """Say why a way is not right; the answer is empty where it is."""
     try:
         found = gaps()
-    except Exception as error:  # whatever a model does that is read otherwise than it expects
+    except Exception as error:  # a model may fail in any way where it is read otherwise than it expects
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     gap, bound = (float(found.max()), EXACT) if exact else (float(found.mean(-1).max()), ROUNDED)
     kind = "up to" if exact else "on average"
@@ -231,12 +226,7 @@ def _drawn(
 
 
 def prompts_at_once(way: SamplingWay, budget: int) -> int:
-    """Return how many prompts are under way at once.
-
-    Args:
-        way: Two of the ways take one.
-        budget: As many as there is room for; 0 is all.
-    """
+    """Return how many prompts are under way at once: one where the way takes no more, else the budget; 0 is all."""
     return 1 if way in ("prompts", "whole") else budget
 
 

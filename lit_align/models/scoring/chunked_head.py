@@ -1,4 +1,4 @@
-r"""The head turns hidden states into log-probabilities a few at a time: all logits are never there at once.
+r"""The head turns hidden states into log-probs a few at a time: the logits are never in memory all at once.
 
 With logits :math:`z = f(W h + b)` and :math:`p = \mathrm{softmax}(z)`,
 
@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from lit_align.models.scoring.logit_transform import LogitTransform
 
-LOGITS_AT_ONCE = 2**24  # numbers: 64 MiB
+LOGITS_AT_ONCE = 2**24  # so many numbers take 64 MiB
 
 
 def head_token_logps(
@@ -34,18 +34,18 @@ def head_token_logps(
     *,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Float[Tensor, " tokens"]:
-    """Log-probability of one target a token, float32, nats.
+    """Return the log-prob of one target for each token, float32, nats.
 
     Args:
-        hidden: What the head would read.
-        weight: Of the head; its gradient is computed only if it trains.
-        bias: Of the head.
+        hidden: Input of the head.
+        weight: Weight of the head; its gradient is computed only if it trains.
+        bias: Bias of the head.
         targets: Token ids.
         transform: What the model does to the head's output.
-        logits_at_once: Most logits that are there at any time, unless one token has more; bounds memory.
+        logits_at_once: Most logits in memory at any time, unless one token has more.
     """
     device = hidden.device.type
-    if torch.is_autocast_enabled(device):  # as the head itself would
+    if torch.is_autocast_enabled(device):  # the head itself would do so
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     token_logps: Tensor = _TokenLogps.apply(hidden, weight, bias, targets, transform, logits_at_once)
@@ -53,11 +53,11 @@ def head_token_logps(
 
 
 class _Weighed(NamedTuple):
-    """What the logits of a chunk have become."""
+    """Holds what the logits of a chunk have become."""
 
-    exponentials: Tensor  # exp(z - max z), in the place of the logits
-    total: Tensor  # their sum
-    slope: Tensor | float  # of the transform
+    exponentials: Tensor  # exp(z - max z) takes the place of the logits
+    total: Tensor  # it is their sum
+    slope: Tensor | float  # it is the slope of the transform
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -73,7 +73,7 @@ class _TokenLogps(torch.autograd.Function):
     ) -> Tensor:
         inward, *head = ctx.needs_input_grad[:3]
         trained = any(head)
-        # d log p / d hidden, where nothing else will be asked for.
+        # This is d log p / d hidden, which is enough where the head does not train.
         slopes = torch.empty_like(hidden) if inward and not trained else None
         chunks = _chunks(len(hidden), len(weight), logits_at_once)
         room = _room(hidden, weight, chunks)
@@ -130,7 +130,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _pulled(weighed: _Weighed, targets: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient with respect to the head's output; overwrites the exponentials."""
+    """Return the gradient with respect to the head's output; it overwrites the exponentials."""
     pulled = weighed.exponentials.mul_((-gradient / weighed.total)[:, None])
     pulled.scatter_add_(-1, targets[:, None], gradient[:, None])
     constant = isinstance(weighed.slope, float) and weighed.slope == 1
@@ -138,12 +138,12 @@ def _pulled(weighed: _Weighed, targets: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _room(hidden: Tensor, weight: Tensor, chunks: list[slice]) -> Tensor:
-    """Where the logits of each chunk lie in turn: memory of their own would be asked of the system each time."""
+    """Make room for the logits of one chunk after another, so that the system is asked for memory only once."""
     return torch.empty(chunks[0].stop, len(weight), device=hidden.device)
 
 
 def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
-    """The head's output in float32."""
+    """Return the head's output in float32."""
     found = room[: len(hidden)]
     if weight.dtype != room.dtype:
         return found.copy_(F.linear(hidden, weight, bias))
@@ -151,7 +151,7 @@ def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> 
 
 
 def _chunks(tokens: int, vocabulary: int, logits_at_once: int) -> list[slice]:
-    """As few as memory allows, of about equal size."""
+    """Return as few chunks as memory allows, of about equal size."""
     most = max(1, logits_at_once // vocabulary)
     size = max(1, math.ceil(tokens / math.ceil(tokens / most)))
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -1,18 +1,13 @@
-"""How many responses are read together: decided from lengths alone, so that a plan can ask before weights load."""
+"""Lengths alone decide how many responses are read together, so that a plan can ask before weights load."""
 
 from dataclasses import dataclass
 
-TOKENS_AT_ONCE = 2**12  # read together without gradients
+TOKENS_AT_ONCE = 2**12  # so many tokens are read together without gradients
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a batch of groups is read.
-
-    Attributes:
-        parts: Smaller groups that each group is split into.
-        at_once: Of these, how many are read in one forward pass.
-    """
+    """Says that each group is split into ``parts`` smaller ones, of which a forward pass reads ``at_once``."""
 
     parts: int
     at_once: int
@@ -28,15 +23,15 @@ def layout_of(
     gradients: bool,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> Layout:
-    """The layout of a batch.
+    """Return the layout of a batch.
 
     Args:
         prompt: Tokens of the longest prompt.
         group: Responses to each prompt.
         length: Tokens of the longest response.
-        batch: Prompts.
+        batch: Number of prompts.
         unpadded: The model reads a line of tokens, and not each response behind its prompt in a padded row.
-        gradients: All is read together, for one backward pass.
+        gradients: The whole batch is read together, for one backward pass.
         tokens_at_once: Most tokens read together without gradients, unless one response has more.
     """
     if unpadded:
@@ -49,11 +44,5 @@ def layout_of(
 
 
 def responses_per_row(prompt: int, length: int, group: int) -> int:
-    """Responses whose attention shares a row of a line's table: as many as have no more tokens than the prompt.
-
-    Args:
-        prompt: Tokens of the longest prompt.
-        length: Tokens of the longest response that predict another.
-        group: Responses.
-    """
+    """Return how many responses share a row of queries: as many as have no more tokens than the prompt."""
     return min(group, max(1, prompt // length))

@@ -1,8 +1,7 @@
-"""A causal LM may scale or cap what its head says; which it does is found out here, and the head may be replaced.
+"""A causal LM may scale or cap what its head says; which it does is measured here, and the head may be replaced.
 
-Most models multiply hidden states by the weights of their head and are done. Some scale the logits (Cohere, Granite),
-some cap them (Gemma). Which it is, is not read from the names of a config: a model is shown numbers in the place of its
-logits once, and what comes out says what it does to them.
+Some models scale their logits (Cohere, Granite), some cap them (Gemma). The names in a config do not say so for sure:
+a model is given numbers in place of its head's output once, and the logits show what it does to them.
 """
 
 import math
@@ -21,7 +20,7 @@ _MEASURED: WeakKeyDictionary[nn.Module, "LogitTransform | None"] = WeakKeyDictio
 
 @dataclass(frozen=True)
 class LogitTransform:
-    r"""From the head's output x to logits: :math:`c \tanh(s x / c)`, which is :math:`s x` without a cap.
+    r"""Turns the head's output x into logits: :math:`c \tanh(s x / c)`, which is :math:`s x` without a cap.
 
     Attributes:
         scale: s, > 0.
@@ -32,24 +31,24 @@ class LogitTransform:
     cap: float = math.inf
 
     def __call__(self, output: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "tokens vocab"]:
-        """Logits."""
+        """Return the logits."""
         scaled = output if self.scale == 1 else output * self.scale
         return scaled if self.cap == math.inf else (scaled / self.cap).tanh() * self.cap
 
     def slope(self, logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "tokens vocab"] | float:
-        """Derivative of the logits with respect to the head's output, in [0, scale]."""
+        """Return the derivative of the logits with respect to the head's output, in [0, scale]."""
         return self.scale if self.cap == math.inf else self.scale * (1 - (logits / self.cap) ** 2)
 
 
 def logit_transform_of(model: nn.Module) -> LogitTransform | None:
-    """What the model does after its head; None where that, or the head, is of another kind."""
+    """Return what the model does after its head; None where that, or the head, is of another kind."""
     if model not in _MEASURED:
         _MEASURED[model] = _measured(model)
     return _MEASURED[model]
 
 
 def plain_head(model: Any) -> nn.Linear | None:
-    """The head, where it is one matrix of floating-point numbers and nothing else: no adapter, no 4-bit weights."""
+    """Return the head where it is one matrix of floating-point numbers, without adapter and not in 4 bits."""
     head = model.get_output_embeddings()
     plain = isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward and "forward" not in vars(head)
     return head if plain and head.weight.is_floating_point() else None
@@ -57,7 +56,7 @@ def plain_head(model: Any) -> nn.Linear | None:
 
 @contextmanager
 def in_place_of(head: nn.Linear, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """The head computes something else; its hooks run as ever, those that gather sharded weights among them."""
+    """Let the head compute something else inside; its hooks still run, those that gather sharded weights too."""
     head.forward = function  # type: ignore[method-assign, assignment]
     try:
         yield

@@ -16,15 +16,7 @@ from lit_align.types import Responses
 
 
 def padded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
-    """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
-
-    Args:
-        model: It takes input_ids, and logits_to_keep where its head is not plain.
-        responses: They are on the model's device.
-
-    Returns:
-        float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
-    """
+    """Return log-probs as :func:`target_token_logps` does; each response is read in a row of its own."""
     prompts, device = responses.prompts, responses.ids.device
     prompt_ids, in_prompt = tokens_first(prompts.ids, prompts.mask)
     asked = in_prompt.sum(1)
@@ -32,7 +24,7 @@ def padded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch
     width = int((asked[:, None] + responses.lengths).max())
     step = torch.arange(responses.ids.shape[-1], device=device)
     rows = torch.arange(len(responses) * responses.group_size, device=device).view(len(responses), -1)
-    begin = (rows * width + asked[:, None])[..., None]  # where each response begins in the flattened rows
+    begin = (rows * width + asked[:, None])[..., None]  # each response begins here in the flattened rows
     ids = torch.zeros(rows.numel() * width, dtype=torch.long, device=device)
     column = torch.arange(prompt_ids.shape[1], device=device)
     asking = in_prompt[:, None].expand(-1, responses.group_size, -1)

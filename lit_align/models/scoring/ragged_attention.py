@@ -19,12 +19,12 @@ from lit_align.compat import attention_of, mask_as, set_attention, usual_attenti
 from lit_align.models.attention import check_known
 
 _NAMES = {"sdpa": "lit_align_ragged", "eager": "lit_align_ragged_eager"}
-"""What takes the place of each attention of transformers, in its registry."""
+"""Each attention of transformers is replaced by the one that its registry has under this name."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Rows of places in the line; what does not exist is at place 0 and not ``real``."""
+    """Holds rows of places in the line; what does not exist is at place 0 and not ``real``."""
 
     at: Int[Tensor, "*rows width"]
     real: Bool[Tensor, "*rows width"]
@@ -32,12 +32,10 @@ class Places:
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """Queries and the keys they may see, row by row.
+    """Holds the places of queries and of the keys they may see, row by row.
 
     Attributes:
-        queries: Places of the queries.
-        keys: Places of the keys.
-        seen: Which keys each query may see, if no window is in the way.
+        seen: True on the keys that a query may see, if no window is in the way.
         position: Position id of every token in the line.
     """
 
@@ -48,7 +46,7 @@ class AttentionBlock:
 
     @cached_property
     def answered(self) -> Int[Tensor, " tokens"] | None:
-        """Which of the flattened queries are real, in the order of the line; None if all are."""
+        """Return which of the flattened queries are real, in the order of the line; None if all are."""
         real = self.queries.real.flatten()
         return None if bool(real.all()) else real.nonzero().squeeze(-1)
 
@@ -57,7 +55,7 @@ class AttentionBlock:
         return {}
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Float[Tensor, "rows 1 queries keys"]:
-        """Additive: 0 where a key may be seen, the dtype's lowest number elsewhere."""
+        """Return an additive mask: 0 where a key may be seen, the dtype's lowest number elsewhere."""
         if (window, dtype) not in self._masks:
             seen = self.seen
             if window is not None:
@@ -77,13 +75,13 @@ class AttentionBlock:
         sinks: Tensor | None = None,
         **options: Any,
     ) -> Float[Tensor, "tokens heads width"]:
-        """What the queries of this block read, in the order of the line.
+        """Return what the queries of this block read, in the order of the line.
 
         Args:
-            query: Of all tokens, ``[line, heads, width]``; key and value likewise.
-            key: It has as many heads, or fewer that are shared.
+            query: Queries of all tokens, ``[line, heads, width]``; key and value likewise.
+            key: It has as many heads as the queries, or fewer, which are then shared.
             value: It is as wide as the keys.
-            window: How far back a query sees; None is all the way.
+            window: Number of tokens back that a query sees; None is all of them.
             softcap: Scores are capped to plus and minus this number (Gemma 2); None caps nothing.
             sinks: One score a head for a key that has no value (GPT-OSS); None is no such key.
             options: As for torch's ``scaled_dot_product_attention``.
@@ -127,7 +125,7 @@ def _explicit_attention(
 
 
 class _Gathered(torch.autograd.Function):
-    """Rows by their places. Many may be of one place, so their gradients are summed in float32 at least."""
+    """Takes rows by their places; many may be of one place, so gradients are summed in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, at: Tensor) -> Tensor:
@@ -145,7 +143,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def enable_ragged_attention(model: Any) -> None:
-    """Let a model attend over blocks where it is given some, and as ever where it is not."""
+    """Let a model attend over blocks where it is given some, and as before where it is not."""
     usual = attention_of(model.config)
     if usual in _NAMES:
         AttentionInterface.register(_NAMES[usual], partial(_attention, usual=usual))
@@ -154,18 +152,18 @@ def enable_ragged_attention(model: Any) -> None:
 
 
 def disable_ragged_attention(model: Any) -> None:
-    """Let a model attend as ever."""
+    """Let a model attend as before :func:`enable_ragged_attention`."""
     usual = {name: usual for usual, name in _NAMES.items()}
     set_attention(model.config, usual.get(str(attention_of(model.config)), attention_of(model.config)))
 
 
 def repeats_keys(kind: str) -> bool:
-    """Whether keys that heads share are repeated: but on CPUs, shared keys and a mask together are not taken fast."""
+    """Say whether keys are repeated for the heads that share them: GPUs are slow with shared keys and a mask."""
     return kind != "cpu"
 
 
 def has_ragged_attention(model: Any) -> bool:
-    """Whether a model is read this way."""
+    """Say whether a model attends over blocks."""
     return attention_of(model.config) in _NAMES.values()
 
 
@@ -180,7 +178,7 @@ def _attention(
     usual: str,
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
-    """An attention of transformers: over the blocks of this pass, if it has any."""
+    """Attend over the blocks of this pass if it has any, called as an attention of transformers."""
     if attention_blocks is None:
         read: tuple[Tensor, Any] = usual_attention(usual, module)(module, query, key, value, mask, **kwargs)
         return read
@@ -199,22 +197,14 @@ def over_blocks(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Return what all tokens of a line read, block by block.
+    """Return what all tokens of a line read, ``[1, line, heads, width]``; the blocks' queries are the line, in order.
 
-    Args:
-        query: It is of one sequence, ``[1, heads, line, width]``; key and value likewise.
-        key: It has as many heads, or fewer that are shared.
-        value: It is as wide as the keys.
-        blocks: Their queries are the line, in its order.
-        scaling: The scores are multiplied by it; None is one over the root of the width.
-        dropout: It has to be 0.
-        sliding_window: How far back a query sees; None is all the way.
-        softcap: As for :meth:`AttentionBlock.attend`.
-        s_aux: Its ``sinks``.
-        kwargs: What else the model passes on.
+    Queries, keys and values are ``[1, heads, line, width]``. The other arguments are those that transformers passes to
+    an attention: scores are multiplied by ``scaling``, None being one over the root of the width, and ``s_aux`` holds
+    the sinks of :meth:`AttentionBlock.attend`, which describes the rest.
 
     Raises:
-        ValueError: The model asks for more than is known here.
+        ValueError: The model asks for dropout, or for more than is known here.
     """
     check_known(kwargs)
     if dropout:

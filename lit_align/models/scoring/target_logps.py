@@ -15,13 +15,13 @@ from lit_align.types import Responses
 def target_token_logps(
     model: Any, inputs: dict[str, Any], predictors: Int[Tensor, " tokens"], responses: Responses
 ) -> Float[Tensor, "batch group length"]:
-    """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
+    """Return log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
 
     Args:
-        model: Takes the inputs, and ``logits_to_keep``.
-        inputs: Of one forward pass.
-        predictors: Where in the flattened inputs each response token is predicted, in the order of the responses' mask.
-        responses: On the model's device.
+        model: It takes the inputs, and ``logits_to_keep`` where its head is not plain.
+        inputs: Arguments of one forward pass.
+        predictors: Place in the flattened inputs that predicts each response token, in the order of the mask.
+        responses: They are on the model's device.
 
     Returns:
         float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
@@ -53,15 +53,15 @@ def _from_head(
 
     with in_place_of(head, instead):
         output = model(**inputs).logits
-    # They leave by the side, because the model may scale and cap what it takes for logits. Its output stays in the
-    # graph, since that is where sharded models wait for the backward pass.
+    # Log-probs leave by the side, because the model may scale and cap what it takes for logits. Its output stays in
+    # the graph, since that is where sharded models wait for the backward pass.
     return found[0] + 0 * output.flatten() if output.requires_grad else found[0]
 
 
 def _from_logits(
     model: Any, inputs: dict[str, Any], predictors: Int[Tensor, " tokens"], targets: Int[Tensor, " tokens"]
 ) -> Float[Tensor, " tokens"]:
-    """The plain way, for heads of any kind: every logit that is asked for, at once."""
+    """Compute every logit that is needed at once, which works with heads of any kind."""
     width = inputs["input_ids"].shape[1]
     columns, at = (predictors % width).unique(return_inverse=True)
     logits = model(**inputs, logits_to_keep=columns).logits

@@ -21,7 +21,7 @@ from lit_align.models.scoring.unpadded import unpadded_token_logps
 from lit_align.types import Responses
 
 ScoringWay = Literal["line", "padded", "alone"]
-"""How a model reads responses: a batch in one line, each in a padded row, or each in a pass of its own."""
+"""A model reads responses in one of these ways: a batch in one line, each in a padded row, or each in its own pass."""
 
 Score = Callable[[Any, Responses], Float[Tensor, "batch group length"]]
 
@@ -29,15 +29,15 @@ Score = Callable[[Any, Responses], Float[Tensor, "batch group length"]]
 def token_logps(
     model: Any, responses: Responses, *, alone: bool = False, tokens_at_once: int = TOKENS_AT_ONCE
 ) -> Float[Tensor, "batch group length"]:
-    """Log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
+    """Return log pi(y_t | x, y_<t) of every response token, float32, nats, 0 on padding.
 
-    Without gradients nothing is kept, so a few groups at a time, or parts of one, bound the memory.
+    Without gradients, a few groups or a part of one are read at a time, which bounds memory.
 
     Args:
         model: A causal language model; it is read in a line where it :func:`has_ragged_attention`.
-        responses: On its device, trimmed.
+        responses: They are trimmed, and on the model's device.
         alone: Each response is read in a pass of its own.
-        tokens_at_once: Most tokens read together without gradients, unless one response has more; bounds memory.
+        tokens_at_once: Most tokens read together without gradients, unless one response has more.
     """
     score, layout = (_alone, Layout(responses.group_size, 1)) if alone else _way(model, responses, tokens_at_once)
     parts = split_groups(responses, layout.parts)
@@ -46,7 +46,7 @@ def token_logps(
 
 
 def split_groups(responses: Responses, parts: int) -> Responses:
-    """Each group as so many groups of equal size, one after the other; the last may have responses without tokens."""
+    """Split each group into groups of equal size; the last may have responses without tokens."""
     if parts == 1:
         return responses
     size = -(-responses.group_size // parts)
@@ -69,12 +69,12 @@ def split_groups(responses: Responses, parts: int) -> Responses:
 def join_groups(
     values: Float[Tensor, "parts size length"], group: int, parts: int
 ) -> Float[Tensor, "batch group length"]:
-    """What was found for the parts, as whole groups again."""
+    """Join what was found for the parts into whole groups again."""
     return values.reshape(len(values) // parts, -1, values.shape[-1])[:, :group]
 
 
 def _way(model: Any, responses: Responses, tokens_at_once: int) -> tuple[Score, Layout]:
-    """How to score, and how many together."""
+    """Return how to score, and how many together."""
     unpadded = has_ragged_attention(model)
     layout = layout_of(
         responses.prompts.ids.shape[1],

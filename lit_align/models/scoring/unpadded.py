@@ -22,13 +22,13 @@ from lit_align.types import Responses
 
 @dataclass(frozen=True)
 class Line:
-    """All tokens of a batch, one after the other.
+    """Holds all tokens of a batch, one after the other.
 
     Attributes:
         ids: Token ids; the last token of a response predicts nothing and is left out.
         positions: Position ids, counted from each prompt's first token.
-        blocks: Who attends to whom: together their queries are the line, in its order.
-        predictors: The place at which each response token is predicted, in the order of the responses' mask.
+        blocks: Which tokens attend to which; together their queries are the line, in its order.
+        predictors: Place at which each response token is predicted, in the order of the responses' mask.
     """
 
     ids: Int[Tensor, " line"]
@@ -38,19 +38,11 @@ class Line:
 
 
 def unpadded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "batch group length"]:
-    """Log pi(y_t | x, y_<t) of every response token under a Hugging Face causal LM.
-
-    Args:
-        model: One that :func:`has_ragged_attention`.
-        responses: On the model's device.
-
-    Returns:
-        float32, nats, 0 on padding; the log-softmax is taken in float32 whatever the model's dtype.
-    """
+    """Return log-probs as :func:`target_token_logps` does; the model is one that :func:`has_ragged_attention`."""
     line = line_up(responses)
     inputs = {
         "input_ids": line.ids[None],
-        "attention_mask": torch.zeros(1, 1, 1, 1, device=line.ids.device),  # of four dimensions: left as it is
+        "attention_mask": torch.zeros(1, 1, 1, 1, device=line.ids.device),  # a mask of four dimensions is left as it is
         "position_ids": line.positions[None],
         "use_cache": False,
         "attention_blocks": line.blocks,
@@ -59,7 +51,7 @@ def unpadded_token_logps(model: Any, responses: Responses) -> Float[Tensor, "bat
 
 
 def line_up(responses: Responses) -> Line:
-    """The tokens of a batch in a line, and who attends to whom; padding, on either side, is left out."""
+    """Put the tokens of a batch in a line, without padding on either side, and say which attend to which."""
     device = responses.ids.device
     prompts = responses.prompts
     prompt_ids, in_prompt = tokens_first(prompts.ids, prompts.mask)
@@ -67,7 +59,7 @@ def line_up(responses: Responses) -> Line:
     shared = shared_tokens(prompts.ids, prompts.mask) if len(prompts) > 1 else 0
     column, step = torch.arange(width, device=device), torch.arange(responses.ids.shape[-1], device=device)
     left = asked - shared
-    rest = shared + left.cumsum(0) - left  # where the rest of each prompt begins
+    rest = shared + left.cumsum(0) - left  # the rest of each prompt begins here
     prompt_at = torch.where(column < shared, column, rest[:, None] + column - shared)
     slots = (responses.lengths - 1).clamp(min=0)
     begin = shared + left.sum() + (slots.flatten().cumsum(0) - slots.flatten()).view(slots.shape)
@@ -84,7 +76,7 @@ def line_up(responses: Responses) -> Line:
     last = prompt_at.gather(1, asked[:, None] - 1)
     predictors = torch.where(step == 0, last[..., None], response_at - 1)
     asking = _places(prompt_at, in_prompt)
-    width = int(slots.max())  # of the longest response that predicts anything
+    width = int(slots.max())  # the longest response has so many tokens that predict another
     own = _places(response_at[..., :width], in_response[..., :width])
     return Line(
         ids=laid_out(prompt_ids, responses.ids),
@@ -99,7 +91,7 @@ def _places(at: Tensor, real: Tensor) -> Places:
 
 
 def _of_prompts(prompts: Places, shared: int, positions: Tensor) -> list[AttentionBlock]:
-    """The beginning attends to itself, what is left of a prompt to the whole prompt."""
+    """Let the shared beginning attend to itself, and what is left of each prompt to the whole prompt."""
     order = torch.arange(prompts.at.shape[1], device=prompts.at.device)
     seen = (order <= order[:, None]) & prompts.real[:, None, :]
     rest = Places(prompts.at[:, shared:], prompts.real[:, shared:])
@@ -111,7 +103,7 @@ def _of_prompts(prompts: Places, shared: int, positions: Tensor) -> list[Attenti
 
 
 def _of_responses(prompts: Places, own: Places, positions: Tensor) -> list[AttentionBlock]:
-    """A response attends to its prompt and to itself; as many share a row as have no more tokens than the prompt."""
+    """Let each response attend to its prompt and to itself; several short ones share a row."""
     batch, group, length = own.at.shape
     if length == 0:
         return []

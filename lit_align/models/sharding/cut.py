@@ -1,7 +1,7 @@
 """The weights of a causal LM are cut into shards, one on each rank.
 
-Both of torch's ways are here: FSDP2 (``ModelParallelStrategy``), where a weight is a DTensor, and FSDP1
-(``FSDPStrategy``), where a layer's weights are pieces of one flat tensor.
+FSDP2 (``ModelParallelStrategy``) makes each weight a DTensor, and FSDP1 (``FSDPStrategy``) makes a layer's weights
+pieces of one flat tensor.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FlatModule
 from lit_align.compat import decoder_layers
 
 Shard = Callable[[nn.Module], nn.Module]
-"""Cuts the weights of a causal LM over the ranks; returns what to call in its place."""
+"""Such a function cuts the weights of a causal LM over the ranks and returns what to call in its place."""
 
 
 def sharding(strategy: Strategy, precision: str = "32-true") -> Shard | None:
-    """How a strategy wants networks to be sharded; None where every rank keeps the whole of them.
+    """Return how a strategy shards networks; None where every rank keeps all weights.
 
     Args:
         strategy: The trainer's.
-        precision: The trainer's. Under ``bf16-mixed`` FSDP2 gathers float32 weights as bfloat16: half the traffic, and
-            half the memory while sampling; gradients are averaged in float32.
+        precision: The trainer's. Under ``bf16-mixed`` FSDP2 gathers float32 weights as bfloat16, which halves traffic
+            and the memory of sampling; gradients are averaged in float32.
 
     Raises:
         ValueError: The strategy cuts single layers (tensor parallelism), or rounds the weights by rules of its own.
@@ -60,11 +60,8 @@ def sharding(strategy: Strategy, precision: str = "32-true") -> Shard | None:
 def check_takes_shards(optimizer: Callable[[Any], torch.optim.Optimizer]) -> None:
     """Refuse an optimiser whose kernels know nothing of shards, before any weights load.
 
-    Args:
-        optimizer: Makes it from parameters.
-
     Raises:
-        ValueError: It is one of bitsandbytes.
+        ValueError: The optimiser is one of bitsandbytes.
     """
     kind = type(optimizer([nn.Parameter(torch.zeros(1))]))
     if kind.__module__.startswith("bitsandbytes"):
@@ -75,12 +72,12 @@ def check_takes_shards(optimizer: Callable[[Any], torch.optim.Optimizer]) -> Non
 
 
 def shard(network: nn.Module, mesh: Any, dtype: torch.dtype | None = None) -> nn.Module:
-    """FSDP2: each decoder layer is a group that is gathered as one, and so is the rest.
+    """Shard with FSDP2: each decoder layer is a group that is gathered as one, and so is the rest.
 
     Args:
         network: A causal LM, adapted or not; its class becomes one of FSDP2's.
         mesh: The ranks, in one dimension.
-        dtype: What weights are gathered as; None gathers them as they are. 4-bit weights always are.
+        dtype: Weights are gathered in this dtype; None, or 4-bit weights, are gathered as they are.
     """
     if isinstance(network, FSDPModule):
         return network
@@ -93,11 +90,11 @@ def shard(network: nn.Module, mesh: Any, dtype: torch.dtype | None = None) -> nn
 
 
 def shard_flat(network: nn.Module, **options: Any) -> nn.Module:
-    """FSDP1: each decoder layer is one flat tensor, and so is the rest; adapters of another dtype have their own.
+    """Shard with FSDP1: a decoder layer is a flat tensor, and so is the rest; adapters of another dtype have their own.
 
     Args:
         network: A causal LM, adapted or not.
-        options: As for torch's ``FullyShardedDataParallel``.
+        options: Options of torch's ``FullyShardedDataParallel``.
 
     Raises:
         ValueError: The weights are in 4 bits.
@@ -109,7 +106,7 @@ def shard_flat(network: nn.Module, **options: Any) -> nn.Module:
     layers, frozen = decoder_layers(network), next(iter(network.parameters())).dtype
 
     def alone(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-        """Whether a module has a flat tensor of its own."""
+        """Say whether a module has a flat tensor of its own."""
         other = any(parameter.dtype != frozen for parameter in module.parameters())
         return recurse or any(module is layer for layer in layers) or (other and not list(module.children()))
 
@@ -117,7 +114,7 @@ def shard_flat(network: nn.Module, **options: Any) -> nn.Module:
 
 
 def clip_flat(network: nn.Module, largest: float) -> float | None:
-    """Clip the gradients of an FSDP1 network by their norm over all ranks; what that was, None where there is none."""
+    """Clip the gradients of an FSDP1 network by their norm over all ranks; return it, or None if nothing trains."""
     roots = FlatModule.fsdp_modules(network, root_only=True)
     trained = [root for root in roots if any(parameter.requires_grad for parameter in root.parameters())]
     norms = [float(root.clip_grad_norm_(largest)) for root in trained]

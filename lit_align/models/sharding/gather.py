@@ -20,11 +20,11 @@ from lit_align.compat import FLAT_WRAPPER
 
 @contextmanager
 def gathered(*networks: nn.Module) -> Iterator[None]:
-    """Every weight whole on every rank, so that a forward pass asks nothing of the other ranks.
+    """Make every weight whole on every rank inside, so that a forward pass needs no other rank.
 
-    Ranks may then sample responses of different lengths and score different numbers of batches. Without gradients only;
-    changes made to the weights inside are lost. All ranks enter and leave together; networks that are not sharded stay
-    as they are.
+    Ranks may then sample responses of different lengths and score different numbers of batches, without gradients.
+    Changes made to the weights inside are lost. All ranks enter and leave together. A network that is not
+    sharded stays as it is.
     """
     with ExitStack() as stack:
         for network in networks:
@@ -34,39 +34,37 @@ def gathered(*networks: nn.Module) -> Iterator[None]:
 
 
 def piece(parameter: Tensor) -> Tensor:
-    """The part of a weight that this rank keeps, sharing its memory; all of it where it is not sharded."""
+    """Return the part of a weight that this rank keeps, in the same memory; all of it where it is not sharded."""
     mine: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     return mine.detach()
 
 
 def plain_name(name: str) -> str:
-    """A weight's name without what sharding adds to it."""
+    """Return a weight's name without what sharding adds to it."""
     return name.replace(FLAT_WRAPPER, "")
 
 
 def trainable(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Names and parameters of what training changes."""
+    """Return the names and parameters that training changes."""
     named = network.named_parameters()
     return [(plain_name(name), parameter) for name, parameter in named if parameter.requires_grad]
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that writes."""
+    """Say whether this process is the one that writes."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def is_flat(network: nn.Module) -> bool:
-    """Whether FSDP1 has cut any of it."""
+    """Say whether FSDP1 has cut any of the network."""
     return bool(FlatModule.fsdp_modules(network))
 
 
 @torch.no_grad()
 def full_state(network: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
-    """The whole weights, copied to the CPU of rank 0; nothing elsewhere. All ranks call it together.
+    """Return the whole weights on the CPU of rank 0, and nothing elsewhere; all ranks call it together.
 
-    Args:
-        network: Sharded or not.
-        frozen: Also what does not train.
+    Weights that do not train are left out unless ``frozen``.
     """
     state = {}
     with _summoned(network):
@@ -80,7 +78,7 @@ def full_state(network: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def pieces_of(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Whole trainable weights, the same on every rank, cut as a network's are. All ranks call it together."""
+    """Cut whole trainable weights, the same on every rank, as a network's are; all ranks call it together."""
     if not is_flat(network):
         return {name: _cut(state[name], parameter) for name, parameter in trainable(network)}
     own = {name: piece(parameter).clone() for name, parameter in trainable(network)}
@@ -95,7 +93,7 @@ def pieces_of(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]
 
 @contextmanager
 def _unsharded(network: nn.Module) -> Iterator[None]:
-    """FSDP2: all groups are gathered now, and forward passes do not let go of them."""
+    """Gather all groups of FSDP2 now, and let forward passes keep them."""
     modules = [module for module in network.modules() if isinstance(module, FSDPModule)]
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
@@ -110,7 +108,7 @@ def _unsharded(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _summoned(network: nn.Module, writeback: bool = False) -> Iterator[None]:
-    """FSDP1: all flat tensors are gathered now, and forward passes go around the hooks that would do it again."""
+    """Gather all flat tensors of FSDP1 now, and let forward passes go around the hooks that would do it again."""
     modules: list[Any] = FlatModule.fsdp_modules(network)
     with ExitStack() as stack:
         if modules:
