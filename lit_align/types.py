@@ -65,8 +65,7 @@ class Prompts(_Batch):
     Attributes:
         ids: Token ids, left-padded.
         mask: True on prompt tokens, False on padding.
-        record_id: 63-bit id of each prompt: a hash of its content, changed by each pass over the pool. The random
-            numbers of the responses are a function of it, so order and batching do not matter.
+        record_id: 63-bit hash of a prompt's content and its pass over the pool, from which its random numbers follow.
         records: The original rows; ``records[i]["prompt"]`` is the text, or ``["messages"]`` the chat.
     """
 
@@ -154,15 +153,13 @@ class Rollouts(_Batch):
         wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)`` in [0, 1]; ``wins + wins^T = 1``, ½ on the diagonal.
         compared: Symmetric; False where a comparison is missing, which is not a tie. The diagonal is True.
         rewards: Scalar rewards, if the judge gives any; nan where one is missing.
-        weights: Probability of each enumerated response under the policy that its ``source`` names; they sum to one
-            for each source. None means samples of equal weight.
+        weights: Probability of each enumerated response under its source's policy; None for samples of equal weight.
         anchor_token_logps: log pi_t per token, nats, float32.
         reference_token_logps: log pi_ref per token, nats, float32.
         current_token_logps: log-probs under the policy while collecting, if it is not the anchor, nats, float32.
         baselines: What a policy gradient subtracts from each prompt's return, computed from the whole iteration.
         policy_token_logps: log pi_theta per token, nats, float32, with gradient; only in the training step.
-        window_weight: Sum of the loss weights in this minibatch's optimiser step, divided by the number of its
-            minibatches, so that accumulation equals one large batch.
+        window_weight: Loss weight per minibatch of this optimiser step; it makes accumulation equal a large batch.
         phase: Number, from 0, of the fit that this minibatch is part of, for algorithms with several on the rollouts.
     """
 
@@ -218,11 +215,7 @@ class Rollouts(_Batch):
         return replace(self, **columns)
 
     def sequence_logps(self, policy: str) -> Float[Tensor, "batch group"]:
-        """Return a policy's log-probs, summed over response tokens.
-
-        Raises:
-            RuntimeError: The rollouts do not hold them.
-        """
+        """Return a policy's log-probs, summed over response tokens, or raise RuntimeError if they are not known."""
         known = self.token_logps
         if policy not in known:
             raise RuntimeError(f"these rollouts hold no {policy} log-probs; the algorithm must list it in `needs`")
@@ -245,8 +238,8 @@ class Rollouts(_Batch):
         .. math::
             w_i = \tfrac12 + \frac{K' - 1}{K'} (w_i^{others} - \tfrac12)
 
-        K' is the number of ``met`` responses in the group, the same for each. Without missing comparisons this is the
-        mean of a row of ``wins``; for enumerated responses it is the weighted mean over what a response met.
+        K' is the number of ``met`` responses in the group. If no comparison is missing, this is the mean of a row of
+        ``wins``; for enumerated responses it is the weighted mean over those that were compared.
         """
         if self.weights is not None:
             met = self.compared * self.weights.unsqueeze(-2)
@@ -256,10 +249,7 @@ class Rollouts(_Batch):
 
     @property
     def win_rates_against_others(self) -> Float[Tensor, "batch group"]:
-        """Return the mean win rate against the others, ½ without any; losses with a constant offset use it.
-
-        An enumerated response is itself a part of what it meets, so it is not left out.
-        """
+        """Return the mean win rate against the others (½ without any); enumerated responses count themselves, too."""
         if self.weights is not None:
             return self.win_rates
         count = self._others.sum(-1)
@@ -307,11 +297,7 @@ def prompt_text(record: Record) -> str:
 
 
 def message_text(message: Record) -> str:
-    """Return the content of a message as one text; parts of a text are joined.
-
-    Raises:
-        ValueError: A part is not text, for example an image.
-    """
+    """Return the content of a message as one text, its parts joined; a part that is not text raises ValueError."""
     content = message.get("content")
     if content is None:
         return ""
