@@ -30,7 +30,7 @@ class Estimate(Metric):
 
     @override
     def update(self, values: Float[Tensor, " terms"], clusters: Int[Tensor, " terms"]) -> None:
-        """Add numbers, but for nan, which are missing, and the id of each one's cluster, in which they may be alike."""
+        """Add numbers, nan where one is missing, and the id of each one's cluster; those of a cluster may be alike."""
         assert isinstance(self.values, list)
         assert isinstance(self.clusters, list)
         known = ~values.isnan()
