@@ -84,7 +84,7 @@ def rate_interval(
 
     n is the number of independent comparisons without ties that would be as precise: ties raise it, likeness within
     clusters lowers it. Three corrections are derived here and stated beside their lines; the tests compute the coverage
-    exactly. At 95 % and from 48 prompts on it is 94 to 97 % with one response a prompt, and 94 % or more with several;
+    exactly. For 95 % and 48 prompts or more it is 94 to 97 % with one response a prompt, and 94 % or more with several;
     it reaches 99 % with few topic families whose prompts are little alike. ``estimate``, ``confidence`` and nan are as
     for :func:`mean_interval`.
     """

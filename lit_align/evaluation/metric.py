@@ -86,7 +86,7 @@ class OwnMetrics:
                 numbers = {column: _number(value, column) for column, value in columns.items()}
                 if twice := sorted(numbers.keys() & found.keys()):
                     raise ValueError(f"val/{twice[0]} is another metric's column")
-            except Exception as error:  # code of the user's fails in any way there is, and the run is worth more
+            except Exception as error:  # the user's code may raise anything, and the run has to go on
                 log.warning("model.metrics.%s has no value: %s: %s", name, type(error).__name__, error)
             else:
                 found |= numbers

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_BLOCK = 256  # tokens of the vocabulary that are summed together
+_BLOCK = 256  # so many tokens of the vocabulary are summed together
 
 
 @dataclass(frozen=True, kw_only=True)

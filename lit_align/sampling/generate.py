@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lit_align.sampling.decoding import Decoding, draw
 
-_NO_WAIT = ("cpu",)  # devices that the host need not wait for to see how many rows are left
-_LOOK = 8  # steps between two looks, on others
+_NO_WAIT = ("cpu",)  # the host sees how many rows are left on these devices without waiting for them
+_LOOK = 8  # other devices are checked after so many steps
 
 
 @runtime_checkable
@@ -70,10 +70,10 @@ def generate(
     """
     drawn, waiting = _Drawn(uniforms), _Waiting(ids, mask, uniforms.shape[1], at_once, compact)
     look_every = look_every or (1 if ids.device.type in _NO_WAIT else _LOOK)
-    rows = torch.arange(0, device=ids.device)  # the row of the result that each row of the model fills
+    rows = torch.arange(0, device=ids.device)  # each row of the model fills this row of the result
     alive = torch.ones_like(rows, dtype=torch.bool)
     logits = None
-    due: deque[int] = deque()  # steps at which the last rows of an admission have had all their tokens
+    due: deque[int] = deque()  # at these steps the rows that were admitted together reach the longest response
     for step in count(1):
         if admitted := waiting.fitting(len(rows), model.admits):
             more, first = waiting.read(model, admitted)
@@ -107,8 +107,8 @@ class _Waiting:
 
     def __init__(self, ids: Tensor, mask: Tensor, group: int, at_once: int, compact: float) -> None:
         self.ids, self.mask, self.group = ids, mask, group
-        self.most = min(at_once or len(ids), len(ids)) * group  # rows under way at once
-        self.least = compact * self.most  # places that are worth a reading of their own
+        self.most = min(at_once or len(ids), len(ids)) * group  # at most so many rows are sampled at once
+        self.least = compact * self.most  # prompts are read when so many places are free
         self.begun = 0
 
     def __bool__(self) -> bool:

@@ -75,7 +75,7 @@ class Sampler(Decoding):
 
     def __post_init__(self) -> None:
         if self.sources:
-            object.__setattr__(self, "group_size", len(self.sources))  # frozen, but not yet made
+            object.__setattr__(self, "group_size", len(self.sources))  # the dataclass is frozen
         if self.group_size < 1:
             raise ValueError(f"sampler.group_size must be >= 1, got {self.group_size}")
         if self.token_budget < 1:
