@@ -1,4 +1,4 @@
-"""Iterative preference optimisation of language models, on Lightning."""
+"""This package aligns language models by iterative preference optimisation, on Lightning."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def _algorithms() -> dict[str, str]:
-    """Every class in a file of ``algorithms/`` that extends a module, and its file, which is read and not imported."""
+    """Return the file of each class in ``algorithms/`` that extends a module; the files are read, not imported."""
     from pathlib import Path
     from re import MULTILINE, findall
 
@@ -78,7 +78,7 @@ HOME = _algorithms() | {
     "adamw": "iteration.module",
     "play": "games.lab",
 }
-"""Public name -> the module that defines it: the one place where a class is registered; algorithms register themselves.
+"""This maps each public name to the module that defines it. Classes are registered here alone; algorithms are found.
 
 Configs name a class as ``NAME`` or ``lit_align.NAME``. A module is imported when its name is first asked for, so that
 ``import lit_align`` and ``--help`` stay quick.

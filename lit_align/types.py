@@ -1,7 +1,7 @@
-"""The three types that flow through an iteration: prompts, responses, rollouts.
+"""Prompts, responses and rollouts are the types that flow through an iteration.
 
-Dimension names, everywhere in the package: ``batch`` (prompts), ``group`` (responses to one prompt), ``prompt``
-(prompt tokens, left-padded), ``length`` (response tokens, right-padded). Masks: True = counts.
+The whole package names dimensions alike: ``batch`` (prompts), ``group`` (responses to one prompt), ``prompt`` (prompt
+tokens, left-padded), ``length`` (response tokens, right-padded). A mask is True where a token counts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Record = dict[str, Any]
-"""One row of the user's data, as it was read: judges see it whole."""
+"""A record is one row of the user's data as it was read; judges see all of it."""
 
 SpecialTokens = Literal["keep", "drop"]
-"""This says whether the text of a response has the special tokens in it, such as ``<think>``; never its end of turn."""
+"""This says whether a response's text keeps special tokens such as ``<think>``; it never has the end of turn."""
 
 SCORED = ("anchor", "reference", "current")
-"""Policies whose log-probs are computed while collecting, and kept on disk."""
+"""Log-probs under these policies are computed while collecting, and kept on disk."""
 
 POLICIES = (*SCORED, "policy")
-"""Policies whose log-probs rollouts can hold."""
+"""Rollouts can hold log-probs under these policies."""
 
 
 def token_logps_column(policy: str) -> str:
-    """The name of a policy's token log-probs, as a field of :class:`Rollouts` and as a column on disk."""
+    """Return the name of a policy's token log-probs, as a field of :class:`Rollouts` and as a column on disk."""
     return f"{policy}_token_logps"
 
 
@@ -34,15 +34,15 @@ _B = TypeVar("_B", bound="_Batch")
 
 
 class _Batch:
-    """Row selection and device moves for a frozen dataclass whose tensors and lists are indexed by prompt."""
+    """A batch is a frozen dataclass whose tensors and lists are indexed by prompt."""
 
     def select(self: _B, rows: Sequence[int]) -> _B:
-        """The given rows, in the given order."""
+        """Return the given rows, in the given order."""
         index = torch.as_tensor(list(rows), dtype=torch.long)
         return self._map(lambda x: x[index.to(x.device)], lambda x: [x[i] for i in index.tolist()])
 
     def to(self: _B, device: torch.device | str) -> _B:
-        """The same batch with every tensor on ``device``."""
+        """Return the same batch with every tensor on ``device``."""
         return self._map(lambda x: x.to(device), lambda x: x)
 
     def _map(self: _B, on_tensor: Any, on_list: Any) -> _B:
@@ -60,13 +60,12 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Prompts(_Batch):
-    """Prompts as tokens, with the records they came from.
+    """Prompts are tokens, with the records that they came from.
 
     Attributes:
         ids: Token ids, left-padded.
         mask: True on prompt tokens, False on padding.
-        record_id: 63-bit id of each prompt (a hash of its content, moved on by each pass over the pool); the random
-            numbers of its responses are a function of it, so it does not depend on order or batching.
+        record_id: 63-bit hash of a prompt's content and its pass over the pool, from which its random numbers follow.
         records: The original rows; ``records[i]["prompt"]`` is the text, or ``["messages"]`` the chat.
     """
 
@@ -80,30 +79,30 @@ class Prompts(_Batch):
 
     @property
     def texts(self) -> list[str]:
-        """What the user asked, without the chat template: what judges and tables show."""
+        """Return what the user asked, without the chat template, as judges and tables show it."""
         return [prompt_text(record) for record in self.records]
 
     def trim(self) -> "Prompts":
-        """The same prompts without the left padding that all of them share."""
+        """Return the same prompts without the left padding that all of them share."""
         start = self.ids.shape[1] - int(self.mask.sum(1).max())
         return replace(self, ids=self.ids[:, start:], mask=self.mask[:, start:])
 
 
 @dataclass(frozen=True)
 class Responses(_Batch):
-    """K responses to every prompt. Tokens are produced once and never encoded again.
+    """A group of K responses answers every prompt. Tokens are produced once and never encoded again.
 
     Attributes:
         prompts: The prompts that were answered.
-        ids: Token ids, right-padded; a response that ended has its end-of-sequence token as its last one.
+        ids: Token ids, right-padded; the last token of a response that ended is its end-of-sequence token.
         mask: True on response tokens, the end-of-sequence token included.
         truncated: True where a response reached the length limit before it ended.
-        sample_logps: Log-probabilities under the *sampling* law (after temperature, top-k, top-p), in nats; a
-            diagnostic, never used in a ratio with log-probabilities of a training forward pass.
-        source: Which policy drew each slot of the group: ``policy``, ``anchor``, ``reference`` or ``mixture``; ``data``
-            where none of ours did, and ``sample_logps`` are unknown (nan).
-        iteration: The iteration whose policy drew them.
-        seed: The seed they were drawn with.
+        sample_logps: Log-probs under the *sampling* law (after temperature, top-k, top-p), in nats. They are a
+            diagnostic: no ratio compares them with log-probs of a training forward pass.
+        source: Which policy samples each response of the group: ``policy``, ``anchor``, ``reference`` or ``mixture``;
+            ``data`` where the response was given, and its ``sample_logps`` are unknown (nan).
+        iteration: The iteration that sampled them.
+        seed: The seed that they were sampled with.
     """
 
     prompts: Prompts
@@ -120,21 +119,21 @@ class Responses(_Batch):
 
     @property
     def group_size(self) -> int:
-        """Responses per prompt."""
+        """Return the number of responses per prompt."""
         return self.ids.shape[1]
 
     @property
     def drawn(self) -> bool:
-        """Whether policies of ours drew them all."""
+        """Return whether all of them were sampled here, and none was given."""
         return "data" not in self.source
 
     @property
     def lengths(self) -> Int[Tensor, "batch group"]:
-        """Tokens of each response, end-of-sequence included."""
+        """Return the number of tokens of each response, end-of-sequence included."""
         return self.mask.sum(-1)
 
     def trim(self) -> "Responses":
-        """The same responses without the padding that all of them share."""
+        """Return the same responses without the padding that all of them share."""
         width = int(self.lengths.max())
         return replace(
             self,
@@ -147,24 +146,21 @@ class Responses(_Batch):
 
 @dataclass(frozen=True)
 class Rollouts(_Batch):
-    """Responses, what the judge said of them, and their log-probabilities under the three policies.
+    """Rollouts are responses with what the judge said of them and their log-probs under the three policies.
 
     Attributes:
-        responses: The responses.
+        responses: K responses to every prompt.
         wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)`` in [0, 1]; ``wins + wins^T = 1``, ½ on the diagonal.
-        compared: Symmetric; False where a comparison is missing (never a tie). The diagonal is True.
-        rewards: Scalar rewards, where the judge has them; nan where one is missing.
-        weights: Probability of each response under the law of its source, for exact enumeration: they sum to one over
-            the slots of a source. None means draws of equal weight.
+        compared: Symmetric; False where a comparison is missing, which is not a tie. The diagonal is True.
+        rewards: Scalar rewards, if the judge gives any; nan where one is missing.
+        weights: Probability of each enumerated response under its source's policy; None for samples of equal weight.
         anchor_token_logps: log pi_t per token, nats, float32.
         reference_token_logps: log pi_ref per token, nats, float32.
-        current_token_logps: log-probs of the policy as it was while collecting, nats, float32; for methods whose anchor
-            is another.
-        baselines: What a policy gradient takes off each prompt's return; made from the whole iteration.
-        policy_token_logps: log pi_theta per token, nats, float32, with gradient; attached in the training step.
-        window_weight: Loss weight of the optimiser step this minibatch is part of, divided by the number of
-            minibatches in it: what makes accumulation equal to one large batch.
-        phase: Which of an algorithm's fits on the same rollouts this minibatch is part of, from 0.
+        current_token_logps: log-probs under the policy while collecting, if it is not the anchor, nats, float32.
+        baselines: What a policy gradient subtracts from each prompt's return, computed from the whole iteration.
+        policy_token_logps: log pi_theta per token, nats, float32, with gradient; only in the training step.
+        window_weight: Loss weight per minibatch of this optimiser step; it makes accumulation equal a large batch.
+        phase: Number, from 0, of the fit that this minibatch is part of, for algorithms with several on the rollouts.
     """
 
     responses: Responses
@@ -185,45 +181,41 @@ class Rollouts(_Batch):
 
     @property
     def policy_logps(self) -> Float[Tensor, "batch group"]:
-        """Log pi_theta(y|x), summed over response tokens."""
+        """Return log pi_theta(y|x), summed over response tokens."""
         return self.sequence_logps("policy")
 
     @property
     def anchor_logps(self) -> Float[Tensor, "batch group"]:
-        """Log pi_t(y|x), summed over response tokens."""
+        """Return log pi_t(y|x), summed over response tokens."""
         return self.sequence_logps("anchor")
 
     @property
     def reference_logps(self) -> Float[Tensor, "batch group"]:
-        """Log pi_ref(y|x), summed over response tokens."""
+        """Return log pi_ref(y|x), summed over response tokens."""
         return self.sequence_logps("reference")
 
     @property
     def current_logps(self) -> Float[Tensor, "batch group"]:
-        """Log pi(y|x) of the policy as it was while collecting, summed over response tokens."""
+        """Return log pi(y|x) of the policy as it was while collecting, summed over response tokens."""
         return self.sequence_logps("current")
 
     def slots(self, source: str) -> list[int]:
-        """Which responses of a group this source drew."""
+        """Return the places in a group of the responses that this source sampled."""
         return [i for i, drawn_by in enumerate(self.responses.source) if drawn_by == source]
 
     @property
     def token_logps(self) -> dict[str, Float[Tensor, "batch group length"]]:
-        """The token log-probs that are known, by policy."""
+        """Return the token log-probs that are known, by policy."""
         found = {policy: getattr(self, token_logps_column(policy)) for policy in POLICIES}
         return {policy: value for policy, value in found.items() if value is not None}
 
     def with_token_logps(self, values: Mapping[str, Float[Tensor, "batch group length"] | None]) -> "Rollouts":
-        """The same rollouts with other token log-probs for some policies; None forgets a policy's."""
+        """Return the same rollouts with these token log-probs; None removes those of a policy."""
         columns: dict[str, Any] = {token_logps_column(policy): value for policy, value in values.items()}
         return replace(self, **columns)
 
     def sequence_logps(self, policy: str) -> Float[Tensor, "batch group"]:
-        """A policy's log-probs, summed over response tokens.
-
-        Raises:
-            RuntimeError: They are not known.
-        """
+        """Return a policy's log-probs, summed over response tokens, or raise RuntimeError if they are not known."""
         known = self.token_logps
         if policy not in known:
             raise RuntimeError(f"these rollouts hold no {policy} log-probs; the algorithm must list it in `needs`")
@@ -231,24 +223,23 @@ class Rollouts(_Batch):
 
     @property
     def met(self) -> Bool[Tensor, "batch group"]:
-        """Which responses were compared with another of their group."""
+        """Return which responses were compared with another of their group."""
         return self._others.any(-1)
 
     @property
     def rewarded(self) -> Bool[Tensor, "batch group"]:
-        """Which responses have a reward and were compared by it."""
+        """Return which responses have a reward and were compared by it."""
         return self.met if self.rewards is None else self.met & ~self.rewards.isnan()
 
     @property
     def win_rates(self) -> Float[Tensor, "batch group"]:
-        r"""Mean win rate against the group itself, self-comparison (½) included: right for losses centred over ``met``.
+        r"""Return the mean win rate against the whole group, itself (½) included; losses centred over ``met`` use it.
 
         .. math::
             w_i = \tfrac12 + \frac{K' - 1}{K'} (w_i^{others} - \tfrac12)
 
-        with K' the number of responses in the group that were compared with another, which is one number a group,
-        however many comparisons a response has. Where all comparisons are there, this is the mean of a row of ``wins``.
-        Where responses are enumerated it is the mean over what a response met, itself included.
+        K' is the number of ``met`` responses in the group. If no comparison is missing, this is the mean of a row of
+        ``wins``; for enumerated responses it is the weighted mean over those that were compared.
         """
         if self.weights is not None:
             met = self.compared * self.weights.unsqueeze(-2)
@@ -258,11 +249,7 @@ class Rollouts(_Batch):
 
     @property
     def win_rates_against_others(self) -> Float[Tensor, "batch group"]:
-        """Mean win rate against the rest of the group: right for a constant offset.
-
-        Where all responses are enumerated a response is itself a part of what it meets, and nothing is left out. A
-        response compared with no other has ½.
-        """
+        """Return the mean win rate against the others (½ without any); enumerated responses count themselves, too."""
         if self.weights is not None:
             return self.win_rates
         count = self._others.sum(-1)
@@ -272,7 +259,7 @@ class Rollouts(_Batch):
     def win_rates_between(
         self, first: list[int], second: list[int]
     ) -> tuple[Float[Tensor, "batch first"], Bool[Tensor, "batch first"]]:
-        """Mean win rate of some slots against others, and whether there was a comparison at all (else ½)."""
+        """Return the mean win rate of some responses against others (½ without any), and where one was compared."""
         wins = self.wins[:, first][:, :, second]
         met = self.compared[:, first][:, :, second].to(wins.dtype)
         if self.weights is not None:
@@ -283,11 +270,10 @@ class Rollouts(_Batch):
 
     @property
     def _others(self) -> Bool[Tensor, "batch group group"]:
-        """Comparisons with another response."""
         return self.compared & ~torch.eye(self.compared.shape[-1], dtype=torch.bool, device=self.compared.device)
 
     def trim(self) -> "Rollouts":
-        """The same rollouts without the padding that all of them share."""
+        """Return the same rollouts without the padding that all of them share."""
         responses = self.responses.trim()
         width = responses.ids.shape[-1]
         cut = {policy: value[..., :width] for policy, value in self.token_logps.items()}
@@ -297,7 +283,7 @@ class Rollouts(_Batch):
 def masked_sum(
     token_values: Float[Tensor, "batch group length"], mask: Bool[Tensor, "batch group length"]
 ) -> Float[Tensor, "batch group"]:
-    """Sum over the tokens that count: the one reduction that losses and metrics share."""
+    """Return the sum over the tokens that count; losses and metrics share this reduction."""
     return torch.where(mask, token_values, torch.zeros_like(token_values)).sum(-1)
 
 
@@ -311,11 +297,7 @@ def prompt_text(record: Record) -> str:
 
 
 def message_text(message: Record) -> str:
-    """Return the content of a message as one text; parts of a text are joined.
-
-    Raises:
-        ValueError: A part is no text, such as an image.
-    """
+    """Return the content of a message as one text, its parts joined; a part that is not text raises ValueError."""
     content = message.get("content")
     if content is None:
         return ""
@@ -328,19 +310,19 @@ def message_text(message: Record) -> str:
 
 
 def begun_answer(record: Record) -> str:
-    """Return the assistant's text that a response continues: that of the last message, where it is the assistant's."""
+    """Return the text of the last message if the assistant has begun it, so that a response continues it."""
     messages = record.get("messages")
     return message_text(messages[-1]) if messages and messages[-1].get("role") == "assistant" else ""
 
 
 def turns_before(record: Record) -> list[Record]:
-    """Return the messages that an answer follows, without one that it continues; a plain prompt has none."""
+    """Return the messages before an answer, without one that it continues; a plain prompt has none."""
     messages: list[Record] = record.get("messages") or []
     return messages[:-1] if begun_answer(record) else messages
 
 
 def spoken(record: Record) -> list[tuple[str, str]]:
-    """Return what user and assistant said before an answer, as (role, text); the rest is no judge's affair."""
+    """Return what user and assistant said before an answer, as (role, text), for judges to read."""
     turns = [(message["role"], message_text(message)) for message in turns_before(record)]
     return [(role, text) for role, text in turns if role in ("user", "assistant") and text]
 
@@ -348,7 +330,7 @@ def spoken(record: Record) -> list[tuple[str, str]]:
 def pad_left(
     rows: Sequence[Sequence[int]], pad: int = 0
 ) -> tuple[Int[Tensor, "batch width"], Bool[Tensor, "batch width"]]:
-    """Stack rows of tokens, padding on the left; the mask comes from lengths, never from token ids."""
+    """Stack rows of tokens, padded on the left; the mask comes from lengths, never from token ids."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)
     mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])

@@ -1,1 +1,1 @@
-"""Measures of a policy, each a torchmetrics class: they reduce over ranks and carry their uncertainty."""
+"""Measures of a policy are torchmetrics classes: they reduce over ranks and carry their uncertainty."""

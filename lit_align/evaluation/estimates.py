@@ -1,4 +1,4 @@
-"""Means with an interval that respects clusters: the responses to a prompt are not independent."""
+"""Means have an interval that respects clusters, for the responses to a prompt are not independent."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,19 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
+from typing_extensions import override
 
 from lit_align.evaluation.intervals import ClusteredMean, mean_interval
 
 
 class Estimate(Metric):
-    """Mean of numbers with an interval over clusters.
-
-    ``compute`` returns ``[mean, low, high]``.
-
-    Args:
-        confidence: Coverage of the interval, in (0, 1).
-        kwargs: Passed on to torchmetrics.
-    """
+    """Estimates the mean of numbers, with an interval over clusters of coverage ``confidence`` in (0, 1)."""
 
     values: list[Tensor] | Tensor
     clusters: list[Tensor] | Tensor
@@ -34,21 +28,18 @@ class Estimate(Metric):
         self.add_state("values", default=[], dist_reduce_fx="cat")
         self.add_state("clusters", default=[], dist_reduce_fx="cat")
 
+    @override
     def update(self, values: Float[Tensor, " terms"], clusters: Int[Tensor, " terms"]) -> None:
-        """Add numbers.
-
-        Args:
-            values: Numbers; nan where one is missing, which is left out.
-            clusters: Id of the cluster of each; numbers with the same id may be alike.
-        """
+        """Add numbers, nan where one is missing, and the id of each one's cluster; those of a cluster may be alike."""
         assert isinstance(self.values, list)
         assert isinstance(self.clusters, list)
         known = ~values.isnan()
         self.values.append(values[known].to(self.device))
         self.clusters.append(clusters.to(values.device)[known].to(self.device))
 
+    @override
     def compute(self) -> Float[Tensor, "3"]:
-        """The mean and the ends of its interval; nan where every number is missing, or for ends of a single cluster."""
+        """Return ``[mean, low, high]``; all are nan without a number, and the last two with a single cluster."""
         values, clusters = dim_zero_cat(self.values).cpu(), dim_zero_cat(self.clusters).cpu()
         if not len(values):
             return torch.full((3,), torch.nan)
@@ -56,7 +47,7 @@ class Estimate(Metric):
         return torch.stack([estimate.mean, *self.interval(estimate, self.confidence)])
 
     def columns(self, name: str) -> dict[str, float]:
-        """The mean under a name, and the ends that are known with ``_low`` and ``_high``; then it starts afresh."""
+        """Return the mean under a name and, if known, the ends with ``_low`` and ``_high`` added; then start afresh."""
         mean, low, high = self.compute().tolist()
         self.reset()
         ends = {f"{name}_low": low, f"{name}_high": high}

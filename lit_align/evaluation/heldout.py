@@ -1,4 +1,4 @@
-"""Everything that is reported of one set of held-out responses."""
+"""One set of held-out responses is reported by rewards, KL, length, diversity and win rates."""
 
 from dataclasses import replace
 
@@ -15,23 +15,19 @@ from lit_align.types import Prompts, Rollouts
 from lit_align.utils.digests import text_digest
 
 CLUSTER = ("cluster", "family")
-"""Columns that name what a prompt is one of, such as its topic family; the first that a row has."""
+"""The first of these columns that a row has names the cluster of its prompt, such as its topic family."""
 
 MEASURES = ("reward", "kl", "length", "truncated", "distinct_2")
-"""What is measured of the responses alone."""
+"""These measures need the responses alone."""
 
 
 class HeldOut(nn.Module):
-    """Reward, KL to the reference, length, truncation, diversity, and win rates against named opponents.
+    """Measures reward, KL to the reference, length, truncation, diversity, and win rates against named opponents.
 
-    Keys of the result: ``reward``, ``kl`` (nats, mean of log pi - log pi_ref over the responses; an estimate of the KL
-    divergence only where they are draws from pi, at temperature 1 without top-k and top-p), ``length`` (tokens),
-    ``truncated`` (share), ``distinct_2``; and for each opponent and judge ``win_rate``. The initial policy and the
-    training judge have the plain names; others add ``_previous`` or ``_JUDGE``.
-
-    With ``_low`` and ``_high`` rewards, KL, length and win rates have their 95 % interval: by the ``cluster`` (or
-    ``family``) of the prompts where the data have that column, for another set of such clusters; by prompt otherwise.
-    With a single one there is no interval.
+    The keys are ``reward``, ``kl`` (nats, the mean of log pi - log pi_ref, which estimates the KL divergence only for
+    samples from pi itself), ``length`` (tokens), ``truncated`` (share), ``distinct_2``, and ``win_rate`` against the
+    initial policy by the training judge; other opponents and judges add ``_previous`` or ``_JUDGE``. All but
+    ``truncated`` and ``distinct_2`` have a 95 % interval in ``_low`` and ``_high``, over the clusters of the prompts.
     """
 
     def __init__(self) -> None:
@@ -42,7 +38,7 @@ class HeldOut(nn.Module):
         self.win_rates = nn.ModuleDict()
 
     def update(self, rollouts: Rollouts) -> None:
-        """Add the policy's own measures."""
+        """Add the measures that need no opponent."""
         responses = rollouts.responses
         clusters = clusters_of(responses.prompts).repeat_interleave(responses.group_size)
         if rollouts.rewards is not None:
@@ -56,13 +52,9 @@ class HeldOut(nn.Module):
     def update_against(
         self, suffix: str, judge: Judge, own: tuple[Rollouts, list[str]], other: tuple[Rollouts, list[str]]
     ) -> None:
-        """Add comparisons with an opponent's responses to the same prompts.
+        """Add the judge's comparisons with an opponent's responses to the same prompts, as ``win_rate`` and the suffix.
 
-        Args:
-            suffix: Added to ``win_rate``; empty for the initial policy under the training judge.
-            judge: Who compares.
-            own: The policy's rollouts, and the text of the one response to each prompt.
-            other: The opponent's. Rewards in either are taken as this judge's.
+        ``own`` and ``other`` are rollouts with one response to each prompt, whose rewards are this judge's, and texts.
         """
         (mine, texts), (theirs, other_texts) = own, other
         prompts = mine.responses.prompts
@@ -75,7 +67,7 @@ class HeldOut(nn.Module):
         self._win_rate(name).update(wins, clusters_of(prompts))
 
     def result(self) -> dict[str, float]:
-        """All measures of what was added since the last call."""
+        """Return all measures of what was added since the last call."""
         values: dict[str, float] = {}
         means = {"reward": self.reward, "kl": self.kl, "length": self.length}
         rates = {name: self._win_rate(name) for name in self.win_rates}
@@ -94,11 +86,7 @@ class HeldOut(nn.Module):
 
 
 def clusters_of(prompts: Prompts) -> Int[Tensor, " batch"]:
-    """An id of what each prompt is one of: the cluster that its row names, or else itself.
-
-    Args:
-        prompts: The prompts.
-    """
+    """Return the id of each prompt's cluster, which a column of :data:`CLUSTER` names, or else of the prompt."""
     named = [next((record[name] for name in CLUSTER if name in record), None) for record in prompts.records]
     ids = [
         own if name is None else int(text_digest(repr(name)), 16) >> 1
@@ -108,5 +96,5 @@ def clusters_of(prompts: Prompts) -> Int[Tensor, " batch"]:
 
 
 def without_rewards(rollouts: Rollouts) -> Rollouts:
-    """The same rollouts for another judge, who has to look for itself."""
+    """Return the same rollouts without rewards, so that another judge gives its own."""
     return replace(rollouts, rewards=None)

@@ -1,4 +1,4 @@
-"""Users measure the held-out responses with metrics of their own, beside what is measured anyway."""
+"""Users measure the held-out responses with metrics of their own, besides what is always measured."""
 
 import logging
 import math
@@ -15,44 +15,39 @@ from lit_align.utils.arguments import note_arguments
 log = logging.getLogger(__name__)
 
 Measure = Callable[[Rollouts, list[str]], Any]
-"""A :class:`Metric` is called like this; any function that is called so is a metric."""
+"""Any function of this type is a metric, as a :class:`Metric` is."""
 
 
 class Metric(ABC):
-    """A metric measures an iterate's responses to the held-out prompts; a function that is called alike is one too.
+    """A metric measures the responses to the held-out prompts; a function with the same arguments is one too.
 
-    Its name in ``model.metrics`` names its column: ``val/NAME`` for a number, ``val/NAME_KEY`` for each number of a
-    dictionary. It sees the responses of all devices at once, in the order of the prompts, on the CPU. The first device
-    calls it, once for each evaluation. Where it raises, or gives what is no finite number, a line says so, the value is
-    nan, and the run goes on.
+    ``model.metrics`` names its column: ``val/NAME`` for a number, ``val/NAME_KEY`` for each number of a dictionary. The
+    first device calls it at each evaluation, with the responses of all devices in the order of the prompts, on the CPU.
+    If it raises or returns no finite number, a warning says so, the value is nan, and the run goes on.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a subclass note its arguments."""
         super().__init_subclass__(**kwargs)
         note_arguments(cls)
 
     @abstractmethod
     def __call__(self, rollouts: Rollouts, texts: list[str]) -> float | Mapping[str, float]:
-        """Give a number, or several by name.
+        """Return a number, or several by name.
 
         Args:
-            rollouts: One response to each held-out prompt. The records of the prompts are in
-                ``responses.prompts.records``, ``anchor_logps`` are log-probs under the policy and ``reference_logps``
-                under the initial policy, in nats; ``rewards`` are there if the training judge gives any.
+            rollouts: One response to each held-out prompt. ``responses.prompts.records`` are the rows of the data,
+                ``anchor_logps`` log-probs under the policy and ``reference_logps`` under the initial policy, in nats;
+                ``rewards`` are there if the training judge gives any.
             texts: The responses as text.
         """
 
 
 class OwnMetrics:
-    """This measures the held-out responses of all ranks with the metrics of a user.
+    """Measures the held-out responses of all ranks with the metrics of a user.
 
     Args:
-        metrics: Each metric has a name.
-        taken: These columns are measured anyway.
-
-    Raises:
-        ValueError: A metric might be in the column of another measure.
+        metrics: The metrics by name.
+        taken: Columns that are always measured; a name that might write to one raises ValueError.
     """
 
     def __init__(self, metrics: Mapping[str, Measure], taken: Collection[str]) -> None:
@@ -63,23 +58,15 @@ class OwnMetrics:
                 raise ValueError(f"model.metrics: the name {name!r} is taken: val/{other} is measured anyway")
         self.metrics = dict(metrics)
         self._shares: list[tuple[Rollouts, list[str]]] = []
-        self._columns: set[str] = set()  # these have had a value
+        self._columns: set[str] = set()  # these have had a value before
 
     def update(self, rollouts: Rollouts, texts: list[str]) -> None:
-        """Add the responses of this rank.
-
-        Args:
-            rollouts: They hold one response to each prompt.
-            texts: The responses as text.
-        """
+        """Add the responses of this rank, one to each prompt."""
         if self.metrics:
             self._shares.append((rollouts, texts))
 
     def result(self) -> dict[str, float]:
-        """Return all measures of what any rank has added since the last call; every rank calls it, and gets the same.
-
-        A column that has no value this time, and had one before, is nan: loggers would repeat the value that it had.
-        """
+        """Return all measures of what any rank has added since the last call, on all ranks, which all call it."""
         if not self.metrics:
             return {}
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -99,11 +86,12 @@ class OwnMetrics:
                 numbers = {column: _number(value, column) for column, value in columns.items()}
                 if twice := sorted(numbers.keys() & found.keys()):
                     raise ValueError(f"val/{twice[0]} is another metric's column")
-            except Exception as error:  # code of the user's fails in any way there is, and the run is worth more
+            except Exception as error:  # the user's code may raise anything, and the run has to go on
                 log.warning("model.metrics.%s has no value: %s: %s", name, type(error).__name__, error)
             else:
                 found |= numbers
         self._columns |= found.keys()
+        # A column that had a value before is nan: loggers would repeat that value.
         return dict.fromkeys(self._columns, math.nan) | found
 
 
@@ -115,12 +103,7 @@ def _as_one(shares: list[tuple[Rollouts, list[str]]]) -> tuple[Rollouts, list[st
 
 
 def _number(value: Any, column: str) -> float:
-    """Return a finite number, whatever library it is of.
-
-    Raises:
-        TypeError: It is none.
-        ValueError: It is not finite.
-    """
+    """Return a finite number as a float, whatever library it is from, and raise for anything else."""
     if isinstance(value, str | bytes):
         raise TypeError(f"{column} is a text, not a number")
     number = float(value)

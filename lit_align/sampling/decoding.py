@@ -1,4 +1,4 @@
-"""The law a token is drawn from: temperature, top-k, top-p, and the draw itself by inverse CDF."""
+"""Tokens are sampled by inverse CDF from logits changed by temperature, top-k and top-p."""
 
 from dataclasses import dataclass
 
@@ -8,23 +8,19 @@ from torch import Tensor
 
 from lit_align.utils.arguments import check_finite
 
-_BLOCK = 256  # tokens of the vocabulary that are summed together
+_BLOCK = 256  # so many tokens of the vocabulary are summed together
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """The law that responses are drawn from; a :class:`~lit_align.sampling.sampler.Sampler` has these settings too.
+    """Defines the sampling law; a :class:`~lit_align.sampling.sampler.Sampler` has these settings too.
 
     Attributes:
-        max_new_tokens: Longest response, end-of-sequence included; longer ones are cut and marked truncated.
-        temperature: Divides the logits, >= 0; 1 samples from the policy itself, which the algorithms' laws assume;
-            0 is greedy.
-        top_k: Keep the k most likely tokens; 0 keeps all.
-        top_p: Keep the smallest set of tokens with at least this probability, in (0, 1]; 1 keeps all.
-        mixture: Weight of the reference, in [0, 1], where its logits and the policy's are mixed.
-
-    Raises:
-        ValueError: An argument is out of its range.
+        max_new_tokens: Longest response in tokens, >= 1, end-of-sequence included; longer ones are cut.
+        temperature: Divides the logits, >= 0; 0 is greedy, 1 samples from the policy itself, which algorithms assume.
+        top_k: Keeps the k most likely tokens, >= 0; 0 keeps all.
+        top_p: Keeps the smallest set of tokens with at least this probability, in (0, 1]; 1 keeps all.
+        mixture: Weight of the reference in the mixture of policy and reference, in [0, 1].
     """
 
     max_new_tokens: int = 64
@@ -34,7 +30,6 @@ class Decoding:
     mixture: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse values that have no meaning."""
         check_finite(type(self).__name__, vars(self))
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
@@ -49,11 +44,11 @@ class Decoding:
 
     @property
     def is_policy(self) -> bool:
-        """Whether the sampling law is the policy itself, as the laws of most algorithms assume."""
+        """Return whether the sampling law is the policy itself, as most algorithms assume."""
         return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
 
     def scores(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-        """Log-weights of the sampling law, not normalised, float32; -inf where a token cannot be drawn."""
+        """Return unnormalised log-probs of the sampling law, float32; -inf where a token cannot be sampled."""
         logits = logits.float()
         if self.temperature == 0:
             best = logits.argmax(-1, keepdim=True)
@@ -68,25 +63,20 @@ class Decoding:
         return logits
 
     def log_probabilities(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-        """Log-probabilities of the sampling law, float32; -inf where a token cannot be drawn."""
+        """Return log-probs of the sampling law, float32, nats; -inf where a token cannot be sampled."""
         return self.scores(logits).log_softmax(-1)
 
 
 def draw(
     scores: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """One token a row by inverse CDF, and its log-probability.
+    """Sample one token a row by inverse CDF, and return the ids with their log-probs in nats.
 
-    The sum runs over blocks of the vocabulary first and then within the one block that the number falls into: one
-    exponential and one sum over the whole, and nothing else of its size.
-
-    Args:
-        scores: Log-weights, which need not be normalised; -inf where a token cannot be drawn.
-        uniforms: In [0, 1), one a row: the same number always gives the same token.
-
-    Returns:
-        Token ids and their log-probabilities, nats.
+    ``scores`` are unnormalised log-probs, -inf where a token cannot be sampled. The same ``uniforms``, in [0, 1), give
+    the same tokens.
     """
+    # The blocks of the vocabulary are summed first, then the one block that the number falls into: only one exponential
+    # and one sum are as large as the vocabulary.
     rows, vocabulary = scores.shape
     largest = scores.amax(-1, keepdim=True)
     weights = scores.new_empty(rows, -(-vocabulary // _BLOCK), _BLOCK)
@@ -104,13 +94,13 @@ def draw(
 
 
 def _rising(weights: Float[Tensor, "rows terms"]) -> tuple[Float[Tensor, "rows terms"], Float[Tensor, "rows 1"]]:
-    """Running sums that rise where there is weight and nowhere else, and the last: parallel sums waver by rounding."""
+    """Return running sums that rise only where a weight is, although parallel sums round, and the last of them."""
     sums = weights.cumsum(-1).masked_fill(weights == 0, 0).cummax(-1).values
     return sums, sums[:, -1:]
 
 
 def _below(values: Float[Tensor, "rows 1"], bound: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows 1"]:
-    """The values, those that rounding took to the bound or past it (where no token lies) set to the number before."""
+    """Return the values, kept below the bound: rounding may reach it, and no token lies there."""
     return torch.minimum(values, torch.nextafter(bound, torch.zeros_like(bound)))
 
 

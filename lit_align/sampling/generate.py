@@ -1,7 +1,6 @@
-"""Autoregressive sampling of groups: each prompt is read once, finished rows are dropped, others take their place.
+"""Groups are sampled token by token: a prompt is read once, and new rows take the place of finished ones.
 
-The loop knows nothing of any model: it asks a `NextToken` for logits. A Hugging Face model with a key-value cache is
-one (models/), a mixture of two policies another.
+The loop asks a `NextToken` for logits: a Hugging Face model with a key-value cache, or a mixture of two policies.
 """
 
 from collections import deque
@@ -14,28 +13,28 @@ from torch import Tensor
 
 from lit_align.sampling.decoding import Decoding, draw
 
-_NO_WAIT = ("cpu",)  # devices that the host need not wait for to see how many rows are left
-_LOOK = 8  # steps between two looks, on others
+_NO_WAIT = ("cpu",)  # the host sees how many rows are left on these devices without waiting for them
+_LOOK = 8  # other devices are checked after so many steps
 
 
 @runtime_checkable
 class NextToken(Protocol):
-    """Next-token logits of a batch of sequences that grow one token at a time."""
+    """Gives the next-token logits of a batch of sequences that grow one token at a time."""
 
     @property
     def admits(self) -> bool:
-        """Whether prompts may be read while rows are under way."""
+        """Return whether prompts may be read while other rows are being sampled."""
 
     def prefill(
         self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
     ) -> Float[Tensor, "batch vocab"]:
-        """Read prompts; ``group_size`` rows for each, next to one another, then follow the rows that are there."""
+        """Read prompts, and append ``group_size`` adjacent rows for each to the rows of the batch."""
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Append one token to every row."""
+        """Append one token to every row, and return the logits of the next."""
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows only; there may be none."""
+        """Keep these rows alone; there may be none."""
 
 
 def generate(
@@ -53,29 +52,28 @@ def generate(
     """Sample one response for every row of uniforms.
 
     Args:
-        model: Where the logits come from.
+        model: Gives the logits.
         ids: Prompt tokens, left-padded.
         mask: True on prompt tokens.
-        uniforms: One number a token; their last dimension is the longest response.
+        uniforms: One number in [0, 1) a token; their last dimension is the longest response.
         decoding: The sampling law.
-        eos: Token ids that end a response (generation configs have several).
-        at_once: Most prompts under way at once; others take the place of those that have ended. 0 is all. Bounds
-            memory, does not change what is drawn.
-        compact: Finished rows make way, and others take their place, once they are this share of the batch: each time
-            copies the cache. More than 1 never lets them go. Does not change what is drawn.
-        look_every: Steps between two looks at which rows have ended, >= 1; more keep a device busy while the host does
-            not wait for it. None looks at every step on a CPU, and less often elsewhere. Does not change what is drawn.
+        eos: Token ids that end a response.
+        at_once: Most prompts that are sampled at once, which bounds memory, not the result; 0 is all.
+        compact: Share of the batch that has to be finished before its rows are replaced, which copies the cache; above
+            1 they never are. It does not change the result.
+        look_every: Steps between two checks for finished rows, >= 1; more keep a device busy while the host does not
+            wait for it. None checks at every step on a CPU, less often elsewhere. It does not change the result.
 
     Returns:
-        Token ids (0 after the end), their log-probabilities under the sampling law (0 after the end), and lengths,
-        the end-of-sequence token included.
+        Token ids and their log-probs under the sampling law in nats, both 0 after the end, and lengths in tokens,
+        end-of-sequence included.
     """
     drawn, waiting = _Drawn(uniforms), _Waiting(ids, mask, uniforms.shape[1], at_once, compact)
     look_every = look_every or (1 if ids.device.type in _NO_WAIT else _LOOK)
-    rows = torch.arange(0, device=ids.device)  # the row of the result that each row of the model fills
+    rows = torch.arange(0, device=ids.device)  # each row of the model fills this row of the result
     alive = torch.ones_like(rows, dtype=torch.bool)
     logits = None
-    due: deque[int] = deque()  # steps at which the last rows of an admission have had all their tokens
+    due: deque[int] = deque()  # at these steps the rows that were admitted together reach the longest response
     for step in count(1):
         if admitted := waiting.fitting(len(rows), model.admits):
             more, first = waiting.read(model, admitted)
@@ -105,26 +103,26 @@ def generate(
 
 
 class _Waiting:
-    """Prompts that have not been read."""
+    """Holds the prompts that have not been read."""
 
     def __init__(self, ids: Tensor, mask: Tensor, group: int, at_once: int, compact: float) -> None:
         self.ids, self.mask, self.group = ids, mask, group
-        self.most = min(at_once or len(ids), len(ids)) * group  # rows under way at once
-        self.least = compact * self.most  # places that are worth a reading of their own
+        self.most = min(at_once or len(ids), len(ids)) * group  # at most so many rows are sampled at once
+        self.least = compact * self.most  # prompts are read when so many places are free
         self.begun = 0
 
     def __bool__(self) -> bool:
         return self.begun < len(self.ids)
 
     def fitting(self, rows: int, admits: bool) -> int:
-        """How many prompts to read next to so many rows."""
+        """Return how many prompts may be read beside so many rows."""
         free = self.most - rows
         if not self or (rows and (not admits or free < self.least)):
             return 0
         return min(free // self.group, len(self.ids) - self.begun)
 
     def read(self, model: NextToken, prompts: int) -> tuple[Int[Tensor, " rows"], Float[Tensor, "rows vocab"]]:
-        """The next prompts' rows, and the logits of their first tokens."""
+        """Read the next prompts; return their rows and the logits of the first tokens."""
         some = slice(self.begun, self.begun + prompts)
         self.begun += prompts
         ids, mask = self.ids[some], self.mask[some]
@@ -135,7 +133,7 @@ class _Waiting:
 
 
 class _Drawn:
-    """What has been drawn: a table that is filled as rows come and go."""
+    """Collects the tokens that have been sampled, as rows come and go."""
 
     def __init__(self, uniforms: Float[Tensor, "batch group length"]) -> None:
         self.shape, self.length = uniforms.shape, uniforms.shape[-1]
@@ -145,18 +143,16 @@ class _Drawn:
         self.lengths = torch.zeros_like(self.tokens[:, 0])
 
     def next_uniforms(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-        """The numbers that the rows' next tokens are drawn with; a row that has ended is drawn on, and not read."""
+        # A row that has ended gets the same number again: its token is sampled, and not kept.
         return self.uniforms[rows, self._position(rows)]
 
     def add(self, rows: Tensor, alive: Tensor, token: Tensor, logp: Tensor) -> None:
-        """One token more of each row that has not ended."""
         at = rows, self._position(rows)
         self.tokens[at] = torch.where(alive, token, self.tokens[at])
         self.logps[at] = torch.where(alive, logp, self.logps[at])
         self.lengths[rows] += alive
 
     def table(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, log-probabilities and lengths, by prompt and slot."""
         return self.tokens.view(self.shape), self.logps.view(self.shape), self.lengths.view(self.shape[:2])
 
     def _position(self, rows: Tensor) -> Tensor:

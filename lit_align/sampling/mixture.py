@@ -1,4 +1,4 @@
-"""The geometric mixture of two policies, token by token: the opponent of Nash-MD.
+"""The geometric mixture of two policies, token by token, is the opponent of Nash-MD.
 
 [1] R. Munos et al., "Nash Learning from Human Feedback", ICML 2024, arXiv:2312.00886.
 """
@@ -14,15 +14,10 @@ from lit_align.sampling.generate import NextToken
 
 @dataclass
 class Mixture:
-    r"""A `NextToken` whose law is :math:`\propto \pi^{1-c} \pi_{ref}^{c}` at every *token*.
+    r"""Mixes two `NextToken` laws to :math:`\propto \pi^{1-c} \pi_{ref}^{c}` at every *token*.
 
-    The mixture of [1] is one of whole responses, and has no such factorisation: this is the usual approximation of it,
-    exact for responses of one token.
-
-    Attributes:
-        policy: One side.
-        reference: The other.
-        weight: c in [0, 1]; 0 is the policy, 1 the reference.
+    ``weight`` is c in [0, 1]; 1 is the reference. The mixture of [1] is over whole responses, which does not factorise;
+    this is its usual approximation, exact for responses of one token.
     """
 
     policy: NextToken
@@ -31,17 +26,17 @@ class Mixture:
 
     @property
     def admits(self) -> bool:
-        """Whether both do."""
+        """Return whether both admit prompts."""
         return self.policy.admits and self.reference.admits
 
     def prefill(
         self, ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"], group_size: int
     ) -> Float[Tensor, "batch vocab"]:
-        """Read the prompts in both."""
+        """Read the prompts in both, and return the mixed logits."""
         return self._mixed(self.policy.prefill(ids, mask, group_size), self.reference.prefill(ids, mask, group_size))
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Append a token in both."""
+        """Append a token in both, and return the mixed logits."""
         return self._mixed(self.policy.step(tokens), self.reference.step(tokens))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:

@@ -1,4 +1,4 @@
-"""The sampler of a run: how many responses, how long, from which law, and with which random numbers."""
+"""The sampler says how many responses are sampled, how long, from which law, and with which random numbers."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -18,18 +18,17 @@ from lit_align.utils.out_of_memory import Halving
 
 log = logging.getLogger(__name__)
 
-_RUN = 4  # micro-batches whose last responses, when few rows are left, are waited for together
+_RUN = 4  # so many micro-batches are sampled in one go: new prompts are read while the last responses end
 
 Slot = Literal["policy", "anchor", "reference", "mixture"]
-"""Who draws a response: the policy, the iterate it starts from, the initial policy, or the token-wise geometric mixture
-of policy and reference."""
+"""This policy samples a response; the mixture is the token-wise geometric one of policy and reference."""
 
 Report = Callable[[int, int], None]
-"""Called after every few micro-batches with (prompts done, tokens drawn): what progress bars listen to."""
+"""A report is called after every few micro-batches with (prompts done, tokens sampled), for progress bars."""
 
 
 def sampling_in_halves() -> Halving:
-    """Micro-batches of prompts that are halved where memory runs out; one that is kept remembers how small they are."""
+    """Return what halves micro-batches of prompts when memory runs out, and remembers their size while it is kept."""
     return Halving(
         "sampling",
         "prompt",
@@ -39,13 +38,13 @@ def sampling_in_halves() -> Halving:
 
 
 def prompts_within(token_budget: int, tokens: int) -> int:
-    """How many prompts, with so many tokens in each one's group, fit the budget; at least one."""
+    """Return how many prompts, with so many tokens in the group of each, fit the budget; at least one."""
     return max(1, token_budget // tokens)
 
 
 @runtime_checkable
 class Samples(Protocol):
-    """The part of a policy that the sampler needs."""
+    """A policy that can be sampled from has this method."""
 
     def sample(
         self,
@@ -55,24 +54,19 @@ class Samples(Protocol):
         source: str,
         at_once: int = 0,
     ) -> Responses:
-        """Draw one response for each row of uniforms, with at most so many prompts under way at once."""
+        """Sample one response for each row of uniforms, at most ``at_once`` prompts at a time (0 is all)."""
 
 
 @dataclass(frozen=True)
 class Sampler(Decoding):
-    """Draws K responses to each prompt, in micro-batches of similar length under a token budget.
-
-    The law that it draws from is that of :class:`~lit_align.sampling.decoding.Decoding`, with the same settings.
+    """Samples K responses to each prompt, in micro-batches of similar length under a token budget.
 
     Attributes:
-        group_size: K, responses per prompt, >= 1; algorithms that compare need at least 2.
-        sources: Who draws each response of a group, one entry a slot; it then sets ``group_size``. Empty: the policy
-            draws them all.
-        token_budget: Most tokens (prompt and longest response, over all rows) in one micro-batch of sampling or
-            scoring; bounds memory, does not change what is drawn. A micro-batch that runs out of memory is halved.
-
-    Raises:
-        ValueError: An argument is out of its range.
+        group_size: K, the number of responses per prompt, >= 1; algorithms that compare need at least 2.
+        sources: Which policy samples each response of the group; it then sets ``group_size``. If empty, ``policy``
+            samples them all.
+        token_budget: Most tokens in one micro-batch of sampling or scoring, >= 1, counting prompt and longest response
+            in all rows; it bounds memory, not the result. A micro-batch that runs out of memory is halved.
     """
 
     group_size: int = 8
@@ -81,10 +75,9 @@ class Sampler(Decoding):
     token_budget: int = 16_384
 
     def __post_init__(self) -> None:
-        """Refuse values that have no meaning."""
         check_finite("model.sampler", vars(self))
         if self.sources:
-            object.__setattr__(self, "group_size", len(self.sources))  # frozen, but not yet made
+            object.__setattr__(self, "group_size", len(self.sources))  # the dataclass is frozen
         if self.group_size < 1:
             raise ValueError(f"sampler.group_size must be >= 1, got {self.group_size}")
         if self.token_budget < 1:
@@ -93,21 +86,21 @@ class Sampler(Decoding):
 
     @property
     def decoding(self) -> Decoding:
-        """The law alone, which says whether responses would be the same if they were drawn again."""
+        """Return the sampling law alone: responses sampled again from the same law are the same."""
         return Decoding(**{field.name: getattr(self, field.name) for field in fields(Decoding)})
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Who draws each response of a group."""
+        """Return which policy samples each response of the group."""
         return self.sources or ("policy",) * self.group_size
 
     def weights(self, responses: Responses) -> Float[Tensor, "batch group"] | None:
-        """Probability of each response where all are enumerated; None for draws, which weigh the same."""
+        """Return the probability of each response if all are enumerated; None for samples, which weigh the same."""
         del responses
         return None
 
     def warn_if_not_policy(self) -> None:
-        """Say once that the responses are not draws from pi_t."""
+        """Warn that the responses are not samples from pi_t."""
         if not self.is_policy:
             log.warning(
                 "sampling at temperature %s, top_k %s, top_p %s does not draw from the policy itself: laws that need "
@@ -129,17 +122,17 @@ class Sampler(Decoding):
         halving: Halving | None = None,
         drawn: Callable[[Responses], None] | None = None,
     ) -> Responses:
-        """Responses to all prompts, in the order of the prompts.
+        """Sample responses to all prompts, in the order of the prompts.
 
         Args:
-            policy: What draws them.
+            policy: Holds the policies that the sources name.
             prompts: Any number of prompts.
             seed: Seed of the random numbers.
-            iteration: Part of the random numbers' key, so iterations draw afresh.
-            sources: Who draws each slot, instead of the sampler's own.
-            report: Told of progress after every few micro-batches.
-            halving: Halves micro-batches where memory runs out, and remembers; one of this call's own by default.
-            drawn: Given the responses of every few micro-batches, while the next are drawn.
+            iteration: Part of the random numbers' key, so that every iteration samples afresh.
+            sources: Takes the place of the sampler's own.
+            report: Called with the progress after every few micro-batches.
+            halving: Halves micro-batches when memory runs out, and remembers; by default it lasts for this call.
+            drawn: Called with the responses of every few micro-batches, which a judge reads while the next are sampled.
         """
         slots = tuple(sources or self.slots)
         group = len(slots)
@@ -167,7 +160,7 @@ class Sampler(Decoding):
     def _draw(
         self, policy: Samples, prompts: Prompts, uniforms: Tensor, slots: tuple[str, ...], at_once: int
     ) -> Responses:
-        """One micro-batch; a slot keeps its own random numbers whoever draws the others."""
+        # Every place in the group keeps its own random numbers, whichever policies sample the others.
         places = {source: [i for i, slot in enumerate(slots) if slot == source] for source in dict.fromkeys(slots)}
         drawn = [
             policy.sample(prompts, uniforms[:, at], self.decoding, source, at_once) for source, at in places.items()
@@ -176,16 +169,14 @@ class Sampler(Decoding):
         return _side_by_side(prompts, drawn, order)
 
     def _runs(self, prompts: Prompts, group: int) -> list[list[int]]:
-        """Rows of the prompts for several micro-batches: drawn in one go, the next begun where responses have ended."""
         batches = self.micro_batches(prompts, group)
         return [list(chain(*batches[start : start + _RUN])) for start in range(0, len(batches), _RUN)]
 
     def _fitting(self, prompt: int, group: int) -> int:
-        """How many prompts of this length fit the budget; at least one."""
         return prompts_within(self.token_budget, (prompt + self.max_new_tokens) * group)
 
     def micro_batches(self, prompts: Prompts, group: int) -> list[list[int]]:
-        """Rows of the prompts, shortest first, in runs that fit the budget; at least one prompt each."""
+        """Return rows of the prompts, shortest first, in micro-batches that fit the budget or have one prompt."""
         lengths = prompts.mask.sum(1)
         batches: list[list[int]] = [[]]
         for row in lengths.argsort(stable=True).tolist():
@@ -197,7 +188,6 @@ class Sampler(Decoding):
 
 
 def _side_by_side(prompts: Prompts, parts: Sequence[Responses], order: Tensor) -> Responses:
-    """One group from parts of it."""
     return Responses(
         prompts=prompts,
         ids=torch.cat([part.ids for part in parts], dim=1)[:, order],
@@ -208,7 +198,7 @@ def _side_by_side(prompts: Prompts, parts: Sequence[Responses], order: Tensor) -
 
 
 def _join(prompts: Prompts, parts: Sequence[Responses]) -> Responses:
-    """One batch from micro-batches; every part is as wide as the longest response allowed."""
+    """Return one batch from micro-batches, which are all as wide as the longest response allowed."""
     return Responses(
         prompts=prompts,
         ids=torch.cat([part.ids for part in parts]),

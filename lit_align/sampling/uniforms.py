@@ -1,8 +1,7 @@
-"""Random numbers that do not depend on batching: a counter-based generator.
+"""A counter-based generator gives each token a random number that does not depend on batching.
 
-The uniform behind a token is a hash of (seed, iteration, prompt, slot, position). Batch composition, order, ranks and
-restarts cannot change it, which no stateful generator can promise. The mixing function is the finaliser of
-SplitMix64 [1]; int64 arithmetic wraps identically on CPU, CUDA and MPS.
+The number is a hash of (seed, iteration, prompt, place in the group, position), so batch composition, order, ranks and
+restarts cannot change it. The mixing function is the finaliser of SplitMix64 [1]; int64 wraps alike on all devices.
 
 [1] G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
 """
@@ -21,17 +20,9 @@ _BITS = 24  # a float32 in [0, 1) holds 24 random bits exactly, so no uniform ev
 def token_uniforms(
     record_id: Int[Tensor, " batch"], group_size: int, length: int, *, seed: int, iteration: int
 ) -> Float[Tensor, "batch group length"]:
-    """One uniform number in [0, 1) for every token that could be drawn.
+    """Return a uniform number in [0, 1), a float32 multiple of 2^-24, for each of ``length`` tokens of each response.
 
-    Args:
-        record_id: Id of each prompt.
-        group_size: Responses per prompt.
-        length: Longest response, in tokens.
-        seed: The run's seed, offset by the purpose (training, evaluation, ...).
-        iteration: Current iteration.
-
-    Returns:
-        Multiples of 2^-24, float32, on the device of ``record_id``.
+    ``seed`` is the run's for one purpose, such as training or evaluation.
     """
     device = record_id.device
     key = _absorb(_absorb(torch.zeros((), dtype=torch.int64, device=device), seed), iteration)
@@ -42,7 +33,7 @@ def token_uniforms(
 
 
 def _absorb(key: Tensor, value: Tensor | int) -> Tensor:
-    """Mix one more coordinate into the key."""
+    """Mix one more part into the key."""
     x = key + (torch.as_tensor(value, dtype=torch.int64, device=key.device) + 1) * _signed(_GOLDEN)
     x = (x ^ _shift_right(x, 30)) * _signed(_MIX[0])
     x = (x ^ _shift_right(x, 27)) * _signed(_MIX[1])
@@ -50,17 +41,16 @@ def _absorb(key: Tensor, value: Tensor | int) -> Tensor:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical (zero-filling) shift: torch's own is arithmetic."""
+    """Shift right and fill with zeros, for torch's own shift keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(constant: int) -> int:
-    """The same 64 bits as a signed integer."""
     return constant - (1 << 64) if constant >= 1 << 63 else constant
 
 
 def mixed_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers: seeds of streams that must not resemble each other."""
+    """Return one 63-bit seed from several integers; other integers give a stream that does not resemble it."""
     key = torch.zeros((), dtype=torch.int64)
     for part in parts:
         key = _absorb(key, part)
@@ -68,5 +58,5 @@ def mixed_seed(*parts: int) -> int:
 
 
 def run_seed() -> int:
-    """The seed that `seed_everything` set, the same on every rank; 0 where it was not called."""
+    """Return the seed that `seed_everything` set, the same on every rank; 0 if it was not called."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
