@@ -253,7 +253,7 @@ class IterationData(L.LightningDataModule, ABC):
             raise ValueError(f"data.{name} is not given: name a file, a dataset id or pool:topics_train")
 
     def questions(self, source: Rows, origin: str) -> Iterable[Record]:
-        """Return the rows of held-out or test prompts, each with a ``prompt`` or ``messages``; errors name the origin."""
+        """Return the rows of held-out or test prompts, each with something to ask; error messages name ``origin``."""
         del origin
         rows: Iterable[Record] = read(source, self.columns)
         return rows
