@@ -33,8 +33,8 @@ class Verdict:
     """Holds what a judge says of groups of responses.
 
     Attributes:
-        wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)``, ½ on the diagonal and where a comparison is missing, ``wins +
-            wins^T = 1``.
+        wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)``, ½ on the diagonal and where a comparison is missing,
+            ``wins + wins^T = 1``.
         compared: False where a comparison is missing.
         rewards: Scalar rewards, where the judge has them; nan where one is missing.
     """

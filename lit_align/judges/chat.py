@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint is asked many questions at once; each is retried until there is a reply or no hope.
+"""An OpenAI-compatible chat endpoint is asked many questions at once; each is retried until it is answered or hopeless.
 
 The key is read from the environment for each batch of questions and kept nowhere: no attribute, message or file has it.
 """

@@ -102,7 +102,7 @@ def _rotations(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
         kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, str):
             yield module, kinds, module.config.rope_parameters
-        elif isinstance(kinds, dict):  # one for each type of layer
+        elif isinstance(kinds, dict):  # each type of layer has one
             yield from ((module, kind, module.config.rope_parameters[layer]) for layer, kind in kinds.items())
 
 

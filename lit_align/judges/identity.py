@@ -107,9 +107,7 @@ class Description:
             self.unknown.append(f"a {kind.__module__}.{kind.__qualname__}")
             return self._class(kind)
         if isinstance(reduced, str):  # it is a name in its module
-            return (
-                f"{self._class(kind)} {reduced} {self.of(getattr(value, '__wrapped__', None))}"  # caches wrap functions
-            )
+            return f"{self._class(kind)} {reduced} {self.of(getattr(value, '__wrapped__', None))}"  # caches wrap
         made_by, arguments, *rest = reduced
         state, items, pairs = (*rest[:3], None, None, None)[:3]
         parts = [_without(arguments, kind), state, list(items or ()), dict(pairs or ())]

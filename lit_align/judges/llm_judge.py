@@ -59,8 +59,8 @@ class LLMJudge(Judge):
             last line is to be the verdict.
         temperature: Sampling temperature of the endpoint, >= 0; null leaves it out, for models that refuse it.
         both_orders: Ask in both orders and average, against a preference for the first place [1]; costs twice as much.
-        max_retries: Times a question is retried after status 408, 425, 429 or 5xx, a lost connection or a timeout, >=
-            0. Once many in a row have failed to the last retry, the rest of a batch is not asked.
+        max_retries: Times a question is retried after status 408, 425, 429 or 5xx, a lost connection or a timeout,
+            >= 0. Once many in a row have failed to the last retry, the rest of a batch is not asked.
         timeout: Seconds without a byte after which a request has failed, > 0.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
         concurrency: Questions under way at once, >= 1.
@@ -103,7 +103,7 @@ class LLMJudge(Judge):
         self.both_orders = both_orders
         self.cache = cache
         self.special_tokens: SpecialTokens = special_tokens
-        self.patience = None  # the endpoint's goes for each question
+        self.patience = None  # the endpoint has its own, for each question
         self._remembered: dict[str, str] = {}
 
     @property

@@ -24,8 +24,8 @@ def wins_from_rewards(
 ) -> Float[Tensor, "..."]:
     r"""Return P(first beats second) from rewards.
 
-    ``hard`` is :math:`1\{r > r'\} + \tfrac12 1\{r = r'\}` (a tie favours nobody); ``bradley_terry`` is :math:`\sigma((r
-    - r')/T)`. Where a reward is nan, it is missing, and so is what follows from it.
+    ``hard`` is :math:`1\{r > r'\} + \tfrac12 1\{r = r'\}` (a tie favours nobody); ``bradley_terry`` is
+    :math:`\sigma((r - r')/T)`. Where a reward is nan, it is missing, and so is what follows from it.
 
     Args:
         first: Rewards.

@@ -194,7 +194,7 @@ class StoredJudge(Judge):
         asked = repr((prompts.record_id.tolist(), texts))
         beside = columns_beside(prompts.records)
         key = text_digest(question, self.judge.identity, asked, *([beside] if beside else []))
-        by_name = text_digest(question, kind, name, asked)  # as version 0.1 kept it
+        by_name = text_digest(question, kind, name, asked)  # version 0.1 kept it so
         known = self.store.known([key, by_name])
         if by_name in known and key not in known:
             tell_matched_by_name(f"{kind} {name}", self.store.path.parent.parent)
