@@ -1,4 +1,4 @@
-"""Labelled pairs are trained on as an on-policy run is, whose responses are there already."""
+"""An offline run on labelled pairs is an on-policy run whose responses are there already."""
 
 import hashlib
 import json
