@@ -1,7 +1,7 @@
-"""What an iteration asks of its data: prompts to answer, responses that are there already, and held-out prompts.
+"""An iteration asks its data for prompts to answer, for responses that are there already, and for held-out prompts.
 
-A data module knows rows and files. It knows no algorithm: the iteration tells it how rows become prompts and who makes
-minibatches (:meth:`IterationData.connect`), and asks it for everything else.
+A data module knows rows and files, and no algorithm: the iteration tells it how rows become prompts and who makes
+minibatches (:meth:`IterationData.connect`).
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +14,7 @@ import lightning as L
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from lit_align.data.rollout_store import Origin
 from lit_align.data.sources import Columns, Rows, check_distinct, checked, kept, read
@@ -25,31 +26,31 @@ from lit_align.utils.arguments import note_arguments
 from lit_align.utils.digests import text_digest
 
 Encode = Callable[[list[Record]], Prompts]
-"""Rows as prompts that fit the model; needs no weights."""
+"""This makes prompts that fit the model of rows; it needs no weights."""
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """The part of a policy that reads text; it needs no weights."""
+    """Reads text as a policy does; it needs no weights."""
 
     context_length: int
 
     def encode(self, records: list[Record]) -> Prompts:
-        """Rows as prompts."""
+        """Return rows as prompts."""
 
     def encode_responses(self, prompts: Prompts, texts: list[list[str]], max_tokens: int) -> Responses:
-        """Written responses as tokens."""
+        """Return written responses as tokens."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is known of responses that are there already, before any of them is read.
+    """Says what is known of responses that are there already, before any of them is read.
 
     Attributes:
-        where: What messages call them, such as a file; may be empty.
-        source: Who drew each slot of a group; ``data`` where no policy of ours did.
+        where: How messages name them, such as by a file; may be empty.
+        source: Which policy sampled each response of a group; ``data`` where no policy of ours did.
         rewarded: Whether they have rewards.
-        soft: Whether a comparison may be a probability other than 0 and 1 by its label.
+        soft: Whether a label may be a probability other than 0 and 1.
     """
 
     where: str
@@ -59,23 +60,25 @@ class Given:
 
 
 class IterationData(L.LightningDataModule, ABC):
-    """Base of the data modules. A subclass says which prompts an iteration answers, and whether responses are given.
+    """Gives an iteration its prompts, and responses to them where they are there already; all data modules extend it.
 
     Args:
-        heldout: Prompts to evaluate on; none means no evaluation.
+        heldout: Prompts to evaluate on, disjoint from those trained on: the policy answers them, and the judge, if
+            there is one, compares the answers. None means no evaluation.
         test: Prompts of ``python -m lit_align test`` and ``predict``; the held-out ones where none are given.
-        columns: Our column name -> the data's, of the held-out and test prompts.
+        columns: Our column name -> the data's, such as ``{prompt: question}``. Columns ``prompt`` (text) or
+            ``messages`` (chat) are what is asked; all others stay in the record that judges see.
         prompts_per_iteration: Prompts of one iteration, over all devices, >= 1.
         batch_size: Prompts (groups) in one forward and backward pass on one device, >= 1.
-        passes: Times each iteration's rollouts are gone through, >= 1.
-        heldout_limit: Evaluate on the first so many held-out prompts only.
+        passes: Passes over each iteration's rollouts, >= 1.
+        heldout_limit: Number of held-out prompts to evaluate on, the first ones; None takes all.
 
     Raises:
         ValueError: A number is out of its range.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a config give data of one's own what the class they extend takes; what they are given is noted."""
+        """Let a config set what a subclass inherits, and note the arguments of each object."""
         super().__init_subclass__(**kwargs)
         inherit_annotations(cls)
         note_arguments(cls)
@@ -107,7 +110,7 @@ class IterationData(L.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.passes = passes
         self.heldout_limit = heldout_limit
-        self.asked: list[int] | str = []  # ids of the rows to train on in their order, or what a stream is read from
+        self.asked: list[int] | str = []  # these are ids in the rows' order, or a stream's place
         self.rows: dict[str, list[Record]] = {}
         self.prompts_of: dict[str, Prompts] = {}
         self.encode: Encode | None = None
@@ -115,30 +118,30 @@ class IterationData(L.LightningDataModule, ABC):
         self.minibatches: Callable[[], DataLoader[Any]] | None = None
         self._fits = False  # the rows to train on have been checked by the reader
 
-    # ------------------------------------------------------------------ what an iteration asks for
+    # An iteration asks for what follows.
 
     @abstractmethod
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
-        """The prompts of an iteration on this rank, once an iteration has connected itself."""
+        """Return this rank's prompts of an iteration; :meth:`connect` has to come first."""
 
     def given(self, prompts: Prompts, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts | None:
-        """Responses to these prompts that are there already and compared; None where they are to be drawn."""
+        """Return the responses to these prompts that are there already, compared; None where they are to be sampled."""
         del prompts, iteration, rank, world_size
         return None
 
     def given_lengths(self, prompts: Prompts) -> Int[Tensor, "batch group"] | None:
-        """Tokens of the given responses of the first iteration; None where responses are to be drawn."""
+        """Return the tokens of each given response of the first iteration; None where responses are to be sampled."""
         given = self.given(prompts, 0)
         return None if given is None else given.responses.lengths
 
     @property
     def gives(self) -> tuple[Given, ...]:
-        """What the given responses are, for an algorithm to refuse; nothing where responses are to be drawn."""
+        """Return what the given responses are, for an algorithm to refuse; nothing where they are to be sampled."""
         return ()
 
     @property
     def given_by(self) -> Origin:
-        """Who has compared the given responses, as far as that is known."""
+        """Return who has compared the given responses, as far as that is known."""
         return {}
 
     @property
@@ -148,12 +151,12 @@ class IterationData(L.LightningDataModule, ABC):
 
     @property
     def steps_per_phase(self) -> int:
-        """Optimiser steps of one fit on an iteration's rollouts."""
+        """Return the optimiser steps of one fit on an iteration's rollouts."""
         return self.prompts_per_iteration * self.passes // self._prompts_per_step
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the run answers, as short digests, once its rows are read: a run goes on with the same alone."""
+        """Return short digests of the rows that were read and of their order: a run goes on with the same alone."""
         sets = {"train": self.asked, "heldout": self.heldout_ids}
         within = False if self.shuffled_within is None else self.shuffled_within
         dealt = f"{run_seed()} {self.prompts_per_iteration} {within}"
@@ -161,7 +164,7 @@ class IterationData(L.LightningDataModule, ABC):
 
     @property
     def shuffled_within(self) -> int | None:
-        """Rows that a stream is shuffled within; None where all rows are there."""
+        """Return how many rows a stream is shuffled within; None where all rows are there."""
         return None
 
     def connect(self, encode: Encode, reader: Reader, minibatches: Callable[[], DataLoader[Any]] | None = None) -> None:
@@ -170,8 +173,8 @@ class IterationData(L.LightningDataModule, ABC):
         Args:
             encode: Makes prompts of rows.
             reader: Reads written responses.
-            minibatches: Begins an iteration, collects its rollouts and gives their minibatches: what Lightning is
-                answered when it asks for training data.
+            minibatches: Begins an iteration, collects its rollouts and returns the loader of their minibatches, which
+                Lightning then gets as training data.
 
         Raises:
             ValueError: A row does not fit the model's context.
@@ -190,8 +193,9 @@ class IterationData(L.LightningDataModule, ABC):
     def check_read(self) -> None:
         """Refuse rows to train on that the connected reader cannot take; by default there is nothing to check."""
 
-    # ------------------------------------------------------------------ what Lightning asks for
+    # Lightning asks for what follows.
 
+    @override
     def setup(self, stage: str) -> None:
         """Read and check the rows, before any weights load."""
         if stage == "fit":
@@ -201,8 +205,9 @@ class IterationData(L.LightningDataModule, ABC):
             self.read("heldout" if stage == "validate" else "test")
         self.check_shares()
 
+    @override
     def train_dataloader(self) -> DataLoader[Any]:
-        """This rank's minibatches of the iteration that begins, made by the iteration itself.
+        """Return this rank's minibatches of the iteration that begins, which the iteration itself makes.
 
         Raises:
             RuntimeError: No iteration has connected itself.
@@ -211,25 +216,25 @@ class IterationData(L.LightningDataModule, ABC):
             raise RuntimeError("these data belong to no iteration yet: train with an AlignmentModule")
         return self.minibatches()
 
+    @override
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """This rank's held-out prompts, as one batch."""
         return self._one_batch("heldout")
 
+    @override
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """This rank's test prompts, as one batch."""
         return self._one_batch("test")
 
+    @override
     def predict_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """This rank's test prompts, as one batch."""
         return self._one_batch("test")
 
-    # ------------------------------------------------------------------ reading and checking
+    # The rows are read and checked by what follows.
 
     def read(self, *names: str) -> None:
         """Read the named sets of rows: ``train``, ``heldout``, ``test``.
 
         Raises:
-            ValueError: A set is not given, empty, or asks the same twice; held-out prompts are trained on.
+            ValueError: A set is not given, is empty or asks the same twice, or held-out prompts are trained on.
         """
         for name in names:
             if name != "train" and name not in self.rows:
@@ -249,25 +254,20 @@ class IterationData(L.LightningDataModule, ABC):
             raise ValueError(f"data.{name} is not given: name a file, a dataset id or pool:topics_train")
 
     def questions(self, source: Rows, origin: str) -> Iterable[Record]:
-        """Return the rows of held-out or test prompts, each with a ``prompt`` or ``messages``.
-
-        Args:
-            source: Where they are read from.
-            origin: What error messages call them.
-        """
+        """Return the rows of held-out or test prompts, each with something to ask; error messages name ``origin``."""
         del origin
         rows: Iterable[Record] = read(source, self.columns)
         return rows
 
     @abstractmethod
     def read_train(self) -> None:
-        """Read the rows to train on, and say in ``asked`` what they are."""
+        """Read the rows to train on, say in ``asked`` what they are, and refuse what an iteration cannot use."""
 
     def source_to_train_on(self) -> Rows:
-        """The place that the rows to train on are read from.
+        """Return the place that the rows to train on are read from.
 
         Raises:
-            ValueError: Nobody has said so.
+            ValueError: ``data.train`` is not given.
         """
         source = self.sources.get("train")
         if source is None:
@@ -276,16 +276,16 @@ class IterationData(L.LightningDataModule, ABC):
 
     @property
     def heldout_ids(self) -> list[int]:
-        """Content ids of the held-out prompts, in their order."""
+        """Return the content ids of the held-out prompts, in their order."""
         return [content_id(record) for record in self.rows.get("heldout", [])]
 
     @property
     def heldout_questions(self) -> set[int]:
-        """Question ids of the held-out prompts, which nothing that is trained on may have."""
+        """Return the question ids of the held-out prompts, which nothing that is trained on may have."""
         return {question_id(record) for record in self.rows.get("heldout", [])}
 
     def check_divisible(self) -> None:
-        """An iteration must be a whole number of optimiser steps, or the last one would be mis-scaled."""
+        """Refuse an iteration that is no whole number of optimiser steps: the last one would be mis-scaled."""
         trainer: Any = self.trainer
         step = self._prompts_per_step
         if self.prompts_per_iteration % step:
@@ -297,7 +297,7 @@ class IterationData(L.LightningDataModule, ABC):
             )
 
     def check_shares(self) -> None:
-        """Every device must have a prompt to answer, or the others would wait for its measures."""
+        """Refuse fewer prompts than devices: the others would wait for the measures of one without a prompt."""
         trainer: Any = self.trainer
         for name, rows in self.rows.items():
             if len(rows) < trainer.world_size:

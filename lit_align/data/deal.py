@@ -1,4 +1,4 @@
-"""Which rows of a pool an iteration gets: a function of the seed and of the rows dealt before, and of nothing else.
+"""The rows of an iteration depend on the seed and the number of rows dealt before, and on nothing else.
 
 So a run that goes on skips and repeats nothing. A pool is shuffled anew on each pass over it.
 """
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from lit_align.data.sources import check_distinct, check_not_heldout
 from lit_align.data.templates import content_id
@@ -18,19 +19,19 @@ from lit_align.sampling.uniforms import mixed_seed, run_seed
 from lit_align.types import Prompts, Record
 
 Check = Callable[[Iterable[Record]], Iterator[Record]]
-"""Rows as records; refuses a row without what it must have."""
+"""This makes records of rows; it refuses a row without what it must have."""
 
 
 class Deck(ABC):
-    """A pool of rows that is dealt out.
+    """Deals a pool of rows out.
 
     Args:
-        rows: As `datasets` gives them.
+        rows: A dataset of `datasets`.
         check: Makes records of rows.
-        key: What tells two records apart.
+        key: Tells two records apart.
 
     Attributes:
-        asked: What the pool is made of, for the run's identity: the keys of its rows, or where a stream is read from.
+        asked: What the run's identity says of the pool: the keys of its rows, or the place that a stream is read from.
     """
 
     asked: list[int] | str
@@ -42,15 +43,15 @@ class Deck(ABC):
 
     @abstractmethod
     def deal(self, start: int, count: int) -> list[tuple[Record, int]]:
-        """So many records from the ``start``-th ever dealt on, each with the number of its pass over the pool."""
+        """Return ``count`` records from the ``start``-th ever dealt on, each with the number of its pass."""
 
     def prompts(
         self, encode: Callable[[list[Record]], Prompts], iteration: int, count: int, rank: int = 0, world_size: int = 1
     ) -> Prompts:
-        """The share of a rank in an iteration of so many rows.
+        """Return a rank's share of an iteration of ``count`` rows.
 
-        A row of a second pass, and rows that ask the same with other keys, have ids of their own: they draw other
-        responses to the same prompt.
+        A row of a second pass, and rows that ask the same with other keys, get ids of their own: other responses are
+        sampled to the same prompt.
         """
         mine = self.deal(iteration * count, count)[rank::world_size]
         prompts = encode([record for record, _ in mine])
@@ -60,14 +61,11 @@ class Deck(ABC):
 
 
 class ShuffledDeck(Deck):
-    """Rows that are all there, no two of the same key.
+    """Deals rows that are all there, no two of the same key.
 
     Args:
-        rows: As `datasets` gives them.
-        check: Makes records of rows.
-        key: What no two records may share.
-        heldout: Content ids of what may not be trained on.
-        least: Rows that there have to be, for one iteration.
+        heldout: Question ids of what may not be trained on.
+        least: Smallest number of rows, which one iteration takes.
 
     Raises:
         ValueError: Two rows have one key, one is held out, or there are too few.
@@ -87,28 +85,25 @@ class ShuffledDeck(Deck):
         if len(rows) < least:
             raise ValueError(f"data.train has {len(rows)} prompts, fewer than data.prompts_per_iteration ({least})")
 
+    @override
     def deal(self, start: int, count: int) -> list[tuple[Record, int]]:
-        """So many records from the ``start``-th ever dealt on, each with the number of its pass over the pool."""
         places = [divmod(position, len(self.rows)) for position in range(start, start + count)]
         rows = self.check(self.rows[_permutation(len(self.rows), run_seed(), turn)[place]] for turn, place in places)
         return [(record, turn) for record, (turn, _) in zip(rows, places, strict=True)]
 
     def batches(self, size: int = 1000) -> Iterator[list[Record]]:
-        """All records in their own order, so many at a time."""
+        """Yield all records in their own order, ``size`` at a time."""
         for start in range(0, len(self.rows), size):
             yield list(self.check(self.rows[row] for row in range(start, min(start + size, len(self.rows)))))
 
 
 class StreamedDeck(Deck):
-    """Rows that are read one by one, for pools larger than memory.
+    """Deals rows that are read one by one, from pools larger than memory.
 
     Args:
-        rows: A stream of `datasets`.
-        check: Makes records of rows.
-        key: What tells two records apart.
-        source: Where the rows are read from.
+        source: Name of the place that the rows are read from.
         shuffle_buffer: Rows that the stream is shuffled within.
-        heldout: Content ids of what may not be trained on.
+        heldout: Question ids of what may not be trained on.
     """
 
     def __init__(
@@ -128,9 +123,9 @@ class StreamedDeck(Deck):
         self._stream: Iterator[tuple[Record, int]] = iter(())
         self._position = -1
 
+    @override
     def deal(self, start: int, count: int) -> list[tuple[Record, int]]:
-        """The same; rows that are dealt one after the other are read once."""
-        if start != self._position:
+        if start != self._position:  # rows that are dealt one after the other are read once
             self._stream = itertools.islice(self._endless(), start, None)
         self._position = start + count
         return list(itertools.islice(self._stream, count))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-"""The builder of `datasets` that reads a suffix."""
+"""These builders of `datasets` read the suffixes."""
 
 
 def read_file(path: Path, streaming: bool = False) -> Any:
-    """Return the rows of a file as a dataset of `datasets`; a text file has a ``prompt`` a line.
+    """Return the rows of a file as a dataset of `datasets`; each line of a text file is a ``prompt``.
 
     Args:
         path: A file with one of the suffixes of :data:`BUILDERS`, in UTF-8, with or without a byte order mark.
@@ -39,10 +39,7 @@ def read_file(path: Path, streaming: bool = False) -> Any:
 
 
 def check_fields(path: Path) -> None:
-    """Refuse a table in which a row has more or fewer fields than the header.
-
-    Args:
-        path: A file of comma-separated values.
+    """Refuse comma-separated values in which a row has more or fewer fields than the header.
 
     Raises:
         ValueError: There is such a row, and the message names its line; or the file is not in UTF-8.
@@ -60,11 +57,7 @@ def check_fields(path: Path) -> None:
 
 @contextmanager
 def one_line_of(path: Path) -> Iterator[None]:
-    """Say in one line why a file cannot be read, whatever a reader raises.
-
-    Raises:
-        ValueError: Reading failed.
-    """
+    """Raise a ``ValueError`` that says in one line why a file cannot be read, whatever a reader raises."""
     try:
         yield
     except Exception as error:  # readers fail in any way there is

@@ -1,8 +1,8 @@
 """A conversation is put to its chat template so that whatever is in it arrives, or the row is refused.
 
 Templates differ in what they ask of a tool call (arguments as a mapping or as a text, an empty content or none) and of
-a text (as it is, or as a list of parts). Each way is tried on a stand-in of the conversation, in which every text is a
-word of our own: a way will do where the template writes all of these words.
+a text (as it is, or as a list of parts). Each way is tried on a stand-in of the conversation, in which a made-up word
+stands for every text, and a way is taken where the template writes all of these words.
 """
 
 import json
@@ -81,11 +81,11 @@ class Conversation:
         return all(message["content"].strip() or "tool_calls" in message for message in self.messages)
 
     def with_system(self, system: str) -> "Conversation":
-        """Return the same after a system message."""
+        """Return this conversation after a system message."""
         return Conversation([{"role": "system", "content": system}, *self.messages], self.tools)
 
     def stand_in(self) -> "Conversation":
-        """Return a conversation of the same form in which every text is a word of our own."""
+        """Return a conversation of the same form in which a made-up word stands for every text."""
         messages = [_stand_in(message, number) for number, message in enumerate(self.messages)]
         tools = [_renamed_tool(tool, number) for number, tool in enumerate(self.tools or [])]
         return Conversation(messages, tools or None)
@@ -139,8 +139,8 @@ def rendered(tokenizer: Any, conversation: Conversation, day: Any, *, answering:
     Args:
         tokenizer: A tokenizer of transformers with a chat template.
         conversation: What is rendered.
-        day: The day that a template writes that writes one; None is today.
-        answering: The assistant's answer follows; else all turns are finished.
+        day: The day for a template that writes one; None is today.
+        answering: Whether the assistant's answer is to follow; else all turns are finished.
 
     Raises:
         ValueError: The template refuses it or leaves out a part of it; the message does not name the row.

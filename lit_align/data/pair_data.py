@@ -1,4 +1,4 @@
-"""The data module of labelled pairs: an offline run is an on-policy one whose responses are there already."""
+"""An offline run on labelled pairs is an on-policy run whose responses are there already."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from lit_align.data.base import Given, IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
@@ -15,7 +16,7 @@ from lit_align.data.templates import content_id, shown
 from lit_align.types import Prompts, Record, Responses, Rollouts, message_text
 
 PAIR = ("chosen", "rejected", "preference")
-ASKS = ("prompt", "messages", "chosen")  # columns any of which says what is asked
+ASKS = ("prompt", "messages", "chosen")  # any of these columns says what is asked
 
 
 class PairData(IterationData):
@@ -23,29 +24,20 @@ class PairData(IterationData):
 
     A row has a ``chosen`` and a ``rejected`` response, each a text or a conversation that ends with it, and a
     ``prompt`` (text or messages) or ``messages``, unless the conversations begin with what is asked. A column
-    ``preference`` is P(chosen beats rejected). An iteration is so many pairs: the anchor moves, they are scored, and
-    they are gone through. One-shot training against the initial policy is ``--model.anchor Initial``.
+    ``preference`` is P(chosen beats rejected). In each iteration the anchor moves, and so many pairs are scored and
+    trained on. One-shot training against the initial policy is ``--model.anchor Initial``.
 
     Args:
-        train: Pairs to train on; a path, a dataset id, ``function:DOTTED.PATH`` of a function that
-            returns rows, or a full `Source`; in Python the rows themselves, as a list or a dataset of `datasets`.
-        heldout: Prompts to evaluate on, disjoint from those of ``train``; sampled, and compared where the module has a
-            judge.
-        test: Prompts of ``python -m lit_align test`` and ``predict``; the held-out ones where none are given.
+        train: Pairs to train on; a path, a dataset id, ``function:DOTTED.PATH`` of a function that returns rows, or a
+            full `Source`; in Python the rows themselves, as a list or a dataset of `datasets`.
         columns: Our column name -> the data's, such as ``{chosen: better, rejected: worse}``; those of prompts hold for
             all sets.
-        prompts_per_iteration: Pairs in one iteration, over all devices; none is all of them, in whole optimiser steps.
-        batch_size: Pairs in one forward and backward pass on one device.
-        passes: Times each iteration's pairs are gone through.
+        prompts_per_iteration: Pairs in one iteration, over all devices; None takes all, in whole optimiser steps.
         max_response_tokens: Longest response, end-of-sequence included, >= 1; a longer one is cut and has no end.
         eps: Share of labels taken to be wrong where no ``preference`` says more, in [0, ½): P(chosen beats rejected) is
             1 - eps.
-        heldout_limit: Evaluate on the first so many held-out prompts only.
         streaming: Read the pairs row by row, for data larger than memory; needs ``prompts_per_iteration``.
         shuffle_buffer: Rows that a stream is shuffled within.
-
-    Raises:
-        ValueError: An argument is out of its range.
     """
 
     def __init__(
@@ -89,28 +81,28 @@ class PairData(IterationData):
         self.deck: Deck | None = None
 
     @property
+    @override
     def gives(self) -> tuple[Given, ...]:
-        """Pairs that nobody's policy has drawn."""
         return (Given("", ("data", "data"), soft=self.soft),)
 
+    @override
     def check_divisible(self) -> None:
-        """An iteration of all pairs is made to fit when they are counted."""
-        if not self.whole:
+        if not self.whole:  # an iteration of all pairs is made to fit when they are counted
             super().check_divisible()
 
+    @override
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
-        """What the pairs of an iteration answer on this rank; a prompt of several pairs has several ids."""
         assert self.deck is not None
         assert self.encode is not None
         return self.deck.prompts(self.encode, iteration, self.prompts_per_iteration, rank, world_size)
 
+    @override
     def given(self, prompts: Prompts, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts:
-        """The pairs: groups of the chosen and the rejected response, compared as the labels say."""
         del iteration, rank, world_size
         return self.pairs(prompts)
 
     def pairs(self, prompts: Prompts) -> Rollouts:
-        """Groups of the chosen and the rejected response to these prompts, compared as the labels say."""
+        """Return groups of the chosen and the rejected response to these prompts, compared as the labels say."""
         assert self.reader is not None
         texts = [[record["chosen"], record["rejected"]] for record in prompts.records]
         responses = self.reader.encode_responses(prompts, texts, self.max_response_tokens)
@@ -120,12 +112,8 @@ class PairData(IterationData):
         wins[:, 0, 1], wins[:, 1, 0] = preference, 1 - preference
         return Rollouts(responses, wins, torch.ones_like(wins, dtype=torch.bool))
 
+    @override
     def read_train(self) -> None:
-        """Read the pairs, or begin to stream them.
-
-        Raises:
-            ValueError: There is no column of chosen or rejected responses, or fewer pairs than an optimiser step takes.
-        """
         source, heldout = self.source_to_train_on(), self.heldout_questions
         rows = self._open(source)
         if self.streaming:
@@ -137,16 +125,13 @@ class PairData(IterationData):
         self.asked = self.deck.asked
 
     @property
+    @override
     def shuffled_within(self) -> int | None:
-        """Rows that a stream is shuffled within."""
         return self.shuffle_buffer if self.streaming else None
 
+    @override
     def questions(self, source: Rows, origin: str) -> Iterable[Record]:
-        """Return held-out prompts: rows in the layout of pairs ask what their conversations begin with.
-
-        Raises:
-            ValueError: A row has a prompt, and its conversation begins with something else.
-        """
+        """Yield held-out prompts; a row in the layout of pairs asks what its conversations begin with."""
         rows = read(source, self.columns, asks=ASKS)
         for number, row in enumerate(rows):
             record = settled(row, origin, f"row {number}")
@@ -154,12 +139,8 @@ class PairData(IterationData):
             before = chosen[:-1] if isinstance(chosen, list) else []
             yield _asking(record, before, f"{origin}: the prompt of row {number}")
 
+    @override
     def check_read(self) -> None:
-        """Refuse a pair that does not fit the model's context.
-
-        Raises:
-            ValueError: Prompt and response together are too long.
-        """
         if not isinstance(self.deck, ShuffledDeck):
             return
         assert self.encode is not None
@@ -197,11 +178,7 @@ class PairData(IterationData):
 
 
 def as_pair(row: Record, name: str) -> Record:
-    """A row as a record of texts: ``prompt`` or ``messages``, ``chosen``, ``rejected``, perhaps ``preference``.
-
-    Args:
-        row: As it was read.
-        name: What messages call it.
+    """Return a row as a record of texts: ``prompt`` or ``messages``, ``chosen``, ``rejected``, perhaps ``preference``.
 
     Raises:
         ValueError: It has no pair of different responses to one prompt, or a preference outside [0, 1].
@@ -222,14 +199,14 @@ def as_pair(row: Record, name: str) -> Record:
 
 
 def check_differ(responses: Responses, max_tokens: int) -> None:
-    """Refuse pairs that are the same to the policy.
+    """Refuse pairs whose two responses are the same to the policy.
 
     Args:
         responses: Pairs of written responses as tokens.
-        max_tokens: The longest response; what would be the same after a cut has been left longer.
+        max_tokens: The longest response; one that would be the same after the cut has been left longer.
 
     Raises:
-        ValueError: There is one; the message shows what it answers.
+        ValueError: There is such a pair; the message shows what it answers.
     """
     first, second = responses.ids.unbind(1)
     same = ((first == second) & (responses.mask[:, 0] == responses.mask[:, 1])).all(-1)
@@ -246,13 +223,13 @@ def check_differ(responses: Responses, max_tokens: int) -> None:
 
 
 def pair_id(record: Record) -> int:
-    """A 63-bit hash of what is asked and of both answers, stable across files, orders and machines."""
+    """Return a 63-bit hash of what is asked and of both answers, stable across files, orders and machines."""
     content = json.dumps([content_id(record), record["chosen"], record["rejected"]])
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _take_response(record: Record, column: str, name: str) -> list[Record]:
-    """Put the response's text in the place of the conversation that ends with it; returns what came before."""
+    """Put the response's text in the place of the conversation that ends with it, and return what came before."""
     value = record.get(column)
     before: list[Record] = []
     if isinstance(value, list) and value:
@@ -266,7 +243,7 @@ def _take_response(record: Record, column: str, name: str) -> list[Record]:
 
 
 def _asking(record: Record, before: list[Record], what: str) -> Record:
-    """Let a row ask what its conversations begin with, which is what its prompt says too, if it has one."""
+    """Let a row ask what its conversations begin with; its prompt, if it has one, has to say the same."""
     if not before:
         return record
     if "prompt" in record:
@@ -283,5 +260,4 @@ def _asking(record: Record, before: list[Record], what: str) -> Record:
 
 
 def _checked(rows: Iterable[Record]) -> Iterator[Record]:
-    """Pairs to train on, as records; a row without what it must have is refused."""
     return checked((as_pair(row, f"row {number}") for number, row in enumerate(rows)), "data.train")

@@ -1,6 +1,8 @@
-"""The data module of on-policy runs: a pool of prompts, dealt out to one iteration after another."""
+"""On-policy runs deal a pool of prompts out to one iteration after another."""
 
 from collections.abc import Iterable, Iterator
+
+from typing_extensions import override
 
 from lit_align.data.base import IterationData
 from lit_align.data.deal import Deck, ShuffledDeck, StreamedDeck
@@ -17,14 +19,6 @@ class PromptPool(IterationData):
     Args:
         train: Prompts to train on; a path, a dataset id, ``pool:NAME``, ``function:DOTTED.PATH`` of a function that
             returns rows, or a full `Source`; in Python the rows themselves, as a list or a dataset of `datasets`.
-        heldout: Prompts to evaluate on, disjoint from ``train``; none means no evaluation.
-        test: Prompts of ``python -m lit_align test`` and ``predict``; the held-out ones where none are given.
-        columns: Our column name -> the data's, such as ``{prompt: question}``. Columns ``prompt`` (text) or
-            ``messages`` (chat) are what is asked; all others stay in the record that judges see.
-        prompts_per_iteration: Prompts answered in one iteration, over all devices.
-        batch_size: Prompts (groups) in one forward and backward pass on one device.
-        passes: Times each iteration's rollouts are gone through.
-        heldout_limit: Evaluate on the first so many held-out prompts only.
         streaming: Read the training pool row by row, for pools larger than memory.
         shuffle_buffer: Rows that a streamed pool is shuffled within.
     """
@@ -56,14 +50,14 @@ class PromptPool(IterationData):
         self.shuffle_buffer = shuffle_buffer
         self.deck: Deck | None = None
 
+    @override
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
-        """The prompts that this rank answers in an iteration."""
         assert self.deck is not None
         assert self.encode is not None
         return self.deck.prompts(self.encode, iteration, self.prompts_per_iteration, rank, world_size)
 
+    @override
     def read_train(self) -> None:
-        """Read the pool, or begin to stream it."""
         source, heldout = self.source_to_train_on(), self.heldout_questions
         rows = read(source, self.columns, self.streaming)
         if self.streaming:
@@ -74,16 +68,16 @@ class PromptPool(IterationData):
             self.deck = ShuffledDeck(rows, _checked, heldout=heldout, least=self.prompts_per_iteration)
         self.asked = self.deck.asked
 
+    @override
     def check_read(self) -> None:
-        """Refuse a prompt that does not fit the model's context, wherever it is in the pool."""
         assert self.encode is not None
         if isinstance(self.deck, ShuffledDeck):
             for records in self.deck.batches():
                 self.encode(records)
 
     @property
+    @override
     def shuffled_within(self) -> int | None:
-        """Rows that a stream is shuffled within."""
         return self.shuffle_buffer if self.streaming else None
 
 

@@ -1,8 +1,7 @@
-"""An iteration shared between devices: each answers its own prompts, then all hold the rollouts of every one.
+"""An iteration is shared between devices: each answers its own prompts, then all hold the rollouts of every one.
 
-Of the prompts, in the order they were dealt in, rank r of R answers number r, r + R, r + 2R, ... What is made of a
-whole iteration (baselines, statistics, the order of the minibatches) is made from the same rollouts on every rank,
-those that a single device would hold.
+Rank r of R answers prompts r, r + R, r + 2R, ... in the order they were dealt in. Baselines, statistics and the order
+of the minibatches are then made from the same rollouts on every rank, those that a single device would hold.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ _B = TypeVar("_B", Prompts, Responses, Rollouts)
 
 
 def gathered(rollouts: Rollouts, world_size: int) -> Rollouts:
-    """The rollouts of all ranks, in the order their prompts were dealt in; every rank has to call it.
+    """Return the rollouts of all ranks, in the order their prompts were dealt in; every rank has to call it.
 
     Args:
         rollouts: This rank's share, on the CPU.
@@ -32,12 +31,7 @@ def gathered(rollouts: Rollouts, world_size: int) -> Rollouts:
 
 
 def from_all_ranks(value: _T, world_size: int) -> list[_T]:
-    """What every rank has, by rank; every rank has to call it.
-
-    Args:
-        value: What this rank has; it is pickled.
-        world_size: Number of ranks.
-    """
+    """Return the values of all ranks, by rank; they are pickled, and every rank has to call it."""
     if world_size == 1:
         return [value]
     values: list[Any] = [None] * world_size
@@ -46,11 +40,7 @@ def from_all_ranks(value: _T, world_size: int) -> list[_T]:
 
 
 def interleaved(shares: Sequence[Rollouts]) -> Rollouts:
-    """Rollouts of several ranks as one, in the order their prompts were dealt in.
-
-    Args:
-        shares: By rank; the first ones may have one prompt more than the last.
-    """
+    """Return the rollouts of several ranks, listed by rank, as one, in the order their prompts were dealt in."""
     prompt = max(share.responses.prompts.ids.shape[1] for share in shares)
     length = max(share.responses.ids.shape[-1] for share in shares)
     whole = _joined([_widened(share, prompt, length) for share in shares])
@@ -58,21 +48,13 @@ def interleaved(shares: Sequence[Rollouts]) -> Rollouts:
 
 
 def order_of_shares(sizes: Sequence[int]) -> list[int]:
-    """Where, among the items of all ranks one after the other, the items are that were dealt first, second, and so on.
-
-    Args:
-        sizes: Items of each rank.
-    """
+    """Return where, in the ranks' shares laid end to end, the items are that were dealt first, second, and so on."""
     places = [(place, rank) for rank, size in enumerate(sizes) for place in range(size)]
     return sorted(range(len(places)), key=places.__getitem__)
 
 
 def load_answers(paths: Sequence[Path]) -> list[tuple[str, str]]:
-    """Prompts and the first response to each, as text, that the ranks of a run have left behind, as they were dealt.
-
-    Args:
-        paths: The file of each rank; where one is missing there are none.
-    """
+    """Return a run's prompts and first responses as text, as dealt; there are none where a rank's file is missing."""
     if not all(path.exists() for path in paths):
         return []
     shares = [load_texts(path) for path in paths]
@@ -81,7 +63,6 @@ def load_answers(paths: Sequence[Path]) -> list[tuple[str, str]]:
 
 
 def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
-    """The same rollouts with more padding."""
     responses = rollouts.responses
     prompts, left = responses.prompts, (prompt - responses.prompts.ids.shape[1], 0)
     right = (0, length - responses.ids.shape[-1])
@@ -99,7 +80,7 @@ def _widened(rollouts: Rollouts, prompt: int, length: int) -> Rollouts:
 
 
 def _joined(parts: Sequence[_B]) -> _B:
-    """Batches of equal widths as one, the rows of each after those of the one before."""
+    """Return batches of equal widths as one, the rows of each after those of the one before."""
     changed: dict[str, Any] = {}
     for item in fields(parts[0]):
         values = [getattr(part, item.name) for part in parts]

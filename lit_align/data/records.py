@@ -50,22 +50,14 @@ def settled(row: Mapping[str, Any], origin: str, name: str) -> Record:
 
 
 def as_asked(messages: list[Record]) -> Record:
-    """Return what a conversation asks as columns: a single text of the user's is a ``prompt``, any other ``messages``.
-
-    Args:
-        messages: The conversation, up to the answer.
-    """
+    """Return a conversation as columns: a single text of the user's is a ``prompt``, any other ``messages``."""
     first = messages[0]
     alone = len(messages) == 1 and first.get("role") == "user" and isinstance(first.get("content"), str)
     return {"prompt": first["content"]} if alone else {"messages": messages}
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON gives it back: a date as ISO text, an array as a list, anything unknown as its kind.
-
-    Args:
-        value: Whatever a file of data may hold.
-    """
+    """Return a value as JSON gives it back: a date as ISO text, an array as a list, anything unknown as its kind."""
     if hasattr(value, "tolist"):  # a number or an array of numpy
         value = value.tolist()
     if value is None or isinstance(value, str | bool | int | float):

@@ -1,4 +1,4 @@
-"""The data module of recorded rollouts: any algorithm retrains on the responses and verdicts of another run."""
+"""Any algorithm can train again on the recorded responses and verdicts of another run."""
 
 import json
 from datetime import date
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from lit_align.data.base import Given, IterationData, Reader
 from lit_align.data.ranks import interleaved
@@ -19,23 +20,17 @@ from lit_align.types import Prompts, Rollouts
 class Replay(IterationData):
     """Serves the rollouts of a run again: the same prompts, responses, wins and rewards, without sampler or judge.
 
-    The t-th iteration that was recorded is served in iteration t. Log-probs of anchor and reference are those of *this*
-    run: they are computed, except where a recorded one is found to be the same to the last bit on a first micro-batch
-    (so the reference, and all of iteration 0, are scored once in a life, and a replay of the same config ends with the
-    same weights). With another algorithm the policy soon is not the one that drew: responses are then off-policy, and
-    ``train/sampling_gap`` says how far. Whatever log-probs the file has are never taken on trust. Verdicts are the
-    recorded ones, of one judge: this run's own evaluates alone, and is told where it is another one.
+    Iteration t serves the t-th that was recorded. Log-probs of anchor and reference are those of *this* run. Recorded
+    ones are used only where a first micro-batch gives the same to the last bit: so the reference, and all of iteration
+    0, need not be scored again, and a replay of the same config ends with the same weights. With another
+    algorithm the policy soon is not the one that sampled: responses are then off-policy, and ``train/sampling_gap``
+    says how far. Verdicts are those of the recorded judge; this run's own judge only evaluates, and the log says where
+    the two differ.
 
     Args:
         path: A run folder, a glob of its ``rollouts/*.parquet``, or one file. Files of several ranks are put back into
             the order the prompts were dealt in.
-        heldout: Prompts to evaluate on, disjoint from the recorded ones; sampled, and compared where the module has a
-            judge.
-        test: Prompts of ``python -m lit_align test`` and ``predict``; the held-out ones where none are given.
         columns: Our column name -> the name in the held-out and test data.
-        batch_size: Prompts (groups) in one forward and backward pass on one device.
-        passes: Times each iteration's rollouts are gone through.
-        heldout_limit: Evaluate on the first so many held-out prompts only.
         cycle: Begin again with the first recorded iteration after the last, instead of refusing a longer run.
 
     Raises:
@@ -69,8 +64,8 @@ class Replay(IterationData):
         self.files = files
         self._served: tuple[int, Rollouts] | None = None
 
+    @override
     def setup(self, stage: str) -> None:
-        """Read and check everything that can be checked before any weights load."""
         super().setup(stage)
         trainer: Any = self.trainer
         if stage == "fit" and not self.cycle and trainer.max_epochs > len(self.files):
@@ -80,8 +75,8 @@ class Replay(IterationData):
             )
 
     @cached_property
+    @override
     def gives(self) -> tuple[Given, ...]:
-        """Each recorded iteration: who drew its responses, and whether they have rewards."""
         schemas = [(files[0], pq.read_schema(files[0])) for files in self.files]
         return tuple(
             Given(
@@ -93,35 +88,30 @@ class Replay(IterationData):
         )
 
     @cached_property
+    @override
     def given_by(self) -> Origin:
-        """The judge of the recorded verdicts, as the file says it that says most."""
         origins = [load_origin(path) for files in self.files for path in files]
         judges = [{name: origin[name] for name in JUDGE if name in origin} for origin in origins]
-        return max(judges, key=len)
+        return max(judges, key=len)  # the file that says most decides
 
     @cached_property
+    @override
     def day(self) -> date | None:
-        """Return the day that the prompts of the recorded run were read on."""
         path = self.files[0][0]
         day = load_origin(path).get("day")
         return RunFolder(path.parent.parent).began if day is None else date.fromisoformat(day)
 
+    @override
     def prompts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Prompts:
-        """The prompts of an iteration whose responses this rank scores."""
         return self.rollouts(iteration, rank, world_size).responses.prompts
 
+    @override
     def given(self, prompts: Prompts, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts:
-        """The recorded responses and what was said of them."""
         del prompts
         return self.rollouts(iteration, rank, world_size)
 
+    @override
     def read_train(self) -> None:
-        """Look at what is recorded.
-
-        Raises:
-            ValueError: An iteration was never judged, by another judge than the first, or is of another size; a
-                recorded prompt is held out.
-        """
         for files in self.files:
             if "wins" not in pq.read_schema(files[0]).names:
                 raise ValueError(f"data.path: {files[0]} holds responses that were never judged; leave it out")
@@ -145,13 +135,14 @@ class Replay(IterationData):
                     "code: give iterations of one judge, as a glob"
                 )
 
+    @override
     def check_read(self) -> None:
         """Refuse rollouts that another tokenizer or template has made."""
         assert self.reader is not None
         check_tokens(self.reader, self._iteration(0), self.files[0][0])
 
     def rollouts(self, iteration: int, rank: int = 0, world_size: int = 1) -> Rollouts:
-        """The rollouts served in an iteration, as they were recorded, on this rank."""
+        """Return this rank's rollouts of an iteration, as they were recorded."""
         whole = self._iteration(iteration % len(self.files))
         return whole.select(range(rank, len(whole), world_size))
 
@@ -169,11 +160,11 @@ def check_tokens(reader: Reader, rollouts: Rollouts, path: Path) -> None:
 
     Args:
         reader: The policy; its tokenizer is loaded, its weights are not.
-        rollouts: Recorded ones.
-        path: What messages call them.
+        rollouts: The recorded rollouts.
+        path: Their file, for messages.
 
     Raises:
-        ValueError: They differ, or are longer than the policy's context.
+        ValueError: The tokens differ, or are longer than the policy's context.
     """
     prompts = rollouts.responses.prompts.trim()
     again = reader.encode(prompts.records).trim()

@@ -1,8 +1,8 @@
-"""Rollouts on disk: one Parquet file an iteration, one row a prompt, replaced whole as each stage completes.
+"""Rollouts lie on disk as one Parquet file an iteration, one row a prompt, replaced whole as each stage completes.
 
-What a killed run left is either the last complete stage or the one before it, never half of one. Any tool that reads
-Parquet reads them. Each file says where its responses come from: iteration, seed, who drew each slot, and digests of
-the model, tokenizer, template and weights that drew them.
+A killed run leaves the last complete stage or the one before it, never half of one. Any tool that reads Parquet reads
+them. Each file says where its responses come from: iteration, seed, which policy sampled each response of a group, and
+digests of the model, tokenizer, template and weights that sampled them.
 """
 
 import json
@@ -19,10 +19,10 @@ from lit_align.types import POLICIES, Prompts, Responses, Rollouts, pad_left, pr
 from lit_align.utils.files import write_whole
 
 Origin = dict[str, str]
-"""Where responses and verdicts come from: what is drawn or judged anew if it changes."""
+"""This says where responses and verdicts come from; what changes it is sampled or judged anew."""
 
 JUDGE = ("judge", "judge_identity")
-"""What an origin says of a judge: its name, for messages, and its identity, which decides."""
+"""An origin names a judge for messages, and holds its identity, which decides."""
 
 _AT_ONCE = re.compile(r", prompts_at_once=\d+")  # version 0.1 names it with the law, and draws the same with any
 
@@ -30,7 +30,10 @@ _TOKEN_LOGPS = tuple(token_logps_column(policy) for policy in POLICIES)
 
 
 def same_judge(was: Origin, now: Origin) -> bool:
-    """Whether one judge has said both, of the same rows, as far as they tell; version 0.1 tells a judge by its name."""
+    """Say whether one judge has given both verdicts, of the same rows, as far as their origins tell.
+
+    Version 0.1 tells a judge by its name.
+    """
     names = [name for name in reversed(JUDGE) if name in was and name in now]
     told = [*names[:1], *(["columns"] if "columns" in was and "columns" in now else [])]
     return all(was[name] == now[name] for name in told)
@@ -45,7 +48,7 @@ def save_rollouts(
         path: Final name, ending in ``.parquet``; replaced if it exists.
         rollouts: What is known so far.
         texts: The responses as text, for readers of the file.
-        origin: What :func:`load_origin` is to give.
+        origin: What :func:`load_origin` is to return.
     """
     responses = rollouts if isinstance(rollouts, Responses) else rollouts.responses
     prompts = responses.prompts
@@ -72,13 +75,13 @@ def save_rollouts(
 
 
 def load_origin(path: Path) -> Origin:
-    """Where the responses in a readable file come from."""
+    """Return where the responses in a readable file come from."""
     origin: Origin = json.loads(pq.read_schema(path).metadata[b"lit_align"]).get("origin", {})
     return origin | ({"sampler": _AT_ONCE.sub("", origin["sampler"])} if "sampler" in origin else {})
 
 
 def load_ids(path: Path) -> list[int]:
-    """The ids of the prompts that a file holds answers to.
+    """Return the ids of the prompts that a file holds answers to.
 
     Raises:
         ValueError: The file is damaged.
@@ -91,7 +94,7 @@ def load_ids(path: Path) -> list[int]:
 
 
 def load_rollouts(path: Path) -> Responses | Rollouts:
-    """What :func:`save_rollouts` wrote, bit for bit (padding may be narrower).
+    """Return what :func:`save_rollouts` wrote, bit for bit (padding may be narrower).
 
     Raises:
         ValueError: The file is damaged; the message names it.
@@ -103,7 +106,7 @@ def load_rollouts(path: Path) -> Responses | Rollouts:
 
 
 def load_texts(path: Path) -> list[tuple[str, list[str]]]:
-    """The prompt and the responses of each row, as text.
+    """Return the prompt and the responses of each row, as text.
 
     Raises:
         ValueError: The file is damaged; the message names it.
@@ -150,7 +153,7 @@ def _read(path: Path) -> Responses | Rollouts:
 
 
 def _floats(values: Tensor, mask: Tensor | None = None) -> pa.Array:
-    """Nested lists in the tensor's own precision, without what the mask leaves out."""
+    """Return nested lists in the tensor's own precision, without what the mask leaves out."""
     kind = pa.float64() if values.dtype == torch.float64 else pa.float32()
     for _ in range(values.dim() - 1):
         kind = pa.list_(kind)

@@ -1,4 +1,4 @@
-"""Rows of the user's data, whatever the format: read by `datasets`, checked here."""
+"""Rows of the user's data, whatever their format, are read by `datasets` and checked here."""
 
 import json
 import logging
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 Columns = dict[str, str | None]
-"""Our name of a column -> the data's, such as ``{"prompt": "question"}``; None leaves our column out."""
+"""This maps our name of a column to the data's, such as ``{"prompt": "question"}``; None leaves our column out."""
 
 
 @dataclass
 class Source:
-    """Where prompts come from.
+    """Says where prompts come from.
 
     Attributes:
         path: A ``.jsonl``, ``.json``, ``.csv``, ``.parquet`` or ``.txt`` file (a prompt a line), a local dataset
@@ -47,19 +47,16 @@ class Source:
 
 
 Rows = str | Source | Iterable[Record]
-"""Where rows come from; in Python the rows themselves will do: a list of dictionaries, or a dataset of `datasets`."""
+"""Rows come from a place, or in Python are given themselves: a list of dictionaries, or a dataset of `datasets`."""
 
 
 def kept(rows: Rows | None) -> Rows | None:
-    """The same rows, to be read as often as need be: what yields them yields them once."""
+    """Return the same rows in a form that can be read again: an iterator yields them once."""
     return list(rows) if isinstance(rows, Iterator) else rows
 
 
 def spelled(rows: Rows) -> str:
-    """A name of the place that rows are read from; of rows that are there, what they say.
-
-    A stream of `datasets` that Python hands over has no more than its class.
-    """
+    """Return a name of the place that rows are read from; rows of Python are named by content, a stream by class."""
     if isinstance(rows, Source) and rows.columns is not None:
         return f"{rows!r} {rows.columns}"
     if isinstance(rows, str | Source):
@@ -74,10 +71,10 @@ def read(
     streaming: bool = False,
     asks: tuple[str, ...] = ("prompt", "messages"),
 ) -> Any:
-    """A `datasets` dataset whose rows have a ``prompt`` or a ``messages`` column.
+    """Return a dataset of `datasets` whose rows have a ``prompt`` or a ``messages`` column.
 
     Args:
-        source: Where from; a string is the path alone.
+        source: The place to read from; a string is its path.
         columns: Our name -> the data's name, such as ``{"prompt": "question"}``.
         streaming: Read row by row, for pools larger than memory.
         asks: Columns any of which holds what is asked.
@@ -109,7 +106,7 @@ def read(
 
 
 def checked(rows: Iterable[Record], origin: str) -> Iterator[Record]:
-    """The rows, each with something to ask; None columns dropped. One that ends with the assistant's is told of, once.
+    """Yield each row as a record that asks something; the log says once where rows end with an assistant's message.
 
     Raises:
         ValueError: A prompt is empty, or its messages are no conversation; the message names the row.
@@ -132,16 +129,13 @@ def check_distinct(
     key: Callable[[Record], int] = content_id,
     heldout: Collection[int] = (),
 ) -> list[int]:
-    """Refuse duplicates.
+    """Return the keys of rows, in their order; refuse duplicates and what is held out.
 
     Args:
         rows: Read once, in order.
-        origin: Whose rows they are, for messages.
+        origin: What messages call the rows.
         key: What no two of them may share.
         heldout: Question ids of held-out prompts.
-
-    Returns:
-        The keys, in order.
 
     Raises:
         ValueError: There are no rows, two are the same, or one asks what is held out.
@@ -158,7 +152,7 @@ def check_distinct(
 
 
 def check_not_heldout(record: Record, where: str, heldout: Collection[int]) -> None:
-    """Refuse a record to train on that asks what is held out; ``heldout`` are question ids."""
+    """Refuse a record to train on whose question is held out; ``heldout`` are question ids."""
     if question_id(record) in heldout:
         raise ValueError(
             f"data.heldout: {_shown(record)} is in {where}; a win rate on prompts that were trained on means nothing: "
@@ -193,7 +187,6 @@ def _load(source: Source, streaming: bool) -> Any:
 
 
 def _made(path: str) -> Iterator[Record]:
-    """Rows of a function of the user's."""
     function = import_function(path.removeprefix("function:"), "data")
     try:
         yield from _records(function())
@@ -202,7 +195,7 @@ def _made(path: str) -> Iterator[Record]:
 
 
 def _as_dataset(rows: Iterable[Record], origin: str, streaming: bool = False) -> Any:
-    """Rows of Python as `datasets` reads them from a file: a column has one type, and may be missing in a row."""
+    """Return rows of Python as `datasets` reads them from a file: a column has one type, and a row may lack it."""
     import datasets
     from pyarrow import ArrowInvalid, ArrowTypeError
 
@@ -236,7 +229,7 @@ def _shipped() -> list[str]:
 
 
 def _columns(dataset: Any) -> list[str]:
-    """Column names; a stream that does not know them yet shows them in its first row."""
+    """Return the column names; a stream that does not know them yet shows them in its first row."""
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
@@ -249,7 +242,6 @@ def _conversation(record: Record, where: str) -> Conversation:
 
 @cache
 def _tell_continued(origin: str) -> None:
-    """Say it once of each set of rows."""
     log.warning("%s: there are rows that end with an assistant's message: responses continue it", origin)
 
 

@@ -1,4 +1,4 @@
-"""From a record to tokens: the chat template is applied once, here, and nowhere else."""
+"""Records become tokens here, and nowhere else: the chat template is applied once."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ class Chat:
     Attributes:
         tokenizer: A tokenizer of transformers, with a chat template or without.
         system: The system message of chats that have none of their own; None leaves it to the template.
-        day: The day that a template writes that writes one; None is today.
+        day: The day for a template that writes one; None is today.
     """
 
     tokenizer: Any
@@ -45,10 +45,6 @@ def render(chat: Chat, record: Record) -> str:
 
     A chat that ends with a text of the assistant's is left open there, to be continued. A tokenizer without a chat
     template gets a plain prompt as it is.
-
-    Args:
-        chat: The template, and what it is told.
-        record: The row, with a ``prompt`` or ``messages``, and perhaps ``tools``.
 
     Raises:
         ValueError: There is a chat or a system message, and the tokenizer has no chat template; or the template refuses
@@ -120,7 +116,6 @@ def question_id(record: Record) -> int:
 
 @contextmanager
 def _naming(record: Record) -> Iterator[None]:
-    """Say which row an error is about."""
     try:
         yield
     except ValueError as error:
@@ -128,13 +123,7 @@ def _naming(record: Record) -> Iterator[None]:
 
 
 def _open(row: list[int], bare: list[int], eos: int | None) -> list[int]:
-    """Return a tokenised text without what closes it.
-
-    Args:
-        row: The tokens, with those that the tokenizer adds.
-        bare: The same without them.
-        eos: The end of sequence, which a prompt may bring itself.
-    """
+    """Return a tokenised text without what closes it; ``bare`` is the text without the tokenizer's added tokens."""
     starts = (start for start in range(len(row) - len(bare) + 1) if row[start : start + len(bare)] == bare)
     start = next(starts, None)
     kept = row if start is None else row[: start + len(bare)]

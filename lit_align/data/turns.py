@@ -1,4 +1,4 @@
-"""This module alone knows where an answer ends, before any weights load.
+"""Where an answer ends is decided here alone, before any weights load.
 
 Sampling stops at every token that may end an answer: those of the generation config, the tokenizer's end of sequence,
 and what the chat template writes after an assistant's turn, a special token or not. Written answers end with the last.
@@ -47,7 +47,7 @@ class Ends:
     written: int
 
     def told(self, tokenizer: Any) -> str:
-        """Return one line for the log of a run."""
+        """Return one line for the log of a run that names the ends."""
         names = [f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in self.ids]
         last = tokenizer.convert_ids_to_tokens(self.written)
         return f"answers end at {', '.join(names)}; written ones end with {last}"
@@ -128,7 +128,7 @@ def _opening(tokenizer: Any, prompt: str, finished: str) -> str:
 
 
 def _between_turns(chat: Chat, prompt: str) -> tuple[str, int | None]:
-    """Find what ends a turn where another follows, of a template that does not end the last one."""
+    """Find what ends a turn where another follows, for a template that does not end the last one."""
     try:
         whole = _rendered(chat, [_ASKED, _ANSWER, _NEXT], answering=False)
     except ValueError:
@@ -139,11 +139,7 @@ def _between_turns(chat: Chat, prompt: str) -> tuple[str, int | None]:
 
 
 def _first_token(tokenizer: Any, text: str) -> tuple[str, int | None]:
-    """Return what stands before the first token that is more than a piece of words, and the token.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Return what stands before the first token that is more than a piece of words, and the token."""
     before, end = _first_added_token(tokenizer, text)
     if end is not None:
         return before, end

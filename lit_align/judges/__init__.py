@@ -1,3 +1,3 @@
-"""Judges: what makes one response better than another."""
+"""Judges say what makes one response better than another."""
 
 from lit_align import __getattr__ as __getattr__  # public names of this room, as `lit_align` has them

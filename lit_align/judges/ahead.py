@@ -1,4 +1,4 @@
-"""Questions asked ahead: a judge on another machine answers about the first responses while the last are drawn."""
+"""A judge on another machine is asked about the first responses while the last are sampled."""
 
 import logging
 from collections.abc import Callable
@@ -16,12 +16,11 @@ _Question = tuple[Prompts, list[list[str]]]
 class Ahead:
     """Asks a judge that remembers its answers about responses as they come, in a thread of its own.
 
-    Nothing is decided here: the answers are found when the iteration is judged, and a question that failed is retried
-    then, with all that belongs to it.
+    Nothing is decided here: the iteration finds the answers when it judges, and then retries a question that failed.
 
     Args:
-        judge: Any; one that does not remember is not asked.
-        text: Responses as text.
+        judge: Any judge; one that does not remember is not asked.
+        text: Returns responses as text.
     """
 
     def __init__(self, judge: Judge | None, text: Callable[[Responses], list[list[str]]]) -> None:
@@ -31,22 +30,22 @@ class Ahead:
         self._thread: Thread | None = None
 
     def __call__(self, responses: Responses) -> None:
-        """Ask about these groups; returns at once."""
+        """Ask about these groups, and return at once."""
         if self.judge is None or responses.group_size < 2:
             return
         if self._thread is None:
-            # A daemon: a run that is stopped does not wait for a judge.
+            # A run that is stopped does not wait for a judge, so the thread is a daemon.
             self._thread = Thread(target=self._ask_all, args=(self.judge,), daemon=True)
             self._thread.start()
         self._questions.put((responses.prompts, self.text(responses)))
 
     def wait(self) -> None:
-        """Until all that was asked is answered, or has failed."""
+        """Wait until all that was asked is answered or has failed."""
         if self._thread is not None and self.judge is not None:
             self._questions.put(None)
             self._thread.join()
             self._thread = None
-            self.judge.faults.take()  # what failed is retried, and told of then
+            self.judge.faults.take()  # what failed is retried later, and reported then
 
     def _ask_all(self, judge: Judge) -> None:
         while (question := self._questions.get()) is not None:

@@ -1,4 +1,4 @@
-"""What a judge is: it meets text, and says which of two responses is better, as a probability."""
+"""A judge meets text, and says which of two responses is better, as a probability."""
 
 import inspect
 import logging
@@ -25,12 +25,12 @@ from lit_align.utils.digests import text_digest
 log = logging.getLogger(__name__)
 
 Report = Callable[[int], None]
-"""Called with the number of prompts judged since the last call: what progress bars listen to."""
+"""It is called with the number of prompts judged since the last call; progress bars listen to it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of groups of responses.
+    """Holds what a judge says of groups of responses.
 
     Attributes:
         wins: ``wins[b, i, j] = P(y_i beats y_j | x_b)``, ½ on the diagonal and where a comparison is missing,
@@ -45,14 +45,21 @@ class Verdict:
 
 
 class Judge(ABC):
-    """Compares responses. Subclasses give :meth:`compare`, or rewards (``RewardJudge``).
+    """Compares responses; a subclass defines :meth:`compare`, or rewards (``RewardJudge``).
 
-    A judge that raises is retried; what it still fails on is a missing comparison, never a tie. An error that its own
-    code makes, such as a ``TypeError``, stops the run at once with the sample.
+    A judge that raises is retried; what it still fails on is a missing comparison, never a tie. An error of its own
+    code, such as a ``TypeError``, stops the run at once with the sample.
 
-    Its verdicts are kept under its :attr:`identity`: its class, every argument it was built with but those that say how
-    it is asked (:attr:`indifferent`), and, for a class of your own, the file that it is written in. One that differs in
-    any of it is another judge.
+    Its verdicts are kept under its :attr:`identity`: its class, every argument it was built with but the
+    :attr:`indifferent` ones, and, for a class of your own, the file that it is written in. One that differs in any of
+    it is another judge.
+
+    Attributes:
+        version: Text that you change with the code of a judge or function of your own. An edit of the file that it is
+            written in is seen without; one of what it imports or reads, or of code in no file, such as a
+            notebook's, is not.
+        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or
+            ``drop``. It never reads the token that ends a response.
     """
 
     indifferent: ClassVar[frozenset[str]] = frozenset(
@@ -61,24 +68,19 @@ class Judge(ABC):
             *("cache", "device", "batch_size", "token_budget"),
         }
     )
-    """Arguments that its verdicts do not depend on. A subclass with more of them adds to these."""
+    """Verdicts do not depend on these arguments. A subclass with more of them adds to these."""
 
     version: str | None = None
-    """Yours to change with the code where no file has it, such as that of a notebook, or where it reads other files."""
-
     special_tokens: SpecialTokens = "drop"
-    """Whether it reads the special tokens inside a response, such as ``<think>``: ``keep`` or ``drop``. The token that
-    ends a response it never reads."""
-
     has_rewards = False
-    prompts_at_once = 32  # groups in one call of `compare`
+    prompts_at_once = 32  # one call of `compare` takes so many groups
     remembers = False
-    """Whether it answers from elsewhere, and a second time from memory: then it is asked while the device samples."""
+    """It says that a judge answers from elsewhere, then from memory: it is asked while the device samples."""
     patience: Patience | None = Patience()
-    """With a judge that may fail for a while; None for one in which any error is one of its code."""
+    """It is the patience with a judge that may fail for a while; with None any error is taken for one of its code."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a subclass note its arguments, and what its code is as long as that is the code that runs."""
+        """Let a subclass note its arguments, and a digest of its code while that is the code that runs."""
         super().__init_subclass__(**kwargs)
         inherit_annotations(cls)
         for name in ("__init__", "__post_init__"):  # a dataclass hands to the second what it makes no field of
@@ -89,15 +91,16 @@ class Judge(ABC):
         about = Description()
         cls._code_of_class = about.code(cls), *about.unknown
 
-    _code_of_class: ClassVar[tuple[str, ...]] = ("",)  # its digest, empty for ours; the name of one without source
+    # It holds the digest, which is empty for our own, and the names of code without source.
+    _code_of_class: ClassVar[tuple[str, ...]] = ("",)
 
     @property
     def name(self) -> str:
-        """What error messages and tables call it."""
+        """Return the name that error messages and tables use."""
         return type(self).__name__
 
     def settings(self) -> dict[str, Any]:
-        """What its verdicts depend on, by name: the arguments it was built with but those that are indifferent.
+        """Return what its verdicts depend on, by name: the arguments it was built with but :attr:`indifferent` ones.
 
         A subclass adds what it reads that no argument holds, such as the digest of a file.
         """
@@ -107,7 +110,7 @@ class Judge(ABC):
 
     @cached_property
     def identity(self) -> str:
-        """A short digest of all that its verdicts depend on, the same in every process; verdicts are kept under it."""
+        """Return a short digest of all that its verdicts depend on, the same in every process."""
         about = Description()
         settings = about.of(self.settings())
         kinds = [kind._code_of_class for kind in type(self).__mro__ if issubclass(kind, Judge)]
@@ -124,12 +127,12 @@ class Judge(ABC):
 
     @property
     def bytes(self) -> float | None:
-        """Memory that it takes on the policy's device, in bytes: 0 without a model there, None where nobody knows."""
+        """Return the memory it takes on the policy's device, in bytes: 0 without a model there, None if unknown."""
         return 0.0
 
     @cached_property
     def faults(self) -> Faults:
-        """What it has failed on."""
+        """Return what it has failed on."""
         return Faults()
 
     def to(self, device: torch.device | str) -> None:
@@ -141,12 +144,12 @@ class Judge(ABC):
 
     @abstractmethod
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second), one number in [0, 1] a comparison; nan where the comparison is missing.
+        """Return P(first beats second) of each comparison, in [0, 1]; nan where the comparison is missing.
 
         Args:
             prompts: What the user asked.
             first: One response to each prompt.
-            second: Another.
+            second: Another response to each prompt.
             records: The rows of the user's data that the prompts came from.
         """
 
@@ -156,7 +159,7 @@ class Judge(ABC):
         Args:
             prompts: The prompts.
             texts: K responses to each.
-            report: Told how many prompts were done since it was last told.
+            report: Is told how many prompts were judged since it was last told.
         """
         size = len(texts[0])
         wins = torch.full((len(texts), size, size), 0.5)
@@ -188,7 +191,7 @@ class Judge(ABC):
         first_rewards: Float[Tensor, " batch"] | None = None,
         second_rewards: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """P(first beats second) for one pair a prompt, nan where the comparison is missing.
+        """Return P(first beats second) for one pair a prompt, nan where the comparison is missing.
 
         Rewards already known are not computed again.
         """
@@ -204,12 +207,12 @@ class Judge(ABC):
 
 
 def tell_missing(judge: Judge, missing: int, total: int, where: str) -> None:
-    """Say in one line how many comparisons are missing, and why the first is; nothing where none is.
+    """Say in one line how many comparisons are missing, and why the first is; say nothing where none is.
 
     Args:
-        judge: Who was asked.
+        judge: The judge that was asked.
         missing: Comparisons without an answer.
-        total: All that it was asked about.
+        total: All comparisons that it was asked about.
         where: What they were for, such as ``iteration 3``.
     """
     reason = judge.faults.take()
@@ -219,15 +222,10 @@ def tell_missing(judge: Judge, missing: int, total: int, where: str) -> None:
 
 
 def check_compared(judge: Judge, compared: Bool[Tensor, "batch group group"], where: str) -> None:
-    """Tell what is missing of groups.
-
-    Args:
-        judge: Who was asked.
-        compared: False where a comparison is missing.
-        where: What they were for.
+    """Tell what is missing of groups, as :func:`tell_missing` does.
 
     Raises:
-        JudgeError: All are: nothing can be learnt from the groups, and they can be judged again.
+        JudgeError: All comparisons are missing: nothing can be learnt from the groups, and they can be judged again.
     """
     pairs = torch.ones(compared.shape[-2:], dtype=torch.bool).triu(1)
     made = compared.cpu()[:, pairs]

@@ -1,4 +1,4 @@
-"""A call of a judge's function: what it returns is checked, what it raises names the judge and the sample."""
+"""A judge's function is called here: what it returns is checked, and what it raises names the judge and the sample."""
 
 import math
 import os
@@ -33,15 +33,16 @@ def call_judge(
         low: Smallest value allowed.
         high: Largest value allowed.
         missing: Whether the function may return nan, where a value is missing.
-        patience: With a judge that may fail for a while; None takes any error for one of its code, told at once.
-        faults: What the judge has failed on before; told of failures and answers.
+        patience: Patience with a judge that may fail for a while; None takes any error for one of its code.
+        faults: Earlier failures and answers of the judge, to which those of this call are added.
 
     Returns:
-        One number a row; with patience, nan where the judge failed to the last.
+        One number a row; with patience, nan where the judge failed to the last retry.
 
     Raises:
-        JudgeError: It raised an error of its code, or has failed on every sample since it was first asked; it returned
-            another number of values, or one that is not finite or out of range. The message names judge and sample.
+        JudgeError: The judge raised an error of its code, or has failed on every sample since it was first asked; it
+            returned another number of values, or one that is not finite or out of range. The message names judge and
+            sample.
     """
     faults = faults or Faults()
     once = patience or Patience()
@@ -64,11 +65,7 @@ def call_judge(
 
 
 def in_order(values: Any) -> list[Any]:
-    """Return the values that a judge has given, as a list.
-
-    Raises:
-        TypeError: They have no order, or are a text.
-    """
+    """Return the values that a judge has given, as a list; a set, a mapping or a text raises a ``TypeError``."""
     if isinstance(values, dict | set | frozenset | str):
         raise TypeError(f"it returned a {type(values).__name__}: it must return a list, with one number a sample")
     return list(values)

@@ -1,4 +1,4 @@
-"""Questions to an OpenAI-compatible chat endpoint: many at once, each retried until it is answered or there is no hope.
+"""An OpenAI-compatible chat endpoint is asked many questions at once; each is retried until it is answered or hopeless.
 
 The key is read from the environment for each batch of questions and kept nowhere: no attribute, message or file has it.
 """
@@ -14,33 +14,33 @@ from urllib.parse import urlsplit
 
 from lit_align.judges.patience import JudgeError, MayPass, Patience, in_thread
 
-_BUSY = {408, 425, 429}  # and every 5xx: the same request may succeed later
-_HOPELESS = {401, 403, 404, 405}  # the key, the address or the model is wrong: so will be all other questions
+_BUSY = {408, 425, 429}  # the same request may succeed later, as after every 5xx
+_HOPELESS = {401, 403, 404, 405}  # the key, the address or the model is wrong, and other questions would fail too
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HEADERS = {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 
 T = TypeVar("T")
 Payload = dict[str, Any]
-"""A question, as the chat completions protocol has it."""
+"""It is a question, as the chat completions protocol has it."""
 
 
 class Unanswered(Exception):
-    """A question that got no answer, and why."""
+    """Says why a question got no answer."""
 
 
 class Unreachable(Unanswered, MayPass):
-    """The server failed: it is no matter of this question."""
+    """Says that the server failed, which is no matter of this question."""
 
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """Where the questions go.
+    """Asks questions of one endpoint.
 
     Attributes:
-        base_url: Up to and without ``/chat/completions``.
+        base_url: Address without ``/chat/completions``.
         api_key_env: Environment variable, in capitals, that holds the key; None sends none.
-        patience: With an overloaded or failing server; its timeout is the seconds without a byte. A server's
-            ``Retry-After`` is kept.
+        patience: Patience with an overloaded or failing server, whose ``Retry-After`` is kept; the timeout is in
+            seconds without a byte.
         concurrency: Questions under way at once, >= 1.
     """
 
@@ -69,12 +69,12 @@ class ChatEndpoint:
 
     @property
     def url(self) -> str:
-        """Where a question is posted."""
+        """Return the address that a question is posted to."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
     @property
     def key(self) -> str:
-        """What the environment has; empty where no key is sent."""
+        """Return the key that the environment has; it is empty where no key is sent."""
         return os.environ.get(self.api_key_env or "", "").strip()
 
     def check(self) -> None:
@@ -86,13 +86,13 @@ class ChatEndpoint:
             )
 
     def ask(self, payloads: Sequence[Payload], answered: Callable[[int, str], None]) -> list[str | Unanswered]:
-        """Each question's reply, empty where the server's answer has no text; or why there is none.
+        """Return each question's reply, empty where the server's answer has no text, or why there is none.
 
         Once many in a row have failed to the last retry, the rest is not asked.
 
         Args:
             payloads: The questions.
-            answered: Told the number of a question and its reply as soon as it is there, in another thread.
+            answered: Is told the number of a question and its reply as soon as it is there, in another thread.
 
         Raises:
             JudgeError: The key, the address or the model is refused.
@@ -128,9 +128,9 @@ class ChatEndpoint:
             return await asyncio.gather(*map(ask, range(len(payloads))))
 
     def _client(self) -> Any:
-        """The official client, which reaches this endpoint alone and sends nothing that is not ours.
+        """Return the official client, which reaches this endpoint alone and sends nothing that is not ours.
 
-        Its own retries are off: their waits cannot be set, and there would be two laws of retrying.
+        Its own retries are off: their waits cannot be set, and there would be two rules of retrying.
         """
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # it takes a second to import
 
@@ -149,7 +149,7 @@ class ChatEndpoint:
             event_hooks={"request": [send_ours_alone]},
         )
         return AsyncOpenAI(
-            api_key=key or "none",  # it insists on one
+            api_key=key or "none",  # the client insists on a key
             base_url=self.base_url,
             organization="",
             project="",
@@ -165,7 +165,7 @@ class ChatEndpoint:
             completion = await client.chat.completions.create(**payload)
         except APIStatusError as error:
             raise self._failure(error.response) from None
-        except APIConnectionError as error:  # no connection, a dropped one, a timeout
+        except APIConnectionError as error:  # there is no connection, it was dropped, or it timed out
             reason = f"{type(error).__name__}: {str(error.__cause__ or '') or error}"
             raise Unreachable(self._without_key(reason)) from None
         return _content(completion)
@@ -179,7 +179,7 @@ class ChatEndpoint:
         return Unreachable(reason, retry_after=_seconds(response.headers.get("Retry-After", "")))
 
     def _reason(self, response: Any) -> str:
-        """Status and the server's words, except where it is the key that they are about: servers quote it."""
+        """Return the status and the server's words, except where these are about the key: servers quote it."""
         reason = f"status {response.status_code}"
         if response.status_code in (401, 403):
             return f"{reason} (the key in {self.api_key_env})"
@@ -191,7 +191,7 @@ class ChatEndpoint:
 
 
 def in_own_loop(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns, run in an event loop and a thread of its own: a notebook's thread has a loop already.
+    """Return what a coroutine returns, run in a thread and event loop of its own, as a notebook's has a loop already.
 
     The work is cancelled when the wait is stopped, by Ctrl-C for example.
     """

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Row = dict[str, list[int]]
-"""What a tokenizer makes of one text or pair: ``input_ids``, ``attention_mask``, and ``token_type_ids`` of some."""
+"""A tokenizer makes it of one text or pair: ``input_ids``, ``attention_mask``, and for some ``token_type_ids``."""
 
 
 class Classifier:
@@ -37,11 +37,11 @@ class Classifier:
         self._segments = _segments(model) if "token_type_ids" in self._takes else 0
 
     def alone(self, row: Row) -> float:
-        """Score of one row, by a plain pass without padding."""
+        """Return the score of one row, from a plain pass without padding."""
         return float(self._logits([row], padding=0)[0])
 
     def together(self, rows: Sequence[Row]) -> Float[Tensor, " rows"]:
-        """Scores of several rows, padded to the longest."""
+        """Return the scores of several rows, padded to the longest."""
         padding = self._config.pad_token_id
         if padding is not None and 0 <= padding < self._vocabulary:
             return self._logits(rows, padding)
@@ -54,7 +54,7 @@ class Classifier:
 
     @property
     def _config(self) -> Any:
-        """The part of the config that the head reads."""
+        """Return the part of the config that the head reads."""
         return self.model.config.get_text_config()
 
     @contextmanager
@@ -85,29 +85,29 @@ def _padded(rows: Sequence[list[int]], padding: int) -> Tensor:
 
 
 def _segments(model: nn.Module) -> float:
-    """How many kinds of segments, such as prompt and response, a network has weights for.
+    """Return how many kinds of segments, such as prompt and response, a network has weights for.
 
     Other networks, such as GPT-2, look segments up among the words.
     """
     weights = dict(model.named_parameters())
     kinds = [weight.shape[0] for name, weight in weights.items() if "token_type_embeddings" in name]
-    relative = any(name.endswith("seg_embed") for name in weights)  # whether two tokens are of one segment, of any kind
+    relative = any(name.endswith("seg_embed") for name in weights)  # these ask whether two tokens are of one segment
     return min(kinds, default=math.inf if relative else 0)
 
 
 def _rotations(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
-    """Rotary embeddings of a network, with the law of their frequencies and its parameters."""
+    """Yield the rotary embeddings of a network, each with the law of its frequencies and the law's parameters."""
     module: Any
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, str):
             yield module, kinds, module.config.rope_parameters
-        elif isinstance(kinds, dict):  # one for each type of layer
+        elif isinstance(kinds, dict):  # each type of layer has one
             yield from ((module, kind, module.config.rope_parameters[layer]) for layer, kind in kinds.items())
 
 
 def _longest_of_one_frequency(model: nn.Module) -> float:
-    """Tokens up to which the longest row of a pass does not decide the frequencies of all."""
+    """Return the tokens up to which the longest row of a pass does not decide the frequencies of all."""
     limits = [
         module.original_max_seq_len if "dynamic" in kind else parameters["original_max_position_embeddings"]
         for module, kind, parameters in _rotations(model)

@@ -1,4 +1,4 @@
-"""What a judge was built with, as text that is the same in every process."""
+"""What a judge was built with is described as text that is the same in every process."""
 
 import inspect
 import logging
@@ -20,31 +20,31 @@ from lit_align.utils.digests import bytes_digest, model_digest, weights_digest
 
 log = logging.getLogger(__name__)
 
-_PLAIN = (dict, OrderedDict, MappingProxyType)  # mappings with nothing but their items
+_PLAIN = (dict, OrderedDict, MappingProxyType)  # these mappings hold nothing but their items
 
 
 @runtime_checkable
 class Identified(Protocol):
-    """What says itself, in every process alike, what it is, as judges and policies do."""
+    """Says itself, in every process alike, what it is, as judges and policies do."""
 
     @property
     def identity(self) -> Any:
-        """Short digests."""
+        """Return short digests."""
 
 
 class Description:
-    """Values as text: equal where they mean the same, in whatever process.
+    """Describes values as text that is equal where they mean the same, in whatever process.
 
     Attributes:
-        unknown: What nothing is known of but its class, or its name.
+        unknown: Names of what cannot be described beyond its class or name.
     """
 
     def __init__(self) -> None:
         self.unknown: list[str] = []
-        self._inside: list[int] = []  # ids of the objects that are being described
+        self._inside: list[int] = []  # it holds the ids of objects that are being described
 
     def of(self, value: Any) -> str:
-        """A value as text."""
+        """Return a value as text."""
         if id(value) in self._inside:
             return f"inside {self._inside.index(id(value))}"
         self._inside.append(id(value))
@@ -95,7 +95,7 @@ class Description:
         return None
 
     def _of_object(self, value: Any) -> str:
-        """What it says itself, else its weights, else what pickle would keep of it."""
+        """Describe an object by what it says itself, else by its weights, else by what pickle would keep of it."""
         kind = type(value)
         if isinstance(value, Identified) and not callable(value.identity):
             return f"{self._class(kind)} {self.of(value.identity)}"
@@ -103,19 +103,19 @@ class Description:
             return self._of_network(value)
         try:
             reduced = dispatch_table[kind](value) if kind in dispatch_table else value.__reduce_ex__(4)
-        except Exception:  # a lock, a connection: what has a life of its own fails in any way there is
+        except Exception:  # what has a life of its own, such as a lock, fails in any way there is
             self.unknown.append(f"a {kind.__module__}.{kind.__qualname__}")
             return self._class(kind)
-        if isinstance(reduced, str):  # its name in its module
-            return f"{self._class(kind)} {reduced} {self.of(getattr(value, '__wrapped__', None))}"  # as of a cache
+        if isinstance(reduced, str):  # it is a name in its module
+            return f"{self._class(kind)} {reduced} {self.of(getattr(value, '__wrapped__', None))}"  # caches wrap
         made_by, arguments, *rest = reduced
         state, items, pairs = (*rest[:3], None, None, None)[:3]
         parts = [_without(arguments, kind), state, list(items or ()), dict(pairs or ())]
-        parts += [made_by] if isinstance(made_by, partial) else []  # which holds arguments, too
+        parts += [made_by] if isinstance(made_by, partial) else []  # it holds arguments, too
         return f"{self._class(kind)} {self.of(parts)}"
 
     def _of_network(self, network: nn.Module) -> str:
-        """Its weights, and the classes and numbers of its layers."""
+        """Describe a network by its weights, and the classes and numbers of its layers."""
         weights = weights_digest([*network.named_parameters(), *network.named_buffers()])
         layers = [[name, type(layer), _settings(layer)] for name, layer in network.named_modules()]
         return f"network {weights} {self.of(layers)}"
@@ -125,7 +125,7 @@ class Description:
         return f"class {kind.__qualname__} {code}".rstrip()
 
     def code(self, thing: Any) -> str:
-        """Digest of the code of a function or a class; empty for ours, whose changes a version names."""
+        """Return a digest of the code of a function or a class; it is empty for ours, whose changes a version names."""
         if is_ours(defining_module(thing)):
             return ""
         digest = code_digest(thing)
@@ -139,12 +139,12 @@ class Description:
 
 
 def is_ours(module: str) -> bool:
-    """Whether a module is of lit_align."""
+    """Say whether a module is of lit_align."""
     return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _place(function: FunctionType) -> str:
-    """The name of a function; lambdas share theirs, and may share a line."""
+    """Return the name of a function; lambdas share theirs, and may share a line."""
     if function.__name__ != "<lambda>":
         return function.__qualname__
     columns = [column for _, _, *both in function.__code__.co_positions() for column in both if column is not None]
@@ -152,14 +152,14 @@ def _place(function: FunctionType) -> str:
 
 
 def _text(text: str) -> str:
-    """A text; a folder with a model in it is that model, wherever it lies."""
+    """Describe a text; a folder with a model in it is that model, wherever it lies."""
     if text and os.path.isfile(os.path.join(text, "config.json")):  # a template is too long for Path
         return f"model {model_digest(text)}"
     return repr(text)
 
 
 def _content(cell: CellType) -> Any:
-    """What a closure holds, if there is anything yet."""
+    """Return what a closure holds, if there is anything yet."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -167,12 +167,12 @@ def _content(cell: CellType) -> Any:
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
-    """What a layer holds beside weights and other layers; whether it trains is for its caller to say."""
+    """Return what a layer holds beside weights and other layers; whether it trains is for its caller to say."""
     return {name: value for name, value in vars(layer).items() if not name.startswith("_") and name != "training"}
 
 
 def _without(arguments: Sequence[Any], kind: type) -> list[Any]:
-    """Arguments of a reconstruction, without the class that is made."""
+    """Return the arguments of a reconstruction, without the class that is made."""
     return [argument for argument in arguments if argument is not kind]
 
 
@@ -181,8 +181,8 @@ def tell_matched_by_name(judge: str, run: Path) -> None:
     """Say once that verdicts of an earlier version are taken for a judge's own.
 
     Args:
-        judge: Its class and name.
-        run: The run folder that they are in.
+        judge: Class and name of the judge.
+        run: The run folder that the verdicts are in.
     """
     log.warning(
         "%s: verdicts of an earlier version name their judge alone (%s): they are taken for this one's, whatever its "

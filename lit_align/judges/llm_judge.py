@@ -1,4 +1,4 @@
-"""A language model behind a chat endpoint as judge.
+"""A language model behind a chat endpoint judges.
 
 [1] L. Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", NeurIPS Datasets and Benchmarks 2023,
     arXiv:2306.05685 (position bias, and asking in both orders against it).
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import torch
+from typing_extensions import override
 
 from lit_align.judges.base import Judge
 from lit_align.judges.chat import ChatEndpoint, Payload, Unanswered
@@ -44,30 +45,29 @@ _ANSWER = re.compile(r"[\s*\[\]().:\"'`]*(A|B|tie)[\s*\[\]().:\"'`]*", re.IGNORE
 class LLMJudge(Judge):
     """Asks any OpenAI-compatible chat endpoint which of two responses is better.
 
-    The last line of a reply must be A, B or tie, which are 1, 0 and ½. A reply that is none of them, and a question
-    that fails after all retries, is a missing comparison, never a tie. Two identical responses are a tie and not asked
-    about. A judge that has answered none of its first questions is refused: responses and answers are on disk, and the
-    run goes on from them. One that fails later for a while leaves comparisons missing.
+    The last line of a reply must be A, B or tie, which are 1, 0 and ½. Any other reply, and a question that fails after
+    all retries, is a missing comparison, never a tie. Two identical responses are a tie and not asked about. A judge
+    that has answered none of its first questions is refused: responses and answers are on disk, and the run goes on
+    from them. One that fails later for a while leaves comparisons missing.
 
     Args:
-        model: As the endpoint names it.
-        base_url: Up to and without ``/chat/completions``.
+        model: Name of the model at the endpoint.
+        base_url: Address of the endpoint, without ``/chat/completions``.
         api_key_env: Environment variable, in capitals, that holds the key, read from nowhere else; null for a server
             without one.
-        template: The question, with ``{prompt}``, ``{first}`` and ``{second}``. One that asks for reasons first works
-            as well, if the last line is to be the verdict.
-        temperature: Of the endpoint, >= 0; null leaves it out, for models that refuse it.
-        both_orders: Ask in both orders and average, against a taste for the first place [1]; costs twice as much.
+        template: The question, with ``{prompt}``, ``{first}`` and ``{second}``. It may ask for reasons first, if the
+            last line is to be the verdict.
+        temperature: Sampling temperature of the endpoint, >= 0; null leaves it out, for models that refuse it.
+        both_orders: Ask in both orders and average, against a preference for the first place [1]; costs twice as much.
         max_retries: Times a question is retried after status 408, 425, 429 or 5xx, a lost connection or a timeout,
-            >= 0. Once many in a row have failed to the last, the rest of a batch is not asked.
+            >= 0. Once many in a row have failed to the last retry, the rest of a batch is not asked.
         timeout: Seconds without a byte after which a request has failed, > 0.
-        backoff: Seconds before the first retry, doubled before each further one.
+        backoff: Seconds before the first retry, doubled before each further one, > 0.
         concurrency: Questions under way at once, >= 1.
         cache: SQLite file that keeps every answer (by a hash of endpoint, model, temperature and question), so that
             none is paid for twice; failures are not kept. Every device writes one of its own. The JSON lines of an
             earlier version, ``answers.jsonl``, are imported by ``answers.sqlite``, and may be named instead of it. Null
             remembers for the life of the process.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: An argument is out of its range, or the template lacks a field.
@@ -103,22 +103,22 @@ class LLMJudge(Judge):
         self.both_orders = both_orders
         self.cache = cache
         self.special_tokens: SpecialTokens = special_tokens
-        self.patience = None  # the endpoint's goes for each question
+        self.patience = None  # the endpoint has its own, for each question
         self._remembered: dict[str, str] = {}
 
     @property
+    @override
     def name(self) -> str:
-        """The model's name."""
         return self.model
 
+    @override
     def check(self) -> None:
-        """Refuse an environment without the key and a cache that is something else, before any weights load."""
         self.endpoint.check()
         if self._store is not None:
             self._store.check()
 
+    @override
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second); nan where the comparison is missing."""
         if self.both_orders:
             return in_both_orders(self._in_order, prompts, first, second, records)
         return self._in_order(prompts, first, second, records)
@@ -130,13 +130,13 @@ class LLMJudge(Judge):
         return [0.5 if question is None else answers.get(question, math.nan) for question in questions]
 
     def _question(self, prompt: str, first: str, second: str, record: Record) -> str:
-        # In one pass: a response that says {second} is not filled in.
+        # One pass fills all fields in, so a response that says {second} is left as it is.
         fields = {"prompt": _conversation(prompt, record), "first": first, "second": second}
         return _FIELD.sub(lambda match: fields[match[1]], self.template)
 
     def _answers(self, questions: list[str]) -> dict[str, float]:
-        """Question -> win of the first, for those that were answered."""
-        keys = {question: self._key(question) for question in questions}  # each asked once
+        """Return the win of the first response for each question that was answered."""
+        keys = {question: self._key(question) for question in questions}  # each question is asked once
         known = self._known(list(keys.values()))
         new = [question for question, key in keys.items() if key not in known]
 
@@ -150,7 +150,7 @@ class LLMJudge(Judge):
         failures = [_why(reply) for question, reply in zip(new, replies, strict=True) if keys[question] not in known]
         if known:
             self.faults.succeeded()
-        elif len(failures) > 2 and not self.faults.answered:  # more than the two orders of one comparison
+        elif len(failures) > 2 and not self.faults.answered:  # these are more than the two orders of one comparison
             raise JudgeError(f"judge {self.name} answered none of {len(new)} questions; the first: {failures[0]}")
         if failures:
             self.faults.note(failures[0])
@@ -175,7 +175,7 @@ class LLMJudge(Judge):
 
     @property
     def _store(self) -> Store | None:
-        """Of this process: it knows its rank when the devices have found each other."""
+        """Return the store of this process, which knows its rank when the devices have found each other."""
         if self.cache is None:
             return None
         return Store(Path(self.cache), torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)
@@ -188,12 +188,11 @@ def _parsed(reply: str) -> str | None:
 
 
 def _why(reply: str | Unanswered) -> str:
-    """Why there is no answer."""
     return f"a reply that does not end in A, B or tie: {reply[-60:]!r}" if isinstance(reply, str) else str(reply)
 
 
 def _conversation(prompt: str, record: Record) -> str:
-    """The prompt; of a chat, all that user and assistant have said."""
+    """Return the prompt, or all that user and assistant have said in a chat."""
     turns = spoken(record)
     if len(turns) < 2:
         return prompt

@@ -1,15 +1,10 @@
-"""The memory that a judge's model takes, known from its config alone."""
+"""A model's config alone tells how much memory a judge takes."""
 
 import torch
 
 
 def model_bytes(name: str, dtype: torch.dtype) -> float | None:
-    """Bytes of the weights of a model on the hub or in a folder; None where its config is not there or not known.
-
-    Args:
-        name: Hub id or local folder.
-        dtype: Dtype of the weights.
-    """
+    """Return the bytes of the weights of a hub id or local folder; None where its config is not there or not known."""
     from transformers import AutoConfig, AutoModel
 
     try:

@@ -1,4 +1,4 @@
-"""The network of PairRM under the names its checkpoint has; what is compared is laid out in `pair_rm`.
+"""The network of PairRM has the names of its checkpoint; what is compared is laid out in `pair_rm`.
 
 [1] D. Jiang, X. Ren, B. Y. Lin, "LLM-Blender: Ensembling Large Language Models with Pairwise Ranking and Generative
     Fusion", ACL 2023, arXiv:2306.02561.
@@ -13,10 +13,10 @@ from transformers import DebertaV2Model, DebertaV2PreTrainedModel
 
 
 class PairRanker(DebertaV2PreTrainedModel):
-    """A DeBERTa encoder that reads a prompt and two candidates together, and a head that scores each candidate.
+    """Reads a prompt and two candidates together with a DeBERTa encoder, and scores each candidate with a head.
 
     Args:
-        config: Of DeBERTa, and ``n_tasks``: how many scores the head gives, whose mean counts.
+        config: A config of DeBERTa with ``n_tasks``, the number of scores that the head gives; their mean counts.
     """
 
     def __init__(self, config: Any) -> None:
@@ -36,12 +36,12 @@ class PairRanker(DebertaV2PreTrainedModel):
     def forward(
         self, ids: Int[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], markers: Int[Tensor, "batch 3"]
     ) -> Float[Tensor, " batch"]:
-        """Score of the first candidate less that of the second, as a logit of the first one's win.
+        """Return the score of the first candidate less that of the second, as a logit of the first one's win.
 
         Args:
             ids: Token ids, padded on the right.
             mask: True on tokens.
-            markers: Where the markers of the prompt, the first and the second candidate stand.
+            markers: Columns of the markers of the prompt, the first and the second candidate.
         """
         states = self.pretrained_model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         rows = torch.arange(len(ids), device=ids.device)

@@ -1,4 +1,4 @@
-r"""PairRM: a ranker that reads two candidates side by side, the judge of the SPPO, APO and WIND papers.
+r"""PairRM, the judge of the SPPO, APO and WIND papers, is a ranker that reads two candidates side by side.
 
 [1] D. Jiang, X. Ren, B. Y. Lin, "LLM-Blender: Ensembling Large Language Models with Pairwise Ranking and Generative
     Fusion", ACL 2023, arXiv:2306.02561. Its code, llm-blender (``pair_ranker/pairrm.py``, ``blender/blender_utils.py``,
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.model_size import model_bytes
@@ -27,13 +28,13 @@ from lit_align.utils.out_of_memory import Halving
 from lit_align.utils.whole_weights import load_whole
 
 MARKERS = {"source_prefix_id": "<|source|>", "cand1_prefix_id": "<|candidate1|>", "cand2_prefix_id": "<|candidate2|>"}
-"""Keys of the checkpoint's config, and the tokens they number."""
+"""These keys of the checkpoint's config number these tokens."""
 
 _CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
-"""What the ranker was trained to read before a chat of several turns, misspelling included."""
+"""The ranker was trained to read it before a chat of several turns, misspelling included."""
 
 Row = tuple[list[int], list[int]]
-"""Token ids, and where the three markers stand."""
+"""It holds token ids, and where the three markers stand."""
 
 
 class PairRM(Judge):
@@ -50,18 +51,18 @@ class PairRM(Judge):
     Args:
         model: Hub id or local folder, in the format of ``llm-blender/PairRM-hf``.
         aggregation: ``pair`` or ``scores``.
-        source_tokens: Longest prompt, markers included; what is longer loses its end, as in [1].
-        candidate_tokens: Longest candidate, markers included; what a prompt leaves free is shared by its candidates.
-        token_budget: Most tokens, padding included, in one forward pass; bounds memory, changes nothing else.
+        source_tokens: Longest prompt, markers included, >= 4; what is longer loses its end, as in [1].
+        candidate_tokens: Longest candidate, markers included, >= 4; what a prompt leaves free is shared by its
+            candidates.
+        token_budget: Most tokens, padding included, in one forward pass, >= 4; bounds memory, changes nothing else.
         dtype: Dtype of the weights.
         revision: Branch, tag or commit of a hub id.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
-        ValueError: A length is not positive.
+        ValueError: A length is less than 4.
     """
 
-    patience = None  # it waits for nobody: an error is one of its code
+    patience = None  # it waits for nobody, so any error is one of its code
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class PairRM(Judge):
     ) -> None:
         lengths = {"source_tokens": source_tokens, "candidate_tokens": candidate_tokens, "token_budget": token_budget}
         for name, value in lengths.items():
-            if value < 4:  # room for three special tokens and one of text
+            if value < 4:  # three special tokens and one of text need room
                 raise ValueError(f"judge.{name} must be >= 4, got {value}")
         self.path = model
         self.aggregation = aggregation
@@ -95,27 +96,27 @@ class PairRM(Judge):
         self._markers: dict[str, int] = {}
 
     @property
+    @override
     def name(self) -> str:
-        """The model's path."""
         return self.path
 
+    @override
     def settings(self) -> dict[str, Any]:
-        """The arguments; the model by its files, wherever they lie."""
         return super().settings() | {"model": model_digest(self.path, self.revision)}
 
     @property
+    @override
     def bytes(self) -> float | None:
-        """The weights of its model."""
         return model_bytes(self.path, self.dtype)
 
+    @override
     def to(self, device: torch.device | str) -> None:
-        """Compare on this device."""
         self.device = device
         if self._model is not None:
             self._model.to(device)
 
+    @override
     def check(self) -> None:
-        """Refuse a model that is no pair ranker before anything is sampled; reads its config and tokenizer alone."""
         from transformers import AutoConfig, AutoTokenizer
 
         config = AutoConfig.from_pretrained(self.path, **self._hub).to_dict()
@@ -125,7 +126,7 @@ class PairRM(Judge):
                 f"judge.model: the config of {self.path} has no {missing[0]}: it is no PairRM in the format of "
                 "transformers, such as llm-blender/PairRM-hf"
             )
-        # The end is what is cut: each part begins with its marker, and the head reads the markers.
+        # The end is cut, since each part begins with its marker, and the head reads the markers.
         tokenizer = AutoTokenizer.from_pretrained(self.path, truncation_side="right", **self._hub)
         for key, token in MARKERS.items():
             if tokenizer.convert_tokens_to_ids(token) != config[key]:
@@ -133,13 +134,13 @@ class PairRM(Judge):
         self._markers = {key: config[key] for key in MARKERS}
         self._tokenizer = tokenizer
 
+    @override
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second), the logits of the two orders averaged."""
         probabilities: list[float] = self._logits(prompts, first, second, records).sigmoid().tolist()
         return probabilities
 
+    @override
     def verdict(self, prompts: Prompts, texts: Sequence[Sequence[str]], report: Report | None = None) -> Verdict:
-        """Judge all pairs of every group."""
         if self.aggregation == "pair":
             return super().verdict(prompts, texts, report)
         size = len(texts[0])
@@ -161,7 +162,7 @@ class PairRM(Judge):
     def _logits(
         self, prompts: list[str], first: list[str], second: list[str], records: list[Record]
     ) -> Float[Tensor, " pairs"]:
-        """s_12 of every pair."""
+        """Return s_12 of every pair."""
         self._load()
         asked = list(zip(prompts, first, second, records, strict=True))
         rows = [self._row(x, *pair, r) for x, a, b, r in asked for pair in ((a, b), (b, a))]
@@ -178,7 +179,7 @@ class PairRM(Judge):
         return (forward - backward) / 2
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Rows, shortest first, in runs that fit the budget; at least one each."""
+        """Yield rows, shortest first, in runs that fit the budget; each run has at least one."""
         some: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
             if some and lengths[row] * (len(some) + 1) > self.token_budget:
@@ -202,7 +203,7 @@ class PairRM(Judge):
         return ids, places
 
     def _plain(self, text: str) -> str:
-        """The text without markers and separators of its own, which would forge another layout."""
+        """Return the text without markers and separators of its own, which would forge another layout."""
         for token in (*MARKERS.values(), self._tokenizer.sep_token):
             text = text.replace(token, " ")
         return text
@@ -224,7 +225,7 @@ def _pad_right(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _turns(prompt: str, first: str, second: str, record: Record) -> tuple[str, str, str]:
-    """A chat of several turns as [1] lays it out; its format has no place for a system message."""
+    """Return a chat of several turns as [1] lays it out; its format has no place for a system message."""
     turns = spoken(record)
     asked = [text for role, text in turns if role == "user"]
     said = [text for role, text in turns if role == "assistant"]

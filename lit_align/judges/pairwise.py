@@ -1,7 +1,9 @@
-"""Judges that look at two responses at once, in both orders."""
+"""Some judges look at two responses at once, and are asked in both orders."""
 
 from collections.abc import Callable
 from typing import Any
+
+from typing_extensions import override
 
 from lit_align.judges.base import Judge
 from lit_align.judges.calls import call_judge
@@ -10,24 +12,21 @@ from lit_align.judges.reward import UserFunction
 from lit_align.types import Record, SpecialTokens
 
 Ask = Callable[[list[str], list[str], list[str], list[Record]], list[float]]
-"""P(first beats second) in the order given: what a judge with a taste for a place says."""
+"""It returns P(first beats second) in the order given, from a judge that may prefer a place."""
 
 
 class PairwiseFunction(Judge):
-    """Your own comparison: ``f(prompts, first, second, records) -> list[float]``, P(first beats second) in [0, 1].
+    """Asks your function ``f(prompts, first, second, records) -> list[float]`` for P(first beats second) in [0, 1].
 
-    Every pair is asked in both orders and the two answers averaged, so a taste for the first place cancels out. Two
-    identical responses are a tie and are not asked about.
+    Every pair is asked in both orders and the two answers averaged, so a preference for the first place cancels out.
+    Two identical responses are a tie and are not asked about.
 
     Args:
         function: Dotted path; modules of the working directory can be imported. In Python the function itself will do.
         max_retries: Times it is retried after an error that may pass, such as a timeout, >= 0; what fails to the last
-            is missing. A ``TypeError`` and the like stop the run at once.
+            retry is missing. A ``TypeError`` and the like stop the run at once.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
-        version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
-            what it imports or reads, or of a function that is in no file, is not.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.
@@ -48,17 +47,16 @@ class PairwiseFunction(Judge):
         self.patience = Patience(max_retries, backoff, timeout)
 
     @property
+    @override
     def name(self) -> str:
-        """The function's dotted path."""
         return self.function.path
 
+    @override
     def settings(self) -> dict[str, Any]:
-        """The arguments, and the function with the module it is found in."""
         return super().settings() | self.function.settings()
 
+    @override
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second), averaged over the two orders."""
-
         def ask(*columns: list[Any]) -> list[float]:
             faults, patience = self.faults, self.patience
             return call_judge(
@@ -71,17 +69,12 @@ class PairwiseFunction(Judge):
 def in_both_orders(
     ask: Ask, prompts: list[str], first: list[str], second: list[str], records: list[Record]
 ) -> list[float]:
-    """P(first beats second), the mean of what is said of (first, second) and of (second, first).
+    """Return P(first beats second), the mean of what is said of (first, second) and of (second, first).
 
-    Args:
-        ask: Called once with both orders of every pair of different responses; identical ones are ties.
-        prompts: What the user asked.
-        first: One response to each prompt.
-        second: Another.
-        records: The rows of the user's data.
+    ``ask`` is called once with both orders of every pair of different responses; identical ones are ties.
 
     Returns:
-        Probabilities; nan where either order is: half an answer would have the taste for a place in it.
+        Probabilities; nan where either order has none, since one order alone may prefer a place.
     """
     probabilities = [0.5] * len(prompts)
     asked = [i for i in range(len(prompts)) if first[i] != second[i]]

@@ -1,8 +1,8 @@
-"""What is done when a judge fails: it is retried, then in parts; what it still fails on is missing.
+"""A judge that fails is retried, then asked in parts; what it still fails on is missing.
 
 The error decides. One that the judge's own code makes (`CODE_ERRORS`: a wrong type, a key that is not there, a module
-that cannot be imported) would be made by a retry too, and is told at once with the sample. Any other (a timeout, a lost
-connection, whatever a client library raises) may pass.
+that cannot be imported) would be made by a retry too, and is raised at once with the sample. Any other (a timeout, a
+lost connection, whatever a client library raises) may pass.
 """
 
 import logging
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 
 class JudgeError(RuntimeError):
-    """A judge raised, or returned something that is no judgement."""
+    """Says that a judge raised, or returned something that is no judgement."""
 
 
 class MayPass(Exception):
-    """An error of a server that says when to retry.
+    """Says that a server failed, and when to retry.
 
     Args:
         reason: What has failed.
-        retry_after: Seconds that it asks to be left alone; None where it asks for nothing.
+        retry_after: Seconds that the server asks to be left alone; None where it asks for nothing.
     """
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
@@ -58,24 +58,24 @@ CODE_ERRORS = (
     FileNotFoundError,
     PermissionError,
 )
-"""Errors that a retry does not mend."""
+"""A retry does not mend these errors."""
 
 _LONGEST_WAIT = 60.0
-_HOPELESS = 8  # samples in a row that fail alone, to the last retry: the judge is down, not the samples odd
+_HOPELESS = 8  # when so many samples in a row fail alone, to the last retry, the judge is down
 _GOLDEN = 0.6180339887498949
 
 Ask = Callable[[Sequence[list[Any]]], list[float]]
-"""One number a row of the columns."""
+"""It returns one number for each row of the columns."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a retry may succeed: not after an error of the judge's code, nor after Ctrl-C."""
+    """Say whether a retry may succeed: it cannot after an error of the judge's code, nor after Ctrl-C."""
     return isinstance(error, Exception) and not isinstance(error, CODE_ERRORS)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """The one law of retrying: how often, after what wait, and how long a call may take.
+    """Holds the one rule of retrying: how often, after what wait, and how long a call may take.
 
     Attributes:
         max_retries: Times a call is retried after an error that may pass, >= 0.
@@ -103,7 +103,7 @@ class Patience:
     def retrying(
         self, function: Callable[..., Any], may_pass: Callable[[BaseException], bool] = may_pass
     ) -> Callable[..., Any]:
-        """A function, or a coroutine function, that is retried after errors that may pass; the last is raised."""
+        """Return a function, or a coroutine function, that is retried while errors may pass; it raises the last."""
         retried: Callable[..., Any] = tenacity.retry(
             stop=tenacity.stop_after_attempt(self.max_retries + 1),
             wait=self._wait,
@@ -114,14 +114,14 @@ class Patience:
         return retried
 
     def call(self, function: Callable[..., Any], columns: Sequence[list[Any]]) -> list[Any]:
-        """What a function returns in time, as a list."""
+        """Return what a function returns in time, as a list."""
         if self.timeout is None:
             return list(function(*columns))
         return in_thread(lambda: list(function(*columns)), self.timeout)
 
     @property
     def without_retries(self) -> "Patience":
-        """The same that fails at once."""
+        """Return the same patience without retries."""
         return replace(self, max_retries=0)
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
@@ -138,7 +138,7 @@ def _tell(state: tenacity.RetryCallState) -> None:
 
 @dataclass
 class Faults:
-    """What a judge has failed on: why comparisons are missing, and whether asking on has a point.
+    """Records what a judge has failed on: why comparisons are missing, and whether asking on has a point.
 
     Attributes:
         reason: The first failure since it was last taken; empty where there was none.
@@ -151,31 +151,31 @@ class Faults:
     down: bool = False
 
     def note(self, reason: str) -> None:
-        """A failure."""
+        """Note a failure."""
         self.reason = self.reason or reason
 
     def succeeded(self) -> None:
-        """An answer."""
+        """Note an answer."""
         self.answered, self.down = True, False
 
     def take(self) -> str:
-        """The first failure, forgotten from here on."""
+        """Return the first failure, and forget it."""
         reason, self.reason = self.reason, ""
         return reason
 
 
 def retry_in_parts(ask: Ask, columns: Sequence[list[Any]], patience: Patience, faults: Faults) -> list[float]:
-    """Answers to all rows; nan where there is none to be had.
+    """Return the answers to all rows; nan where there is none to be had.
 
-    All rows are asked about at once, with retries. Then fewer, without: half as many after each failure, twice as many
-    after each success, so that a few rows that always fail cost a few calls. A row alone is retried too; if it fails to
-    the last, it is missing, and after too many such rows in a row the rest is missing too.
+    All rows are asked about at once, with retries. Then fewer are, without retries: half as many after each failure,
+    twice as many after each success, so that a few rows that always fail cost a few calls. A row alone is retried too;
+    if it fails to the last retry, it is missing, and after too many such rows in a row the rest is missing too.
 
     Args:
         ask: Raises what the judge raises.
         columns: Lists of equal length.
-        patience: Of the calls for all rows and for a row alone.
-        faults: Told of failures and answers.
+        patience: Rule for the calls for all rows and for a row alone.
+        faults: Record to which failures and answers are added.
     """
     rows = len(columns[0])
     values = [math.nan] * rows
@@ -210,16 +210,10 @@ def retry_in_parts(ask: Ask, columns: Sequence[list[Any]], patience: Patience, f
 
 
 def in_thread(function: Callable[[], T], timeout: float | None = None) -> T:
-    """What a function returns, if it does so in time.
-
-    It runs in a thread of its own, without gradients, that does not keep the process alive.
-
-    Args:
-        function: Called once.
-        timeout: Seconds, > 0; None waits for ever.
+    """Return what a function returns, run in a thread without gradients that does not keep the process alive.
 
     Raises:
-        TimeoutError: It took longer.
+        TimeoutError: It took longer than ``timeout``, in seconds, > 0; None waits for ever.
     """
     answer: Future[T] = Future()
 
@@ -234,6 +228,6 @@ def in_thread(function: Callable[[], T], timeout: float | None = None) -> T:
     try:
         return answer.result(timeout=timeout)
     except TimeoutError:
-        if answer.done():  # the function's own
+        if answer.done():  # the function raised it itself
             raise
         raise TimeoutError(f"no answer within {timeout:g} s") from None

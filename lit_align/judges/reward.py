@@ -1,4 +1,4 @@
-"""Judges that give every response a scalar reward, and the two ways a pair of rewards becomes a win."""
+"""Some judges give every response a scalar reward; a pair of rewards becomes a win in one of two ways."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.calls import call_judge, in_order
@@ -21,7 +22,7 @@ Comparison = Literal["hard", "bradley_terry"]
 def wins_from_rewards(
     first: Float[Tensor, "..."], second: Float[Tensor, "..."], comparison: Comparison = "hard", temperature: float = 1.0
 ) -> Float[Tensor, "..."]:
-    r"""P(first beats second) from rewards.
+    r"""Return P(first beats second) from rewards.
 
     ``hard`` is :math:`1\{r > r'\} + \tfrac12 1\{r = r'\}` (a tie favours nobody); ``bradley_terry`` is
     :math:`\sigma((r - r')/T)`. Where a reward is nan, it is missing, and so is what follows from it.
@@ -29,7 +30,7 @@ def wins_from_rewards(
     Args:
         first: Rewards.
         second: Rewards of the opponents, broadcast against ``first``.
-        comparison: Which law.
+        comparison: ``hard`` or ``bradley_terry``.
         temperature: T > 0, in units of reward; larger is softer.
     """
     if comparison == "bradley_terry":
@@ -39,12 +40,11 @@ def wins_from_rewards(
 
 
 class RewardJudge(Judge):
-    """A judge with a reward for each response; wins follow from rewards.
+    """Gives each response a reward; wins follow from rewards.
 
     Args:
         comparison: ``hard`` (the better reward wins, ties are ½) or ``bradley_terry``.
-        temperature: Of the Bradley-Terry law, in units of reward, > 0.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
+        temperature: T of the Bradley-Terry law, in units of reward, > 0; larger is softer.
     """
 
     has_rewards = True
@@ -60,16 +60,16 @@ class RewardJudge(Judge):
 
     @abstractmethod
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
-        """One number a response, larger is better."""
+        """Return one number for each response; larger is better."""
 
+    @override
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second), by the law of ``comparison``."""
         rewards = self._asked_rewards(prompts, first, records), self._asked_rewards(prompts, second, records)
         probabilities: list[float] = self._wins(*rewards).tolist()
         return probabilities
 
+    @override
     def verdict(self, prompts: Prompts, texts: Sequence[Sequence[str]], report: Report | None = None) -> Verdict:
-        """Reward every response once; compare all pairs of rewards."""
         size = len(texts[0])
         parts: list[Tensor] = []
         for start in range(0, len(texts), self.prompts_at_once):
@@ -84,6 +84,7 @@ class RewardJudge(Judge):
         own = torch.eye(size, dtype=torch.bool)  # a response is compared with itself even if its reward is missing
         return Verdict(wins.nan_to_num(0.5), ~wins.isnan() | own, rewards)
 
+    @override
     def beats(
         self,
         prompts: Prompts,
@@ -92,7 +93,6 @@ class RewardJudge(Judge):
         first_rewards: Float[Tensor, " batch"] | None = None,
         second_rewards: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """P(first beats second) for one pair a prompt; rewards already known are not computed again."""
         if first_rewards is None or second_rewards is None:
             return super().beats(prompts, first, second)
         return self._wins(first_rewards, second_rewards)
@@ -107,20 +107,15 @@ class RewardJudge(Judge):
 
 
 class RewardFunction(RewardJudge):
-    """Your own reward: a function ``f(prompts, responses, records) -> list[float]``.
+    """Rewards responses by a function of your own: ``f(prompts, responses, records) -> list[float]``.
 
     Args:
         function: Dotted path, such as ``my_rewards.brevity``; modules of the working directory can be imported. In
             Python the function itself will do.
-        comparison: ``hard`` or ``bradley_terry``.
-        temperature: Of the Bradley-Terry law, in units of reward, > 0.
         max_retries: Times it is retried after an error that may pass, such as a timeout, >= 0; what fails to the last
-            is missing. A ``TypeError`` and the like stop the run at once.
+            retry is missing. A ``TypeError`` and the like stop the run at once.
         backoff: Seconds before the first retry, doubled before each further one, > 0.
         timeout: Seconds after which a call has failed, > 0; null waits for ever.
-        version: Yours to change with the function. An edit of the file that it is written in is seen without; one of
-            what it imports or reads, or of a function that is in no file, is not.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
 
     Raises:
         ValueError: There is no such function, or a number is out of its range.
@@ -143,23 +138,21 @@ class RewardFunction(RewardJudge):
         self.version = version
 
     @property
+    @override
     def name(self) -> str:
-        """The function's dotted path."""
         return self.function.path
 
+    @override
     def settings(self) -> dict[str, Any]:
-        """The arguments, and the function with the module it is found in."""
         return super().settings() | self.function.settings()
 
+    @override
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
-        """What the function returns."""
         return in_order(self.function.call(prompts, responses, records))
 
 
 class UserFunction:
-    """A function that a judge calls. A config names it, or Python hands it over.
-
-    A function that lies in a module is the same judge, whether it is named or handed over.
+    """Holds a function that a judge calls; it is the same judge, whether a config names it or Python hands it over.
 
     Args:
         function: A dotted path, or the function itself.
@@ -174,9 +167,9 @@ class UserFunction:
     def __init__(self, function: str | Callable[..., Any]) -> None:
         self.path = function if isinstance(function, str) else path_of(function)
         self.call = import_function(function, "judge.function") if isinstance(function, str) else function
-        module_digest(defining_module(self.call))  # of the code that runs, whatever becomes of its file from here on
+        module_digest(defining_module(self.call))  # it digests the code that runs, whatever becomes of its file
 
     def settings(self) -> dict[str, Any]:
-        """What the verdicts of the function depend on: itself, and the module it is found in."""
+        """Return what the verdicts of the function depend on: itself, and the module it is found in."""
         module = self.path.rpartition(".")[0]
         return {"function": self.path, "module": module_digest(module), "does": self.call}

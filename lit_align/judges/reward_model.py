@@ -1,9 +1,10 @@
-"""A trained reward model as judge: any sequence classifier with one output."""
+"""A trained reward model judges: it is any sequence classifier with one output."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from typing_extensions import override
 
 from lit_align.judges.classifier import Classifier, Row
 from lit_align.judges.model_size import model_bytes
@@ -21,22 +22,20 @@ class RewardModel(RewardJudge):
     A tokenizer with a chat template gets the conversation and the response as the assistant's turn; one without gets
     prompt and response as a text pair. The score is the one that plain transformers gives to that conversation alone:
     the first batch is scored a second time one row at a time, and where that changes scores by more than rounding, all
-    rows are, which one line says.
+    rows are, which one line of the log says.
 
     Args:
         model: Hub id or local folder.
         comparison: ``bradley_terry`` (most reward models are trained so) or ``hard``.
-        temperature: Of the Bradley-Terry law, in units of reward, > 0.
-        batch_size: Responses scored at once; similar lengths are scored together.
+        batch_size: Responses scored at once, >= 1; similar lengths are scored together.
         dtype: Dtype of the weights.
-        trust_remote_code: Run code that comes with the model. Off unless you trust its author.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
+        trust_remote_code: Run code that comes with the model. Leave it off unless you trust its author.
 
     Raises:
         ValueError: ``temperature`` is not positive, or ``batch_size`` < 1.
     """
 
-    patience = None  # it waits for nobody: an error is one of its code
+    patience = None  # it waits for nobody, so any error is one of its code
 
     def __init__(
         self,
@@ -62,27 +61,27 @@ class RewardModel(RewardJudge):
         self._tokenizer: Any = None
 
     @property
+    @override
     def name(self) -> str:
-        """The model's path."""
         return self.path
 
+    @override
     def settings(self) -> dict[str, Any]:
-        """The arguments; the model by its files, wherever they lie."""
         return super().settings() | {"model": model_digest(self.path)}
 
     @property
+    @override
     def bytes(self) -> float | None:
-        """The weights of its model."""
         return model_bytes(self.path, self.dtype)
 
+    @override
     def to(self, device: torch.device | str) -> None:
-        """Score on this device."""
         self.device = device
         if self._network is not None:
             self._network.model.to(device)
 
+    @override
     def check(self) -> None:
-        """Refuse a model with several labels before anything is sampled; reads its config alone."""
         from transformers import AutoConfig
 
         labels = AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code).num_labels
@@ -90,8 +89,8 @@ class RewardModel(RewardJudge):
             raise ValueError(f"judge.model: {self.path} has {labels} labels, a reward model has 1")
 
     @torch.no_grad()
+    @override
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
-        """The classifier's one logit for each response: what it gives to that conversation alone."""
         network = self._loaded()
         rows = [self._encode(*row) for row in zip(prompts, responses, records, strict=True)]
         lengths = [len(row["input_ids"]) for row in rows]
@@ -104,7 +103,7 @@ class RewardModel(RewardJudge):
         return values
 
     def _batches(self, lengths: list[int], longest: float) -> list[list[int]]:
-        """Rows of similar lengths together, and each one that is longer than the longest by itself."""
+        """Return rows of similar lengths together, and each one that is longer than the longest by itself."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         short = [i for i in order if lengths[i] <= longest]
         batches = [short[start : start + self.batch_size] for start in range(0, len(short), self.batch_size)]

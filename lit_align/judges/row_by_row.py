@@ -1,4 +1,4 @@
-"""A network gives a row in a batch the score that it gives to the row alone: this is seen to, and never assumed.
+"""A network has to give a row in a batch the score that it gives to the row alone: this is checked, and never assumed.
 
 How a network reads a padded batch depends on its architecture, its padding token, its positions and its code. The first
 batch whose rows differ in length is scored a second time, one row at a time, as plain transformers would do it.
@@ -17,14 +17,14 @@ from lit_align.utils.out_of_memory import Halving, is_out_of_memory
 log = logging.getLogger(__name__)
 
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Difference of two scores that rounding may make, relative to the larger of their size and 1."""
+"""Rounding may change a score by so much, relative to the larger of its size and 1."""
 
 
 class RowByRow:
-    """Scores rows in batches as long as a batch changes nothing, and one at a time where it does, which one line says.
+    """Scores rows in batches while a batch changes nothing; where it does, the log says so and rows are scored alone.
 
     Args:
-        judge: What the message calls the judge.
+        judge: Name of the judge in the log.
         dtype: Dtype of the weights, which bounds rounding.
         halving: Cuts batches that do not fit into memory.
     """
@@ -34,7 +34,7 @@ class RowByRow:
         self.bound = _ROUNDING[dtype]
         self.single = False  # a batch has been seen to change scores
         self._halving = halving
-        self._proved = -1  # longest of the unequal rows that kept their scores; 0 where all were equal
+        self._proved = -1  # it is the longest of the unequal rows that kept their scores; 0 where all were equal
 
     def scores(
         self,
@@ -43,7 +43,7 @@ class RowByRow:
         together: Callable[[Sequence[int]], Float[Tensor, " rows"]],
         alone: Callable[[int], float],
     ) -> Float[Tensor, " rows"]:
-        """The score of each row.
+        """Return the score of each row.
 
         Args:
             lengths: Tokens of each row.
@@ -68,7 +68,7 @@ class RowByRow:
         return values
 
     def _to_prove(self, lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> Sequence[int] | None:
-        """The batch of the most unequal rows, where none like it has been proved."""
+        """Return the batch of the most unequal rows, where none like it has been proved."""
 
         def unequal(batch: Sequence[int]) -> int:
             return max(lengths[row] for row in batch) - min(lengths[row] for row in batch)
@@ -78,7 +78,7 @@ class RowByRow:
             return None
         first = max(several, key=unequal)
         longest = max(lengths[row] for row in first) if unequal(first) else 0
-        # Windows and frequencies may change with length: what is more than twice as long is looked at again.
+        # Windows and frequencies may change with length, so what is more than twice as long is looked at again.
         if longest <= 2 * self._proved:
             return None
         self._proved = longest
@@ -87,7 +87,7 @@ class RowByRow:
     def _proof(
         self, batch: Sequence[int], together: Callable[[Sequence[int]], Tensor], alone: Callable[[int], float]
     ) -> Tensor:
-        """Scores of the batch, or those of its rows alone where the two differ."""
+        """Return the scores of the batch, or those of its rows alone where the two differ."""
         try:
             found = torch.cat([scores for _, scores in self._halving.each([batch], together)])
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Sentiment of the response by a word list: instant, deterministic, real enough to align a model to in minutes.
+"""A word list scores sentiment: it is instant, deterministic, and real enough to align a model to in minutes.
 
 [1] C. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
     ICWSM 2014.
@@ -9,22 +9,21 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from lit_align.judges.reward import Comparison, RewardJudge
 from lit_align.types import Record, SpecialTokens
 
 
 class Sentiment(RewardJudge):
-    """Rewards positive words.
+    """Rewards positive words of the response; the prompt is not read.
 
     Args:
         lexicon: ``vader`` [1], compound score in [-1, 1]; or ``afinn`` [2], sum of word valences in [-5, 5], per word
             of the response so that length does not pay.
-        comparison: ``hard`` or ``bradley_terry``.
-        temperature: Of the Bradley-Terry law, in units of reward, > 0.
-        special_tokens: Whether it reads the special tokens inside a response, such as ``<think>``: ``keep``, ``drop``.
     """
 
-    patience = None  # it waits for nobody: an error is one of its code
+    patience = None  # it waits for nobody, so any error is one of its code
 
     def __init__(
         self,
@@ -37,12 +36,12 @@ class Sentiment(RewardJudge):
         self.lexicon = lexicon
 
     @property
+    @override
     def name(self) -> str:
-        """The lexicon's name."""
         return self.lexicon
 
+    @override
     def rewards(self, prompts: list[str], responses: list[str], records: list[Record]) -> Sequence[float]:
-        """Sentiment of each response; the prompt is not read."""
         del prompts, records
         if self.lexicon == "vader":
             return [self._scorer.polarity_scores(response)["compound"] for response in responses]

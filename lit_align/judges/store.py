@@ -1,4 +1,4 @@
-"""What judges have said, on disk as it comes: no answer is bought twice, and no verdict is."""
+"""Answers and verdicts of judges go to disk as they come, so that none is bought twice."""
 
 import json
 import logging
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.judges.base import Judge, Report, Verdict
 from lit_align.judges.identity import tell_matched_by_name
@@ -34,13 +35,13 @@ _KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)"
 _FIND = "SELECT key, value, checksum FROM kept WHERE key IN (SELECT value FROM json_each(?))"
 _IS_MADE = "SELECT 1 FROM sqlite_master WHERE name = 'kept'"
 _BEGINNING = b"SQLite format 3\0"
-_ASKED = ("prompt", "messages")  # columns that a prompt's id is a hash of
-_PLAIN = (date, time, timedelta, Decimal, bytes)  # whose text is all of them; a datetime is a date
-_LONGEST_WAIT = 60.0  # seconds for another process to finish its write
+_ASKED = ("prompt", "messages")  # a prompt's id is a hash of these columns
+_PLAIN = (date, time, timedelta, Decimal, bytes)  # the text of these says all of them; a datetime is a date
+_LONGEST_WAIT = 60.0  # another process has so many seconds to finish its write
 
 
 class Store:
-    """Key -> value, which is whatever JSON holds, in one table of an SQLite file, made with the first value.
+    """Keeps values that JSON holds under keys, in one table of an SQLite file that is made with the first value.
 
     A value is on disk when :meth:`put` returns, whatever ends the process afterwards. Each rank writes a file of its
     own and looks at the others'; runs may share theirs. The JSON lines that an earlier version has left beside the file
@@ -48,7 +49,7 @@ class Store:
 
     Args:
         path: The file of rank 0, ``answers.sqlite``. The name of the JSON lines, ``answers.jsonl``, means the same.
-        rank: Of the process, among those that share the work.
+        rank: Rank of the process, among those that share the work.
     """
 
     def __init__(self, path: Path, rank: int = 0) -> None:
@@ -59,7 +60,7 @@ class Store:
         """Refuse a file that is something else.
 
         Raises:
-            ValueError: It is.
+            ValueError: The file is no SQLite file.
         """
         if self.path.exists():
             with self.path.open("rb") as file:
@@ -68,7 +69,7 @@ class Store:
                 raise ValueError(f"{self.path} is no SQLite file; JSON lines need a name that ends in .jsonl")
 
     def known(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Those keys that something was put under, by whichever rank, and what."""
+        """Return those keys that something was put under, by whichever rank, and what."""
         if self._lines.exists() and not _rows(self.path, _IS_MADE):
             self._write([])
         others = self._first.parent.glob(_of_rank(self._first, "*", stem=escape(self._first.stem)).name)
@@ -88,7 +89,7 @@ class Store:
     def remove(self) -> None:
         """Take what this rank has kept off the disk, and the JSON lines of an earlier version."""
         journal = self.path.with_name(f"{self.path.name}-journal")
-        for path in (self.path, journal, self._lines):  # in this order: a journal alone is nothing to SQLite
+        for path in (self.path, journal, self._lines):  # the order matters, since a journal alone is nothing to SQLite
             path.unlink(missing_ok=True)
 
     @property
@@ -96,7 +97,7 @@ class Store:
         return self._first.with_suffix(".jsonl")
 
     def _write(self, values: Sequence[tuple[str, Any]]) -> None:
-        """All or nothing, whatever ends the process meanwhile."""
+        """Write all values or none, whatever ends the process meanwhile."""
 
         def write() -> None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,13 +113,13 @@ class Store:
 
 
 class StoredJudge(Judge):
-    """Judges in blocks of ``judge.prompts_at_once`` prompts, each from the store if it is there.
+    """Judges in blocks of ``judge.prompts_at_once`` prompts; a block that is in the store is not judged again.
 
     A block without a single answer is not kept: the judge may be back when the run goes on.
 
     Args:
-        judge: Who judges.
-        path: Of the store.
+        judge: The judge that is asked.
+        path: The file of the store.
     """
 
     def __init__(self, judge: Judge, path: Path) -> None:
@@ -127,26 +128,26 @@ class StoredJudge(Judge):
         self.has_rewards = judge.has_rewards
 
     @property
+    @override
     def name(self) -> str:
-        """The judge's."""
         return self.judge.name
 
     @property
+    @override
     def identity(self) -> str:
-        """The judge's."""
         return self.judge.identity
 
     @property
+    @override
     def faults(self) -> Faults:
-        """The judge's."""
         return self.judge.faults
 
+    @override
     def compare(self, prompts: list[str], first: list[str], second: list[str], records: list[Record]) -> list[float]:
-        """P(first beats second), as the judge says."""
         return self.judge.compare(prompts, first, second, records)
 
+    @override
     def verdict(self, prompts: Prompts, texts: Sequence[Sequence[str]], report: Report | None = None) -> Verdict:
-        """Judge all pairs of every group."""
         parts = []
         for rows in self._blocks(len(texts)):
             block, some = prompts.select(rows), [list(texts[row]) for row in rows]
@@ -163,6 +164,7 @@ class StoredJudge(Judge):
         wins, compared = torch.cat([part.wins for part in parts]), torch.cat([part.compared for part in parts])
         return Verdict(wins, compared, torch.cat(rewards) if rewards else None)
 
+    @override
     def beats(
         self,
         prompts: Prompts,
@@ -171,7 +173,6 @@ class StoredJudge(Judge):
         first_rewards: Float[Tensor, " batch"] | None = None,
         second_rewards: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """P(first beats second) for one pair a prompt; where rewards that are known say it, nothing is asked."""
         if isinstance(self.judge, RewardJudge) and first_rewards is not None and second_rewards is not None:
             return self.judge.beats(prompts, first, second, first_rewards, second_rewards)
         parts = []
@@ -188,12 +189,12 @@ class StoredJudge(Judge):
         return [range(start, min(start + size, prompts)) for start in range(0, prompts, size)]
 
     def _kept(self, question: str, prompts: Prompts, texts: Sequence[Sequence[str]]) -> tuple[str, Any | None]:
-        """The key of a question, and what is known of it."""
+        """Return the key of a question, and what is known of it."""
         kind, name = type(self.judge).__name__, self.judge.name
         asked = repr((prompts.record_id.tolist(), texts))
         beside = columns_beside(prompts.records)
         key = text_digest(question, self.judge.identity, asked, *([beside] if beside else []))
-        by_name = text_digest(question, kind, name, asked)  # as version 0.1 kept it
+        by_name = text_digest(question, kind, name, asked)  # version 0.1 kept it so
         known = self.store.known([key, by_name])
         if by_name in known and key not in known:
             tell_matched_by_name(f"{kind} {name}", self.store.path.parent.parent)
@@ -201,11 +202,7 @@ class StoredJudge(Judge):
 
 
 def columns_beside(records: Sequence[Record]) -> str:
-    """A short digest of what rows say beside what is asked, which judges see as well; empty where they say nothing.
-
-    Args:
-        records: Rows of the user's data.
-    """
+    """Return a short digest of what rows say beside what is asked, which judges see too; empty if there is nothing."""
     beside = [{name: value for name, value in record.items() if name not in _ASKED} for record in records]
     return text_digest(json.dumps(beside, sort_keys=True, default=_as_text)) if any(beside) else ""
 
@@ -216,14 +213,14 @@ def _as_text(value: Any) -> str:
 
 
 def _answers(verdict: Verdict) -> bool:
-    """Whether there is more in it than that a response is as good as itself."""
+    """Say whether there is more in it than that a response is as good as itself."""
     diagonal = verdict.compared.shape[0] * verdict.compared.shape[1]
     rewarded = verdict.rewards is not None and not bool(verdict.rewards.isnan().all())
     return rewarded or int(verdict.compared.sum()) > diagonal
 
 
 def _plain(value: Tensor | None) -> Any:
-    """A tensor's dtype and numbers, which JSON holds to the last bit."""
+    """Return a tensor's dtype and numbers, which JSON holds to the last bit."""
     return None if value is None else [str(value.dtype).removeprefix("torch."), value.tolist()]
 
 
@@ -232,20 +229,20 @@ def _tensor(plain: Any) -> Any:
 
 
 def _of_rank(path: Path, rank: str, stem: str | None = None) -> Path:
-    """The file of another rank than the first."""
+    """Return the file of another rank than the first."""
     return path.with_name(f"{stem or path.stem}.rank{rank}{path.suffix}")
 
 
 @contextmanager
 def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    """A connection without transactions of its own making."""
+    """Open a connection without transactions of its own making."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     with closing(sqlite3.connect(uri, uri=True, timeout=_LONGEST_WAIT, isolation_level=None)) as file:
         yield file
 
 
 def _rows(path: Path, query: str, *parameters: str) -> list[Any]:
-    """What a query finds in a file, if there is one; it is looked at read-only."""
+    """Return what a query finds in a file, if there is one; it is looked at read-only."""
 
     def look(mode: str = "ro") -> list[Any]:
         if not path.exists():
@@ -254,9 +251,9 @@ def _rows(path: Path, query: str, *parameters: str) -> list[Any]:
             with _opened(path, mode) as file:
                 return file.execute(query, parameters).fetchall()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK":  # who wrote was killed: half a write is undone
+            if error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK":  # a killed writer's half a write is undone
                 return look("rw")
-            if str(error).startswith("no such table"):  # nor has it got that far
+            if str(error).startswith("no such table"):  # the writer has not got that far
                 return []
             raise
 
@@ -264,11 +261,11 @@ def _rows(path: Path, query: str, *parameters: str) -> list[Any]:
 
 
 def _unless_damaged(path: Path, act: Callable[[], T]) -> T:
-    """What an act on a file gives; a damaged one is named and put aside, and the act done without it."""
+    """Return what an act on a file gives; a damaged file is named and put aside, and the act done without it."""
     try:
         return act()
     except sqlite3.DatabaseError as error:
-        if type(error) is not sqlite3.DatabaseError:  # a lock, no room, no right: the file is whole
+        if type(error) is not sqlite3.DatabaseError:  # there is a lock, no room or no right, and the file is whole
             raise
         aside = path.with_name(f"{path.name}.damaged")
         log.warning("%s is damaged (%s): it is now %s, and what it held is asked for anew", path, error, aside.name)
@@ -281,7 +278,7 @@ def _checksum(key: str, text: str) -> int:
 
 
 def _values_of(lines: Path) -> Iterator[tuple[str, Any]]:
-    """Key and value of each whole line that an earlier version has written, answers and verdicts alike."""
+    """Yield key and value of each whole line that an earlier version has written, answers and verdicts alike."""
     if not lines.exists():
         return
     damaged = 0
