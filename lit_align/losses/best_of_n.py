@@ -19,14 +19,14 @@ from torch import Tensor
 def cumulative(
     weights: Float[Tensor, "*#batch Y"], rewards: Real[Tensor, "*#batch Y"]
 ) -> tuple[Float[Tensor, "*#batch Y"], Float[Tensor, "*#batch Y"]]:
-    r"""How much of a law lies at or below, and strictly below, the reward of each response.
+    """Return how much of a law lies at or below, and strictly below, the reward of each response: F and F^-.
 
     Args:
         weights: Probability of each response, >= 0, rows sum to one.
         rewards: Reward of each response, any finite unit; only their order matters, and equal rewards are ties.
 
     Returns:
-        ``(at_most, below)``: F and F^-, in [0, 1] up to rounding, ``below <= at_most``; in the dtype of the weights.
+        ``(at_most, below)``, in [0, 1] up to rounding, ``below <= at_most``; in the dtype of the weights.
     """
     shape = torch.broadcast_shapes(weights.shape, rewards.shape)
     ordered, order = rewards.expand(shape).contiguous().sort(-1)
@@ -40,20 +40,13 @@ def cumulative(
 def best_of_n_ratio(
     at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int
 ) -> Float[Tensor, "*shape"]:
-    r"""The law of the best of n divided by the law of one draw.
+    r"""Return the law of the best of n draws divided by the law of one draw: a density ratio in [0, n].
 
     .. math::
         \frac{\pi^{(n)}}{\pi} = \sum_{i=1}^n F^{n-i} (F^-)^{i-1} = F^{n-1}\, \frac{1 - q^n}{1 - q}, \quad q = F^-/F
 
-    Source: eq. (4) of [1], summed.
-
-    Args:
-        at_most: F, in [0, 1].
-        below: F^-, in [0, F].
-        n: Draws, >= 1; more favour the best responses more.
-
-    Returns:
-        A density ratio in [0, n], without a loop over n; finite for responses of probability zero too.
+    Source: eq. (4) of [1], summed without a loop over n >= 1. ``at_most`` is F in [0, 1], ``below`` is F^- in [0, F].
+    The ratio is finite for responses of probability zero too.
     """
     return at_most.pow(n - 1) * geometric_sum(at_most, below, n)
 
@@ -61,30 +54,18 @@ def best_of_n_ratio(
 def log_best_of_n_ratio(
     at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int
 ) -> Float[Tensor, "*shape"]:
-    r"""Logarithm of :func:`best_of_n_ratio`, nats, where the ratio itself would underflow.
+    """Return the logarithm of :func:`best_of_n_ratio`, in [-inf, log n] nats, where the ratio itself would underflow.
 
-    Args:
-        at_most: F, in [0, 1].
-        below: F^-, in [0, F].
-        n: Draws, >= 1.
-
-    Returns:
-        In [-inf, log n]; -inf only where F = 0 and n > 1.
+    It is -inf only where F = 0 and n > 1.
     """
     # xlogy: 0 log 0 = 0, the best of one draw is the draw.
     return torch.xlogy(n - 1, at_most) + geometric_sum(at_most, below, n).log()
 
 
 def geometric_sum(at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int) -> Float[Tensor, "*shape"]:
-    """The sum 1 + q + … + q^{n-1} of the powers of q = below / at_most.
+    """Return the sum 1 + q + … + q^{n-1} of n >= 1 powers of q = below / at_most, in [1, n].
 
-    Args:
-        at_most: F, or what is proportional to it, >= 0.
-        below: F^-, or as much of it, in [0, at_most].
-        n: Terms, >= 1.
-
-    Returns:
-        In [1, n]; n where both are 0, which counts as q = 1.
+    ``below`` is in [0, ``at_most``]; where both are 0 the sum is n, as for q = 1.
     """
     # expm1: exact where q is within rounding of 1. 0 / 0 is nan, and counts as q = 1.
     decay = (at_most / below).log()
