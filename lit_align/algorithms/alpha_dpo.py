@@ -28,8 +28,8 @@ class AlphaDPO(PairwiseModule):
     Args:
         beta: Reward per nat and token, > 0; larger saturates at smaller differences. [1] uses 2.5 to 10.
         gamma: Target margin, >= 0, in units of reward; beta times the ``gamma_beta_ratio`` of the authors' code.
-        alpha: Nats per token that the target moves by for one standard deviation of M, >= 0; 0 is SimPO. [1] uses 0.05 to
-            0.2.
+        alpha: Nats per token that the target moves by for one standard deviation of M, >= 0; 0 is SimPO. [1] uses 0.05
+            to 0.2.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"current", "reference"})

@@ -24,7 +24,7 @@ from lit_align.types import Rollouts
 
 
 class IterativeBOND(AlignmentModule):
-    r"""Pulls the policy to the best-of-n law of its anchor; every so often the anchor becomes the policy [1, Algorithm 1].
+    r"""Pulls the policy to the best-of-n law of its anchor, which becomes the policy every so often [1, Algorithm 1].
 
     .. math::
         \min_\pi \; a_1 J^\beta(\pi, \pi_t^{(n)}) + a_2 \mathrm{KL}(\pi \| \pi_t) + (1-a_1-a_2) \mathrm{KL}(\pi \|

@@ -15,7 +15,7 @@ from lit_align.types import Rollouts
 
 
 class MinorDPO(PairwiseModule):
-    """Trains DPO that stops pushing a rejected response down at the reference [1], on pairs of the policy's own responses.
+    """Trains DPO that stops pushing a rejected response down at the reference [1], on the policy's own responses.
 
     Args:
         beta: KL strength, > 0; larger keeps the policy closer to the reference.

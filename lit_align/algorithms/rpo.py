@@ -15,7 +15,7 @@ from lit_align.types import Rollouts
 
 
 class RPO(PairwiseModule):
-    """Trains DPO and the log-likelihood of the winner [1], on pairs of the policy's own responses, towards the reference.
+    """Trains DPO and the log-likelihood of the winner [1] on the policy's own responses, towards the reference.
 
     Args:
         beta: KL strength, > 0; larger keeps the policy closer to the reference. [1] uses 0.01 and 0.05.

@@ -21,7 +21,7 @@ Opponents = Literal["others", "group"]
 
 
 class SPPO(AlignmentModule):
-    r"""Plays against itself by multiplicative weights: :math:`\pi_{t+1} \propto \pi_t \exp(P(y \succ \pi_t)/\beta)` [1].
+    r"""Plays multiplicative weights against itself: :math:`\pi_{t+1} \propto \pi_t \exp(P(y \succ \pi_t)/\beta)` [1].
 
     Args:
         beta: Inverse step size, > 0, win rate per nat; larger moves less far in one iteration. [1] uses 1e-3.
