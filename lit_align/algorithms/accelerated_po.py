@@ -40,8 +40,8 @@ class AcceleratedPO(PairwiseModule):
     Args:
         objective: ``dpo``, ``ipo`` or ``sppo``: the loss of one iteration.
         alpha: Momentum in [0, 1); 0 is the plain iterative method, 0.3 the value of [1].
-        beta: Inverse step size, > 0: DPO's and SPPO's beta, IPO's tau; or a list, one for each iteration, whose last one
-            serves all later ones. [1] uses 0.01, 0.1, 1.0.
+        beta: Inverse step size, > 0: DPO's and SPPO's beta, IPO's tau; or a list, one for each iteration, whose last
+            one serves all later ones. [1] uses 0.01, 0.1, 1.0.
         offset: SPPO's offset: ``half`` or ``partition``.
         opponents: SPPO's opponents: the ``others`` of a group, or the whole ``group``.
         rank: Largest rank of the momentum beside low-rank adapters; None keeps all of it, which grows.

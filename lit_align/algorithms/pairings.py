@@ -63,7 +63,7 @@ def random_pairs(rollouts: Rollouts) -> Pairs:
 
 
 def all_pairs(rollouts: Rollouts) -> Pairs:
-    """Return every pair of slots, the likelier winner first: the least noisy of the fair pairings, at no cost.
+    """Return every pair of slots, the likelier winner first: the fair pairing with the least noise.
 
     The weight of a pair is 2 / (K (K - 1)), or, when responses are enumerated with probabilities mu
     (``rollouts.weights``), 2 mu_i mu_j: the law of two independent draws. Two draws of one response are left out, and

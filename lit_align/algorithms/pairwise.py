@@ -17,7 +17,7 @@ Pairing = Literal["best_worst", "random", "all"]
 
 
 class PairwiseModule(AlignmentModule):
-    """Bases an algorithm on a loss of pairs.
+    """Wires an algorithm whose loss is one of pairs.
 
     Args:
         pairing: ``best_worst`` of each group, ``random`` disjoint pairs, or ``all`` of them; enumerated responses need

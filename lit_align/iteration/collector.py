@@ -1,4 +1,4 @@
-"""From prompts to rollouts: sample, judge, score, each stage on disk before the next begins."""
+"""The collector makes rollouts of prompts: it samples, judges and scores, each stage on disk before the next begins."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -50,12 +50,7 @@ def _scoring_in_halves() -> Halving:
 
 @dataclass(frozen=True)
 class PolicyAndAnchor:
-    """What draws the slots of a group: the policy, which answers as the anchor where that is the source.
-
-    Attributes:
-        policy: Draws all responses.
-        anchor: Says with which weights the policy is pi_t.
-    """
+    """Draws the slots of a group: the policy answers, under the anchor's weights where the source is ``anchor``."""
 
     policy: Policy
     anchor: Anchor
@@ -68,12 +63,12 @@ class PolicyAndAnchor:
         source: str,
         at_once: int = 0,
     ) -> Responses:
-        """One response for each row of uniforms, as :meth:`Policy.sample` draws it."""
+        """Draw one response for each row of uniforms, as :meth:`Policy.sample` does."""
         with self._answering_as(source) as name:
             return self.policy.sample(prompts, uniforms, decoding, name, at_once)
 
     def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
-        """Every response there is, as :meth:`Policy.enumerate` gives it."""
+        """Return all responses, as :meth:`Policy.enumerate` does."""
         with self._answering_as(source) as name:
             return self.policy.enumerate(prompts, decoding, name)
 
@@ -88,11 +83,11 @@ class Collector:
     Attributes:
         policy: Draws the responses.
         judge: Compares them; without one they stay uncompared.
-        sampler: How many, how long, from which law, and who draws.
+        sampler: How many responses, how long, and from which policies.
         anchor: Draws the slots that are its own.
         stages: Clock and progress bars.
         sampling: Halves the micro-batches of sampling where memory runs out, for the rest of the run.
-        scoring: Those of scoring.
+        scoring: Halves those of scoring.
     """
 
     policy: Policy
@@ -116,18 +111,18 @@ class Collector:
         given_by: Origin | None = None,
         chosen: Chosen | None = None,
     ) -> Rollouts:
-        """Rollouts of these prompts, sampled, judged and scored; read from ``path`` as far as they are there.
+        """Return rollouts of these prompts, sampled, judged and scored; read from ``path`` as far as they are there.
 
         Args:
             prompts: The prompts.
             path: The file that holds the rollouts; written after each stage. None keeps nothing.
-            scores: ``anchor``, ``reference`` and ``current``, as needed: how each scores responses.
-            seed: Of the responses.
+            scores: How ``anchor``, ``reference`` and ``current``, as needed, score responses.
+            seed: The seed of the responses.
             iteration: Key of the random numbers.
-            sources: Who draws each slot of a group, instead of the sampler's own.
+            sources: Which policy samples each response of a group, instead of the sampler's own.
             given: Responses that are there and compared, so that nothing is sampled or judged.
-            given_by: Who has compared them, as far as that is known.
-            chosen: Where there is more than the one file of this name: which it is.
+            given_by: The judge that has compared them, as far as it is known.
+            chosen: Picks the file, where there is more than the one of this name.
 
         Raises:
             ValueError: The file holds rollouts of other prompts.
@@ -217,12 +212,12 @@ class Collector:
 
 
 def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: bool) -> dict[str, Tensor]:
-    """Means over the responses, by name; what was drawn is compared with what scoring says of it.
+    """Return means over the responses, by name; what was drawn is compared with what scoring says of it.
 
     Args:
-        rollouts: Of a whole iteration.
-        is_policy: Whether the sampler draws from the policy itself.
-        anchor_is_policy: Whether the anchor's log-probs are those of what the policy drew.
+        rollouts: Those of a whole iteration.
+        is_policy: Says whether the sampler draws from the policy itself.
+        anchor_is_policy: Says whether the anchor's log-probs are those of what the policy drew.
     """
     responses = rollouts.responses
     weights = torch.ones_like(rollouts.wins[..., 0]) if rollouts.weights is None else rollouts.weights
@@ -244,12 +239,7 @@ def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: 
 def sampling_gaps(rollouts: Rollouts, *, anchor_is_policy: bool) -> Float[Tensor, " tokens"] | None:
     """Return how far the law of each drawn token lies from what scoring says of it, nats: by rounding, or by a fault.
 
-    Args:
-        rollouts: They are of a whole iteration.
-        anchor_is_policy: Whether the anchor's log-probs are those of what the policy drew.
-
-    Returns:
-        None where nothing was both drawn and scored.
+    The arguments are those of :func:`collected_metrics`. None means that nothing was both drawn and scored.
     """
     responses = rollouts.responses
     scored = rollouts.slots("anchor") + (rollouts.slots("policy") if anchor_is_policy else [])
@@ -263,7 +253,7 @@ def check_sampling(gaps: Float[Tensor, " tokens"], *, exact: bool) -> None:
     """Stop where responses were drawn from another law than the policy's; warn where rounding may be the reason.
 
     Args:
-        gaps: Between the law of each token and its log-prob, nats.
+        gaps: Distances between the law of each token and its log-prob, nats.
         exact: Both were computed in full precision.
 
     Raises:

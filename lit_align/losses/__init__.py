@@ -1,1 +1,1 @@
-"""Pure loss functions: tensors in, one loss per prompt or pair out. Nothing here imports the rest of the package."""
+"""Losses are pure functions: tensors in, one loss per prompt or pair out. They import nothing else of the package."""

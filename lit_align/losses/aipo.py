@@ -1,4 +1,4 @@
-r"""Agreement-aware iterative preference optimisation (AIPO): DPO with a larger reference margin, and an NLL term.
+"""Agreement-aware iterative preference optimisation (AIPO) is DPO with a larger reference margin, and an NLL term.
 
 [1] Y. Shen, X. Wang, Y. Niu, Y. Zhou, L. Tang, L. Zhang, F. Chen, L. Wen, "AIPO: Improving Training Objective for
     Iterative Preference Optimization", 2024, arXiv:2409.08845.

@@ -1,4 +1,4 @@
-r"""alpha-DPO: SimPO whose target margin grows with how far the policy has already told a pair apart.
+r"""alpha-DPO is SimPO with a target margin that grows with how far the policy has already told a pair apart.
 
 [1] J. Wu et al., "alpha-DPO: Adaptive Reward Margin is What Direct Preference Optimization Needs", 2024,
     arXiv:2410.10148.

@@ -1,14 +1,15 @@
-r"""The law of the best of n draws, relative to the law they were drawn from.
+r"""The best of n draws has this law, relative to the law that they were drawn from.
 
 [1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622.
 
-With :math:`F(y) = P[r(y') \le r(y)]` and :math:`F^-(y) = P[r(y') < r(y)]` for :math:`y' \sim \pi`, the best of n
+With :math:`F(y) = P[r(y') \le r(y)]` and :math:`F^-(y) = P[r(y') < r(y)]` for :math:`y' \sim \pi`, the best of n >= 1
 independent draws (ties broken at random) has the law
 
 .. math::
     \pi^{(n)}(y) = \pi(y) \sum_{i=1}^n F(y)^{n-i} F^-(y)^{i-1},
 
-which is :math:`F^n - F^{-n}` where no other response has the reward of y.
+which is :math:`F^n - F^{-n}` where no other response has the reward of y. ``at_most`` is F in [0, 1], and ``below`` is
+F^- in [0, F].
 """
 
 import torch
@@ -21,12 +22,8 @@ def cumulative(
 ) -> tuple[Float[Tensor, "*#batch Y"], Float[Tensor, "*#batch Y"]]:
     """Return how much of a law lies at or below, and strictly below, the reward of each response: F and F^-.
 
-    Args:
-        weights: Probability of each response, >= 0, rows sum to one.
-        rewards: Reward of each response, any finite unit; only their order matters, and equal rewards are ties.
-
-    Returns:
-        ``(at_most, below)``, in [0, 1] up to rounding, ``below <= at_most``; in the dtype of the weights.
+    ``weights`` are probabilities, and rows of them sum to one. Rewards are of any finite unit: only their order
+    matters, and equal rewards are ties. The results are in the dtype of the weights.
     """
     shape = torch.broadcast_shapes(weights.shape, rewards.shape)
     ordered, order = rewards.expand(shape).contiguous().sort(-1)
@@ -45,8 +42,7 @@ def best_of_n_ratio(
     .. math::
         \frac{\pi^{(n)}}{\pi} = \sum_{i=1}^n F^{n-i} (F^-)^{i-1} = F^{n-1}\, \frac{1 - q^n}{1 - q}, \quad q = F^-/F
 
-    Source: eq. (4) of [1], summed without a loop over n >= 1. ``at_most`` is F in [0, 1], ``below`` is F^- in [0, F].
-    The ratio is finite for responses of probability zero too.
+    Source: eq. (4) of [1], summed without a loop over n. It is finite for responses of probability zero too.
     """
     return at_most.pow(n - 1) * geometric_sum(at_most, below, n)
 
@@ -54,19 +50,13 @@ def best_of_n_ratio(
 def log_best_of_n_ratio(
     at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int
 ) -> Float[Tensor, "*shape"]:
-    """Return the logarithm of :func:`best_of_n_ratio`, in [-inf, log n] nats, where the ratio itself would underflow.
-
-    It is -inf only where F = 0 and n > 1.
-    """
+    """Return the log of :func:`best_of_n_ratio`, nats, finite where the ratio underflows; -inf only for F = 0, n > 1."""
     # xlogy: 0 log 0 = 0, the best of one draw is the draw.
     return torch.xlogy(n - 1, at_most) + geometric_sum(at_most, below, n).log()
 
 
 def geometric_sum(at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int) -> Float[Tensor, "*shape"]:
-    """Return the sum 1 + q + … + q^{n-1} of n >= 1 powers of q = below / at_most, in [1, n].
-
-    ``below`` is in [0, ``at_most``]; where both are 0 the sum is n, as for q = 1.
-    """
+    """Return the sum 1 + q + … + q^{n-1} in [1, n] of the powers of q = below / at_most; n where both are 0."""
     # expm1: exact where q is within rounding of 1. 0 / 0 is nan, and counts as q = 1.
     decay = (at_most / below).log()
     total = torch.expm1(-n * decay) / torch.expm1(-decay)

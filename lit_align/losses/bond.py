@@ -1,4 +1,4 @@
-r"""Best-of-n distillation (BOND): towards the law of the best of n responses, without drawing n at test time.
+r"""Best-of-n distillation (BOND) moves to the law of the best of n responses, without drawing n at test time.
 
 [1] P. G. Sessa, R. Dadashi, L. Hussenot, J. Ferret, N. Vieillard, et al., "BOND: Aligning LLMs with Best-of-N
     Distillation", ICLR 2025, arXiv:2407.14622.
@@ -7,7 +7,8 @@ The best-of-n law :math:`\pi^{(n)}`, F and F^- are those of :mod:`lit_align.loss
 from is called the anchor: the reference, or the previous iterate. The Jeffreys divergence :math:`(1-\beta)\,
 \mathrm{KL}(\pi^{(n)} \| \pi_\theta) + \beta\,\mathrm{KL}(\pi_\theta \| \pi^{(n)})` (:func:`jeffreys`) distils it: the
 forward part needs expectations under the best-of-n law (:func:`best_of_n_weights`), the backward part its density,
-:func:`sampled_bond_rewards` from draws, and :func:`quantiles`, then :func:`bond_rewards`, of enumerated responses.
+which is :func:`sampled_bond_rewards` from draws, and :func:`quantiles`, then :func:`bond_rewards`, where all responses
+are enumerated.
 
 How far the backward part aims depends on how many anchor draws it has: the law that it distils has 70, 86, 95 and 98 %
 of the rise in quantile that best-of-2 has over one draw, with 2, 4, 8 and 16 draws (derived, for many responses of
@@ -36,18 +37,9 @@ def best_of_n_weights(rewards: Group, n: int, known: Bool[Tensor, "batch group"]
 
     Source: derived, the U-statistic: the mean over all n-subsets of the best one's value. Without ties the j-th
     smallest reward is the best of C(j-1, n-1) subsets; ties share their subsets equally. With n = 1 all responses weigh
-    the same, and with n = K the best has all the weight.
-
-    Args:
-        rewards: Rewards of i.i.d. responses; only their order counts.
-        n: The n of best-of-n, 1 to K.
-        known: Says which rewards are there; None means all. The others are left out of the K.
-
-    Returns:
-        Weight of each response, >= 0, rows sum to one; the rows of fewer than n known rewards are 0.
-
-    Raises:
-        ValueError: n < 1, or n is larger than the group.
+    the same, and with n = K the best has all the weight; an n outside 1 to K raises a ValueError. Rewards of i.i.d.
+    responses that are not ``known`` (None means that all are) are left out of the K. The weights are >= 0, and a row
+    sums to one, or to 0 where fewer than n rewards are known.
     """
     size = rewards.shape[-1]
     if not 1 <= n <= size:
@@ -95,20 +87,10 @@ def bond_rewards(
         \log\frac{\pi^{(n)}(y)}{\pi(y)} = (n-1)\log F + \log\sum_{i=1}^n \Big(\frac{F^-}{F}\Big)^{i-1}
             = (n-1)\, r_{BOND}(y)
 
-    Source: r_BOND of [1], times n - 1. [1] drops the second term in practice: for many responses of small probability
-    it is nearly constant, log n.
-
-    Args:
-        at_most: F in (0, 1]; larger is better.
-        below: F^- in [0, F].
-        n: The n of best-of-n, >= 1.
-        law: ``exact``, or ``approximate``: (n-1) log F, the log ratio up to a term in [0, log n].
-
-    Returns:
-        Reward of each response in nats; at most log n (``exact``) or 0 (``approximate``); minus infinity at F = 0.
-
-    Raises:
-        ValueError: n < 1, or no such ``law``.
+    Source: r_BOND of [1], times n - 1. The ``approximate`` law drops the second term as [1] does in practice: for many
+    responses of small probability it is nearly constant, log n. ``at_most`` is F in (0, 1], ``below`` is F^- in [0, F].
+    The rewards are in nats, at most log n (``exact``) or 0 (``approximate``), and minus infinity at F = 0. An n < 1 or
+    another ``law`` raises a ValueError.
     """
     _check_law(n, law)
     if law == "exact":
@@ -136,12 +118,11 @@ def sampled_bond_rewards(
     .. math::
         E[H_J - H_k] = -\sum_{m=1}^k \frac{(1 - F)^m}{m}, \quad J \sim \mathrm{Binomial}(k, F),
 
-    which the U-statistics of the powers of 1 - F add up to. The logarithm of (j + 1) / (k + 1) in its place aims short:
+    to which the U-statistics of the powers of 1 - F add up. The logarithm of (j + 1) / (k + 1) instead aims shorter:
     53 % of best-of-2's rise in quantile with two draws, where this has 70 %, and 85 against 95 % with eight. The ratio
-    b / j of the second term has a bias that vanishes with more draws and, where no two draws tie, none.
-
-    The ``anchor_rewards`` are of draws for the same prompt that are not among the responses to be placed; those that
-    are not ``known`` are left out of the k. Errors are those of :func:`bond_rewards`.
+    b / j of the second term has a bias that vanishes with more draws and, where no two draws tie, none. The
+    ``anchor_rewards`` are of draws for the same prompt, the responses to be placed not among them; those that are not
+    ``known`` are left out of the k.
     """
     _check_law(n, law)
     placed, drawn = rewards.unsqueeze(-1), anchor_rewards.unsqueeze(-2)
@@ -175,15 +156,12 @@ def jeffreys(
 
     Args:
         anchor_sample_logps: log pi_theta of the *anchor's* responses, sequence sums, nats; carries the gradient.
-        forward_weights: Weight of each under the target, such as :func:`best_of_n_weights`; rows sum to one.
+        forward_weights: Their weights m under the target, such as :func:`best_of_n_weights`; rows sum to one.
         policy_sample_logps: log pi_theta of responses drawn from pi_theta itself, sequence sums, nats; gradient.
-        advantages: A of the policy's responses, nats: :func:`bond_rewards`, or their estimate, less (log pi_theta - log
-            pi_anchor), less a baseline that does not depend on the sample.
+        advantages: A of the latter, nats: :func:`bond_rewards`, or their estimate, less (log pi_theta - log pi_anchor),
+            less a baseline that does not depend on the sample.
         beta: In [0, 1]: 0 is imitation of the target's responses, 1 is KL-regularised policy gradient.
         weights: mu of the policy's responses, taken as constants; None means samples.
-
-    Raises:
-        ValueError: ``beta`` is outside [0, 1].
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta}")

@@ -1,4 +1,4 @@
-r"""Calibrated DPO (Cal-DPO): each log-ratio is drawn to a value of its own, and not their difference alone.
+"""Calibrated DPO (Cal-DPO) draws each log-ratio to a value of its own, and not their difference alone.
 
 [1] T. Xiao, Y. Yuan, H. Zhu, M. Li, V. G. Honavar, "Cal-DPO: Calibrated Direct Preference Optimization for Language
     Model Alignment", NeurIPS 2024, arXiv:2412.14516.

@@ -1,4 +1,4 @@
-r"""chi-PO: DPO under another link, whose chi-squared divergence makes it sceptical of what the data do not cover.
+"""chi-PO is DPO under another link, whose chi-squared divergence makes it sceptical of what the data do not cover.
 
 [1] A. Huang, W. Zhan, T. Xie, J. D. Lee, W. Sun, A. Krishnamurthy, D. J. Foster, "Correcting the Mythos of
     KL-Regularization: Direct Alignment without Overoptimization via Chi-Squared Preference Optimization", ICLR 2025,

@@ -1,4 +1,4 @@
-r"""Direct preference optimisation (DPO), with labels that are probabilities, and two ways to meet noisy ones.
+r"""Direct preference optimisation (DPO) takes labels that are probabilities, and has two ways to meet noisy ones.
 
 [1] R. Rafailov, A. Sharma, E. Mitchell, S. Ermon, C. D. Manning, C. Finn, "Direct Preference Optimization: Your
     Language Model is Secretly a Reward Model", NeurIPS 2023, arXiv:2305.18290.

@@ -1,4 +1,4 @@
-r"""Efficient exact optimisation (EXO): the *reverse* KL divergence from the policy within a group to what it should be.
+"""Efficient exact optimisation (EXO) lowers the *reverse* KL divergence from the policy within a group to its target.
 
 [1] H. Ji, C. Lu, Y. Niu, P. Ke, H. Wang, J. Zhu, J. Tang, M. Huang, "Towards Efficient Exact Optimization of Language
     Model Alignment", ICML 2024, arXiv:2402.00856.

@@ -1,4 +1,4 @@
-r"""Iterative Nash policy optimisation (INPO): a step of mirror descent in a regularised game, from single comparisons.
+"""Iterative Nash policy optimisation (INPO) takes a step of mirror descent in a game, from single comparisons.
 
 [1] Y. Zhang, D. Yu, B. Peng, L. Song, Y. Tian, M. Huo, N. Jiang, H. Mi, D. Yu, "Iterative Nash Policy Optimization:
     Aligning LLMs with General Preferences via No-Regret Learning", ICLR 2025, arXiv:2407.00617.

@@ -1,4 +1,4 @@
-r"""Identity preference optimisation (IPO): the squared loss of a margin with a finite target.
+"""Identity preference optimisation (IPO) has the squared loss of a margin with a finite target.
 
 [1] M. G. Azar, M. Rowland, B. Piot, D. Guo, D. Calandriello, M. Valko, R. Munos, "A General Theoretical Paradigm to
     Understand Learning from Human Preferences", AISTATS 2024, arXiv:2310.12036.

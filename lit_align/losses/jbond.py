@@ -1,4 +1,4 @@
-r"""J-BOND: online best-of-2 distillation of a slowly moving anchor, from one policy and two anchor responses.
+r"""J-BOND distils the best of 2 of a slowly moving anchor, online, from one policy and two anchor responses.
 
 [1] P. G. Sessa, R. Dadashi, L. Hussenot, J. Ferret, N. Vieillard, et al., "BOND: Aligning LLMs with Best-of-N
     Distillation", ICLR 2025, arXiv:2407.14622 (Algorithm 2).
@@ -12,7 +12,8 @@ P(response i beats response j). The expected gradient is that of
     q \propto \pi_{anchor} \exp\big(-\log 16 \, P(\text{anchor} \succ y)^2\big),
 
 where q stands in for the best-of-2 law: its log-ratio agrees with log F at F = ½. ``beta`` is in [0, 1], and larger
-imitates less; ``gamma`` >= 0, and larger slows the policy down.
+imitates less; ``gamma`` >= 0, and larger slows the policy down. Log-probs are sequence sums in nats; one of these two
+out of its range raises a ValueError.
 """
 
 import math

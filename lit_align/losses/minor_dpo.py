@@ -1,7 +1,6 @@
-r"""MinorDPO: a rejected response is pushed down only while the policy finds it likelier than the reference does.
+"""MinorDPO pushes a rejected response down only while the policy finds it likelier than the reference does.
 
-[1] S. Xie et al., "Minor DPO reject penalty to increase training robustness", 2024,
-    arXiv:2408.09834.
+[1] S. Xie et al., "Minor DPO reject penalty to increase training robustness", 2024, arXiv:2408.09834.
 """
 
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-r"""Maximum preference optimisation (MPO): the expected preference itself as the reward, bounded at both ends.
+"""Maximum preference optimisation (MPO) takes the expected preference itself as the reward, bounded at both ends.
 
 [1] Z. Jiang, X. Huang, C. Wei, "Preference as Reward, Maximum Preference Optimization with Importance Sampling", 2023,
     arXiv:2312.16430.

@@ -1,4 +1,4 @@
-r"""Nash mirror descent by policy gradient (Nash-MD-PG), with the KL divergence of whole responses.
+"""Nash mirror descent by policy gradient (Nash-MD-PG) takes the KL divergence of whole responses.
 
 [1] R. Munos, M. Valko, D. Calandriello, M. Gheshlaghi Azar, M. Rowland, et al., "Nash Learning from Human Feedback",
     ICML 2024, arXiv:2312.00886.

@@ -1,4 +1,4 @@
-r"""Odds ratio preference optimisation (ORPO): learn the chosen response, and prefer it by the odds of its tokens.
+"""Odds ratio preference optimisation (ORPO) learns the chosen response, and prefers it by the odds of its tokens.
 
 [1] J. Hong, N. Lee, J. Thorne, "ORPO: Monolithic Preference Optimization without Reference Model", EMNLP 2024,
     arXiv:2403.07691.

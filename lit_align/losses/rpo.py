@@ -1,4 +1,4 @@
-r"""Regularised preference optimisation (RPO): DPO and a supervised loss on the chosen response.
+"""Regularised preference optimisation (RPO) adds a supervised loss on the chosen response to DPO.
 
 [1] Z. Liu, M. Lu, S. Zhang, B. Liu, H. Guo, Y. Yang, J. Blanchet, Z. Wang, "Provably Mitigating Overoptimization in
     RLHF: Your SFT Loss is Implicitly an Adversarial Regularizer", NeurIPS 2024, arXiv:2405.16436.

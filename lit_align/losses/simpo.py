@@ -1,4 +1,4 @@
-r"""Simple preference optimisation (SimPO): the mean log-prob itself is the reward, and there is no reference.
+"""Simple preference optimisation (SimPO) takes the mean log-prob itself as the reward, and has no reference.
 
 [1] Y. Meng, M. Xia, D. Chen, "SimPO: Simple Preference Optimization with a Reference-Free Reward", NeurIPS 2024,
     arXiv:2405.14734.

@@ -1,4 +1,4 @@
-r"""Risks of win-rate dominance (WIND): regressing an implied win rate on a measured one.
+r"""Risks of win-rate dominance (WIND) regress an implied win rate on a measured one.
 
 [1] T. Yang, J. Mei, H. Dai, Z. Wen, S. Cen, D. Schuurmans, Y. Chi, B. Dai, "Faster WIND: Accelerating Iterative
     Best-of-N Distillation for LLM Alignment", AISTATS 2025, arXiv:2410.20727.
@@ -18,9 +18,9 @@ and the intercept :math:`V` depends on the prompt alone. ``beta`` >= 0 is the KL
 larger keeps the policy closer to it; ``eta`` > 0 is the step size, and larger moves further from the anchor. Each risk
 is minimised, over policies and intercepts, by :math:`p = w_t` on the support of the responses, hence by exactly
 :math:`\pi_{t+1}`, whatever law the responses are drawn from. Where the group itself is the opponent, which is how the
-module trains, its responses have to be drawn from :math:`\pi_t`; draws of another law make a step against that law. The
-regression view is derived here from the exact step; [1] has risks of the same names, but its own parametrisation of the
-KL and NCE risks was not available to us, so these are provably consistent forms and not transcriptions.
+module trains, its responses have to be drawn from :math:`\pi_t`: draws of another law make a step against that law.
+This view is derived from the exact step. [1] has risks of the same names, but its own parametrisation of the KL and NCE
+risks was not available to us: these are provably consistent forms and not transcriptions.
 
 The intercept is solved in closed form for each prompt, :math:`V = \sum_i \mu_i (w_i - g_i)`: both sides are centred
 within the group. ``win_rates`` must *include* the self-comparison (½), as `Rollouts.win_rates` do: then the squared
@@ -32,9 +32,10 @@ those of Bradley-Terry rewards a nat or so apart.
 Comparisons may be missing, in any pattern that does not depend on the responses (derived). The K' responses that were
 compared at all are the group; the others have weight 0. With :math:`w_i = \tfrac12 + \tfrac{K'-1}{K'} (w^{others}_i -
 \tfrac12)`, where the mean of i is over the n_i others that it was compared with, the minimiser of the squared risk is
-still the exact step: centring takes :math:`\tfrac{1}{K'}` of its own win rate off response i, the win rates of those
-that it was compared with give :math:`\tfrac{1}{K'} \sum_{j \sim i} \tfrac{1}{n_j}` of it back, and over the group as
-much is given as taken. With a count of each row's own comparisons in the place of K' it is not.
+still the exact step, in the mean over draws: centring takes :math:`\tfrac{1}{K'}` of its own win rate off response i,
+the win rates of those that it was compared with, which are low where its own is high, give :math:`\tfrac{1}{K'} \sum_{j
+\sim i} \tfrac{1}{n_j}` of it back, and over the group as much is given as taken. With a count of each row's own
+comparisons in the place of K' it is not.
 """
 
 from collections.abc import Callable

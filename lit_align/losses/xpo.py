@@ -1,4 +1,4 @@
-r"""Exploratory preference optimisation (XPO): DPO that is optimistic about what the reference does not say.
+"""Exploratory preference optimisation (XPO) is DPO that is optimistic about what the reference does not say.
 
 [1] T. Xie, D. J. Foster, A. Krishnamurthy, C. Rosset, A. Awadallah, A. Rakhlin, "Exploratory Preference Optimization:
     Harnessing Implicit Q*-Approximation for Sample-Efficient RLHF", ICLR 2025, arXiv:2405.21046.
