@@ -139,5 +139,5 @@ class IterativeBOND(AlignmentModule):
 
 
 def _rewards(rollouts: Rollouts) -> Float[Tensor, "batch group"]:
-    assert rollouts.rewards is not None  # it needs them
+    assert rollouts.rewards is not None  # `needs` names them
     return rollouts.rewards.nan_to_num(0.0).to(rollouts.current_logps.dtype)

@@ -47,7 +47,7 @@ class EXO(AlignmentModule):
 
     @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        assert rollouts.rewards is not None  # it needs them
+        assert rollouts.rewards is not None  # `needs` names them
         logps, rewarded = rollouts.policy_logps, rollouts.rewarded
         values = exo(
             logps,

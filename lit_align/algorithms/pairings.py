@@ -81,7 +81,7 @@ def all_pairs(rollouts: Rollouts) -> Pairs:
 
 
 PAIRINGS: dict[str, Callable[[Rollouts], Pairs]] = {"best_worst": best_worst, "random": random_pairs, "all": all_pairs}
-"""Pairings by the name a config gives them."""
+"""Holds the pairings by the name that a config gives them."""
 
 
 def gather(logps: Float[Tensor, "batch group"], index: Int[Tensor, "batch pairs"]) -> Float[Tensor, "batch pairs"]:

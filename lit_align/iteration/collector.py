@@ -29,13 +29,13 @@ from lit_align.utils.out_of_memory import Halving
 log = logging.getLogger(__name__)
 
 SAMPLING_GAP = 1e-2
-"""Largest difference in float32 of a token's sampling law from its log-prob when scored, nats."""
+"""Bounds how far a token's sampling law may lie from its log-prob when scored, in float32, nats."""
 
 Chosen = Callable[[Origin, Prompts], Path]
-"""Which file is of rollouts of this origin, to these prompts."""
+"""Returns the file of the rollouts of this origin, to these prompts."""
 
 Score = Callable[[Responses], Float[Tensor, "batch group length"]]
-"""Token log-probs of responses under some policy."""
+"""Returns token log-probs of responses under some policy, nats."""
 
 
 def judged_text(policy: Policy, judge: Judge | None, responses: Responses) -> list[list[str]]:
@@ -50,7 +50,7 @@ def _scoring_in_halves() -> Halving:
 
 @dataclass(frozen=True)
 class PolicyAndAnchor:
-    """Draws the slots of a group: the policy answers, under the anchor's weights where the source is ``anchor``."""
+    """Draws the responses of a group: the policy answers, under the anchor's weights where the source is ``anchor``."""
 
     policy: Policy
     anchor: Anchor
@@ -84,7 +84,7 @@ class Collector:
         policy: Draws the responses.
         judge: Compares them; without one they stay uncompared.
         sampler: How many responses, how long, and from which policies.
-        anchor: Draws the slots that are its own.
+        anchor: Draws the responses that are its own.
         stages: Clock and progress bars.
         sampling: Halves the micro-batches of sampling where memory runs out, for the rest of the run.
         scoring: Halves those of scoring.
@@ -134,14 +134,14 @@ class Collector:
             judged = who_judges_of(self.judge, prompts) if given is None else who_gave(given, given_by or {})
             who = self.policy, self.anchor, self.sampler, judged, slots
             origin = origin_of(*who, trains=sources is None)
-            if chosen is not None:  # a run is of one seed, and may be looked at with others
+            if chosen is not None:  # a run has one seed, and may be evaluated with others
                 origin["seed"] = str(seed)
                 path = chosen(origin, prompts)
         found = None if path is None else found_rollouts(path, origin)
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
-        if responses is not None and given is None:  # the rows of now: they may be other ones but for what is asked
+        if responses is not None and given is None:  # the other columns of the rows may have changed
             responses = replace(responses, prompts=prompts.trim())
         ahead = Ahead(self.judge, partial(judged_text, self.policy, self.judge))
         if responses is None:
@@ -155,7 +155,7 @@ class Collector:
             )
             self._save(path, rollouts, responses, origin)
             if verdicts is not None and chosen is None:
-                Store(verdicts).remove()  # the file has it all
+                Store(verdicts).remove()  # the file holds all verdicts
         missing = {policy: score for policy, score in scores.items() if policy not in rollouts.token_logps}
         if missing:
             scored = {policy: self._scored(policy, score, responses) for policy, score in missing.items()}
@@ -200,7 +200,7 @@ class Collector:
         with self.stages.stage("score", len(responses), f"score ({name})") as advance:
             order: list[int] = []
             parts: list[Tensor] = []
-            # Responses that were given may be longer than any that is drawn.
+            # Given responses may be longer than any that is drawn.
             longest = max(self.sampler.max_new_tokens, responses.ids.shape[-1])
             sampler = replace(self.sampler, max_new_tokens=longest)
             batches = sampler.micro_batches(responses.prompts, responses.group_size)
@@ -252,12 +252,8 @@ def sampling_gaps(rollouts: Rollouts, *, anchor_is_policy: bool) -> Float[Tensor
 def check_sampling(gaps: Float[Tensor, " tokens"], *, exact: bool) -> None:
     """Stop where responses were drawn from another law than the policy's; warn where rounding may be the reason.
 
-    Args:
-        gaps: Distances between the law of each token and its log-prob, nats.
-        exact: Both were computed in full precision.
-
-    Raises:
-        RuntimeError: They differ by more than rounding in full precision.
+    ``gaps`` lie between the law of each token and its log-prob, nats. Where both were computed in full precision
+    (``exact``), more than rounding raises a RuntimeError.
     """
     largest, mean = float(gaps.max()), float(gaps.mean())
     if exact and not largest <= SAMPLING_GAP:

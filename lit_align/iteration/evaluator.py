@@ -24,7 +24,7 @@ from lit_align.types import Prompts, Rollouts
 from lit_align.utils.arguments import note_arguments, noting
 
 ONE = ("policy",)
-INITIAL = 0  # the iteration whose policy is the reference, which everything is compared with
+INITIAL = 0  # at this iteration the policy is the reference, which everything is compared with
 
 
 class Evaluator(nn.Module, ABC):
@@ -48,13 +48,13 @@ class Evaluator(nn.Module, ABC):
     def evaluate(
         self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
     ) -> None:
-        """Measure the policy that has completed ``iteration`` iterations.
+        """Measure the policy that has completed ``iteration`` iterations; 0 is the initial policy.
 
         Args:
             collector: Samples, judges and scores; its judge is the training judge.
             prompts: The prompts that are answered.
             files: Say where each iteration's rollouts are, or will be.
-            iteration: Iterations completed; 0 is the initial policy.
+            iteration: Iterations completed.
             seed: The seed of the responses; not the training one.
         """
 

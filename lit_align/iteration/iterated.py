@@ -11,7 +11,7 @@ from lit_align.iteration.stages import Stages
 
 @runtime_checkable
 class Iterated(Protocol):
-    """Is a LightningModule whose epochs are iterations: callbacks and records of a run need no more of it.
+    """Describes a LightningModule whose epochs are iterations: callbacks and records of a run need no more of it.
 
     Its checkpoints are Lightning's; what it keeps beside its weights is its own affair.
 

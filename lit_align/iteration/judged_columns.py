@@ -9,10 +9,10 @@ from lit_align.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
-"""Metrics of an iteration, by name."""
+"""Holds the metrics of an iteration, by name."""
 
 ColumnJudges = dict[str, Origin]
-"""Column -> whose opinion is in it."""
+"""Maps a column to the judge whose opinion it holds."""
 
 
 def columns_of_others(was: Mapping[str, Origin], now: Mapping[str, Origin]) -> set[str]:

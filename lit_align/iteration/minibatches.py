@@ -47,7 +47,7 @@ class Minibatches(Dataset[Rollouts]):
         self.phases = phases
         generator = torch.Generator().manual_seed(seed)
         order = torch.cat([torch.randperm(len(rollouts), generator=generator) for _ in range(passes * phases)])
-        together = order.split(batch_size * world_size)  # what all ranks work on at a time
+        together = order.split(batch_size * world_size)  # all ranks work on one of these at a time
         self.batches = [rows[rank * batch_size : (rank + 1) * batch_size] for rows in together]
         totals = torch.stack([weights[rows].sum() for rows in order.split(batch_size * world_size * window)])
         # A step without a single comparison has no gradient, rather than 0/0.

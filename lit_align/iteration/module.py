@@ -49,7 +49,7 @@ from lit_align.types import Prompts, Record, Rollouts
 from lit_align.utils.annotations import inherit_annotations
 from lit_align.utils.arguments import note_arguments, noting
 
-TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
+TRAINING, EVALUATION = 0, 1  # these streams of random numbers never meet
 
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:
@@ -82,21 +82,21 @@ class AlignmentModule(L.LightningModule):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
-    """What the loss reads: log-probs of ``anchor``, ``reference``, ``current``; ``rewards``. Nothing else is made."""
+    """Names what the loss reads: ``rewards``, log-probs of ``anchor``, ``reference``, ``current``. Nothing else is made."""
 
     min_group_size: ClassVar[int] = 2
 
     roles: ClassVar[tuple[Slot, ...]] = ()
-    """Who has to be among the sources of the sampler, where the loss tells the slots of a group apart."""
+    """Names the policies that ``model.sampler.sources`` must have, where the loss tells the responses of a group apart."""
 
     takes_pairs: ClassVar[bool] = False
-    """Whether labelled pairs that anybody has drawn will do; not where the law asks for responses of pi_t."""
+    """Says whether labelled pairs of any origin will do; they will not where the theory asks for responses of pi_t."""
 
     phases: ClassVar[int] = 1
-    """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
+    """Counts the fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
 
     configured: bool = False
-    """Whether a config made it, which its command line leaves in the run folder; else it describes itself there."""
+    """Says whether a config made it, which is then in the run folder; else it describes itself there."""
 
     iteration: Tensor
 
@@ -143,14 +143,16 @@ class AlignmentModule(L.LightningModule):
         self.evaluator = evaluator or HeldOutEvaluator(eval_judges, metrics)
         self.guard = StepGuard(policy)
         self.keep_rollouts = keep_rollouts
-        self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
+        self.mean_loss = MeanMetric()  # it is weighted: a group without comparisons does not count
         self.history: list[dict[str, float]] = []
-        self.column_judges: ColumnJudges | None = {}  # of the rows of `history`; None where a checkpoint does not say
+        self.column_judges: (
+            ColumnJudges | None
+        ) = {}  # for `history`; None where a checkpoint does not say
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self._rollouts: tuple[int, Rollouts] | None = None
         self._last_batch, self._phase = -1, 0
-        self._validated = False  # since the last row of the table
+        self._validated = False  # says whether an evaluation has ended since the last row
 
     @abstractmethod
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
@@ -190,7 +192,7 @@ class AlignmentModule(L.LightningModule):
         """
         if fits:
             check_data(self, data)
-        _ = self.policy.context_length  # a model that is not there is told before its data are
+        _ = self.policy.context_length  # a missing model is reported before the data are
         self.policy.check()
         data.connect(self.encode, self.policy, self.minibatches)
         if fits:
@@ -257,13 +259,9 @@ class AlignmentModule(L.LightningModule):
     def collect(self, prompts: Prompts, given: Rollouts | None = None) -> Rollouts:
         """Return an iteration's responses, judged and scored, drawn from pi_t: the on-policy sampling hook.
 
-        Args:
-            prompts: The iteration's prompts on this rank.
-            given: Responses to them that are compared already, to be scored alone; log-probs recorded with them serve
-                where this run's own policies give the same.
-
-        Returns:
-            The rollouts of all ranks; every rank gets the same.
+        ``prompts`` are those of this rank, and every rank gets the rollouts of all. ``given`` responses to them, which
+        are compared already, are scored alone; log-probs recorded with them serve where this run's own policies give
+        the same.
         """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
@@ -369,14 +367,14 @@ class AlignmentModule(L.LightningModule):
         self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True, sync_dist=True)
 
     def begin_phase(self, phase: int) -> None:
-        """Begin another fit, its optimiser afresh."""
+        """Begin another fit, with the optimiser's state forgotten."""
         self._phase = phase
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
 
     @override
     def on_train_batch_start(self, batch: Rollouts, batch_idx: int) -> None:
-        """Begin another phase if this minibatch does; its dropout is its own: gone through again, it is the same."""
+        """Begin another phase if this minibatch does; make its dropout the same each time it is gone through."""
         torch.manual_seed(mixed_seed(run_seed(), TRAINING, int(self.iteration), self.global_rank, batch_idx))
         if batch.phase != self._phase:
             self.begin_phase(batch.phase)

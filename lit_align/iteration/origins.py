@@ -48,13 +48,8 @@ def origin_of(
 ) -> Origin:
     """Return what the responses of a group depend on, who judges them, and under what anchor they are scored.
 
-    Args:
-        policy: The policy as it is when it draws.
-        anchor: The anchor at that time.
-        sampler: Its law is drawn from.
-        judged: The judge that compares.
-        slots: Which policy samples each response of the group.
-        trains: They are scored under the anchor, to train on.
+    The policy and the anchor are as they are when they draw. ``slots`` names the policy that samples each response of
+    the group; ``trains`` says that they are scored under the anchor, to train on.
     """
     origin = policy.identity | judged
     weights = "" if set(slots) == {"reference"} else _weights(policy)
@@ -65,7 +60,7 @@ def origin_of(
         return origin
     origin |= whose_law(sampler)
     if set(slots) == {"reference"}:
-        return origin  # what the initial policy has drawn, whatever it was called then
+        return origin  # the initial policy has drawn it, whatever it was called then
     origin["slots"] = " ".join(slots)
     if {"policy", "mixture"} & set(slots):
         origin["policy"] = weights

@@ -27,7 +27,7 @@ from lit_align.utils.code_digests import is_installed
 
 log = logging.getLogger(__name__)
 
-_HEAD = f"# lightning.pytorch=={L.__version__}\n"  # the command line leaves the same
+_HEAD = f"# lightning.pytorch=={L.__version__}\n"  # the command line writes the same
 _NOTED = re.compile(r"^# handed over in Python: (\S+), (.*)$", re.MULTILINE)
 _TRAINER = (
     *("max_epochs", "num_nodes", "precision", "accumulate_grad_batches", "gradient_clip_val"),

@@ -29,11 +29,11 @@ class Algorithm(Protocol):
 
     @property
     def roles(self) -> tuple[Slot, ...]:
-        """Return the policies that have to be among the sources of the sampler."""
+        """Return the policies that must be in ``model.sampler.sources``."""
 
     @property
     def takes_pairs(self) -> bool:
-        """Return whether labelled pairs that anybody has drawn will do."""
+        """Return whether labelled pairs of any origin will do."""
 
     def takes_soft_labels(self) -> bool:
         """Return whether a label in doubt is weighed rather than taken for certain."""

@@ -44,14 +44,10 @@ def full_precision(trainer_precision: object, dtype: torch.dtype) -> bool:
 
 
 def scores_of(policy: Policy, anchor: Anchor, needs: Collection[str], *, same: bool, exact: bool) -> dict[str, Score]:
-    """Return how responses are scored while collecting, by the policies that a loss needs.
+    """Return how responses are scored while collecting, by the policies that a loss ``needs``.
 
-    Args:
-        policy: The policy as it is while collecting.
-        anchor: Says what pi_t is.
-        needs: Names of policies; whatever else is among them is passed over.
-        same: Nothing has been trained yet, so that anchor, reference and policy are one network.
-        exact: They are computed in full precision.
+    ``same`` says that nothing has been trained yet, so that anchor, reference and policy are one network, and ``exact``
+    that they are computed in full precision.
     """
     scores: dict[str, Score] = {
         "anchor": lambda responses: anchor.logps(policy, responses),

@@ -12,7 +12,7 @@ from typing_extensions import override
 from lit_align.utils.out_of_memory import give_back
 
 Advance = Callable[..., None]
-"""``advance(prompts, tokens=0)``: so many more prompts, and tokens, are done."""
+"""``advance(prompts, tokens=0)`` says that so many more prompts, and tokens, are done."""
 
 
 class Stages:

@@ -51,16 +51,10 @@ class StepGuard:
         return math.isfinite(self._watched[-1].loss)
 
     def check(self, trainer: L.Trainer, norm: float, iteration: int, *, keep: bool = True) -> None:
-        """Refuse a step that is not finite.
+        """Refuse a step whose loss or gradient is not finite, here or on another rank, with a :class:`NonFiniteError`.
 
-        Args:
-            trainer: It is about to take the step.
-            norm: Norm of the step's whole gradient.
-            iteration: Iterations completed.
-            keep: Write the minibatches of a step that failed to the run folder.
-
-        Raises:
-            NonFiniteError: The loss or the gradient is not finite, here or on another rank.
+        ``norm`` is that of the step's whole gradient. ``keep`` writes the minibatches of a step that failed to the run
+        folder.
         """
         strategy, plugin = trainer.strategy, trainer.precision_plugin
         watched, self._watched = self._watched, []
@@ -101,7 +95,9 @@ def gradient_norm(parameters: Iterable[Tensor], clip: float | None = None) -> fl
     if clip:
         return _number(clip_grad_norm_(parameters, clip))
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    kinds = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)]  # never mixed
+    kinds = [
+        [g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)
+    ]  # a norm takes one kind
     return math.hypot(*(_number(get_total_norm(some)) for some in kinds if some))
 
 

@@ -50,14 +50,14 @@ def best_of_n_ratio(
 def log_best_of_n_ratio(
     at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int
 ) -> Float[Tensor, "*shape"]:
-    """Return the log of :func:`best_of_n_ratio`, nats, finite where the ratio underflows; -inf only for F = 0, n > 1."""
-    # xlogy: 0 log 0 = 0, the best of one draw is the draw.
+    """Return the log of :func:`best_of_n_ratio`, in nats, where it would underflow; -inf only for F = 0, n > 1."""
+    # xlogy takes 0 log 0 for 0: the best of one draw is the draw.
     return torch.xlogy(n - 1, at_most) + geometric_sum(at_most, below, n).log()
 
 
 def geometric_sum(at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], n: int) -> Float[Tensor, "*shape"]:
     """Return the sum 1 + q + … + q^{n-1} in [1, n] of the powers of q = below / at_most; n where both are 0."""
-    # expm1: exact where q is within rounding of 1. 0 / 0 is nan, and counts as q = 1.
+    # expm1 is exact where q is within rounding of 1. 0 / 0 is nan, and counts as q = 1.
     decay = (at_most / below).log()
     total = torch.expm1(-n * decay) / torch.expm1(-decay)
     return torch.where(decay > 0, total, n)

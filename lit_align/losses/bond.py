@@ -44,7 +44,7 @@ def best_of_n_weights(rewards: Group, n: int, known: Bool[Tensor, "batch group"]
     size = rewards.shape[-1]
     if not 1 <= n <= size:
         raise ValueError(f"n must be between 1 and the group size {size}, got {n}")
-    # Quotients of exact integers: binomial coefficients overflow floats long before their ratios do.
+    # The quotients are of exact integers: binomial coefficients overflow floats long before their ratios do.
     subsets = torch.tensor([math.comb(k, n) / math.comb(size, n) for k in range(size + 1)], dtype=torch.float64)
     ranks = torch.arange(size + 1)
     shares = (subsets - subsets[:, None]) / (ranks - ranks[:, None]).clamp(min=1)

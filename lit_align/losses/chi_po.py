@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from lit_align.losses.margins import Pair, expected_over_label
 
-_LARGEST = 80.0  # its exponential is still finite in float32
+_LARGEST = 80.0  # its exponential is finite in float32
 
 
 def chi_po(

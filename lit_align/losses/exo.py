@@ -44,7 +44,7 @@ def exo(
         raise ValueError(f"beta_reward must be > 0, got {beta_reward}")
     mu = torch.full_like(policy_logps, 1 / policy_logps.shape[-1]) if weights is None else weights
     implicit, wanted = beta_policy * (policy_logps - reference_logps), rewards / beta_reward
-    # Densities relative to mu: a response of probability 0 has weight 0 and a finite logarithm.
+    # Densities are taken relative to mu: a response of probability 0 has weight 0 and a finite logarithm.
     relative = implicit - _log_mean_exp(implicit, mu), wanted - _log_mean_exp(wanted, mu)
     law = (implicit + mu.log()).softmax(-1)
     return (law * (relative[0] - relative[1])).sum(-1)

@@ -35,7 +35,7 @@ def margin(
     .. math::
         h = [\log\pi_\theta(y_w) - \log\pi_{ref}(y_w)] - [\log\pi_\theta(y_l) - \log\pi_{ref}(y_l)]
     """
-    # Each response against itself first: log-probs are hundreds of nats, their ratios a few.
+    # Each response is compared with itself first: log-probs are hundreds of nats, their ratios a few.
     return (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
 
 
@@ -74,6 +74,6 @@ def mean_margin(
     .. math::
         M = \frac{u(y_w)}{|y_w|} - \frac{u(y_l)}{|y_l|}
     """
-    # The ratio first: log-probs are hundreds of nats, their ratios a few.
+    # The ratio is taken first: log-probs are hundreds of nats, their ratios a few.
     chosen = (policy_chosen_logps - reference_chosen_logps) / chosen_lengths
     return chosen - (policy_rejected_logps - reference_rejected_logps) / rejected_lengths

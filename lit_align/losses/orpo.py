@@ -50,7 +50,7 @@ def log_odds(logp: Pair) -> Pair:
     """
     certain = logp.clamp(max=-torch.finfo(logp.dtype).tiny)
     rare = certain < -math.log(2)
-    # log(1 - p): each form is exact where the other loses digits, and sees a harmless value elsewhere.
+    # Each form of log(1 - p) is exact where the other loses digits, and sees a harmless value elsewhere.
     likely = torch.log(-torch.expm1(certain.masked_fill(rare, -1.0)))
     unlikely = torch.log1p(-torch.exp(certain.masked_fill(~rare, -1.0)))
     return certain - torch.where(rare, unlikely, likely)

@@ -65,7 +65,7 @@ def implied_win_rates(
         raise ValueError(f"beta must be >= 0, got {beta}")
     if eta <= 0:
         raise ValueError(f"eta must be > 0, got {eta}")
-    # Differences first: the log-probs are hundreds of nats, their ratios a few.
+    # Differences are taken first: the log-probs are hundreds of nats, their ratios a few.
     g = (policy_logps - anchor_logps) / eta + beta * (policy_logps - reference_logps)
     difference = win_rates - g
     intercept = difference.mean(-1) if weights is None else (difference * weights).sum(-1)
