@@ -67,7 +67,7 @@ class AlphaDPO(PairwiseModule):
             **pair_lengths(rollouts, pairs),
         ).double()
         share = pairs.weights.double() / pairs.weights.double().sum().clamp(min=torch.finfo(torch.float64).tiny)
-        # A label that turns the pair turns the margin: its mean over labels is (2p - 1) M, and that of its square is M^2.
+        # A label that turns the pair turns the margin: over labels its mean is (2p - 1) M, and that of its square M^2.
         self.margin_mean = float((share * (2 * pairs.preference - 1) * margins).sum())
         variance = float((share * margins**2).sum()) - self.margin_mean**2
         # As long as the policy is the reference, margins come from rounding alone.

@@ -82,12 +82,12 @@ class AlignmentModule(L.LightningModule):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
-    """Names what the loss reads: ``rewards``, log-probs of ``anchor``, ``reference``, ``current``. Nothing else is made."""
+    """Names what the loss reads: ``rewards``, log-probs of ``anchor``, ``reference``, ``current``; no more is made."""
 
     min_group_size: ClassVar[int] = 2
 
     roles: ClassVar[tuple[Slot, ...]] = ()
-    """Names the policies that ``model.sampler.sources`` must have, where the loss tells the responses of a group apart."""
+    """Names the policies that ``model.sampler.sources`` must have, where the loss tells them apart."""
 
     takes_pairs: ClassVar[bool] = False
     """Says whether labelled pairs of any origin will do; they will not where the theory asks for responses of pi_t."""
@@ -145,9 +145,7 @@ class AlignmentModule(L.LightningModule):
         self.keep_rollouts = keep_rollouts
         self.mean_loss = MeanMetric()  # it is weighted: a group without comparisons does not count
         self.history: list[dict[str, float]] = []
-        self.column_judges: (
-            ColumnJudges | None
-        ) = {}  # for `history`; None where a checkpoint does not say
+        self.column_judges: ColumnJudges | None = {}  # for `history`; None where a checkpoint does not say
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self._rollouts: tuple[int, Rollouts] | None = None
