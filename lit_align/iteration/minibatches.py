@@ -1,4 +1,4 @@
-"""Minibatches cut an iteration's rollouts, each with the true weight of the optimiser step that it belongs to."""
+"""An iteration's rollouts are cut into minibatches, each with the true weight of its optimiser step."""
 
 from dataclasses import replace
 

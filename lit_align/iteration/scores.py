@@ -20,7 +20,7 @@ from lit_align.types import SCORED, Responses, Rollouts
 def check_same(names: str, first: Tensor | None, second: Tensor | None, *, exact: bool) -> None:
     """Refuse token log-probs that differ by more than rounding, with a RuntimeError; None is not checked.
 
-    ``names`` of policies are for the message. Where not ``exact``, half precision allows a coarse check alone.
+    ``names`` of policies are for the message. Half precision, which is not ``exact``, allows a coarse check alone.
     """
     if first is None or second is None:
         return

@@ -1,4 +1,4 @@
-r"""The best of n draws has this law, relative to the law that they were drawn from.
+r"""The law of the best of n draws is known relative to the law that they were drawn from.
 
 [1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622.
 

@@ -1,6 +1,6 @@
-"""Means over the responses to one prompt, sampled or enumerated, and what all losses of groups share.
+"""Losses of groups take means over the responses to one prompt, sampled or enumerated.
 
-They take, for each response of each prompt:
+All of them take, for each response of each prompt:
 
 - ``policy_logps``, ``anchor_logps``, ``reference_logps``: log pi(y|x) under pi_theta, pi_t and pi_ref, a sum over
   tokens, nats; those of the policy carry the gradient. ``rewards``: any finite unit.
@@ -8,8 +8,8 @@ They take, for each response of each prompt:
 - ``weights``: mu, the probability of each response, rows sum to one, where all are enumerated; None means K samples of
   weight 1/K.
 
-They return one loss for each prompt, and raise a ValueError where a hyper-parameter is out of its range. Of a
-*surrogate* only the GRADIENT is meaningful, and not the value.
+They return one loss for each prompt, and raise a ValueError where a hyper-parameter is out of its range. Only the
+GRADIENT of a *surrogate* is meaningful, and not its value.
 """
 
 import torch

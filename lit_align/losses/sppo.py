@@ -1,4 +1,4 @@
-r"""Self-play preference optimisation (SPPO): regressing a log-ratio on a win rate.
+r"""Self-play preference optimisation (SPPO) regresses a log-ratio on a win rate.
 
 [1] Y. Wu, Z. Sun, H. Yuan, K. Ji, Y. Yang, Q. Gu, "Self-Play Preference Optimization for Language Model Alignment",
     ICLR 2025, arXiv:2405.00675.
