@@ -17,9 +17,9 @@ from lit_align.types import Rollouts
 class MPO(PairwiseModule):
     """Trains the preference term of MPO [1] on pairs of the policy's own responses.
 
-    This form of it is of low confidence. The terms that regularise [1] are left out, and there is neither reference nor anchor in the loss: the learning rate
-    alone limits how far an iteration goes. Responses of unlike length are far apart to begin with, and give next to no
-    gradient.
+    This form of it is of low confidence. The terms that regularise [1] are left out, and there is neither reference nor
+    anchor in the loss: the learning rate alone limits how far an iteration goes. Responses of unlike length are far
+    apart to begin with, and give next to no gradient.
 
     Args:
         pairing: ``random`` pairs of independent responses by default: importance sampling is about pairs as drawn.
