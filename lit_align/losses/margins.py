@@ -1,7 +1,7 @@
 r"""Pair losses are functions of the margin of a pair of responses, and means over the pair's label.
 
 The *log-ratio* of a response is :math:`u(y) = \log\pi_\theta(y|x) - \log\pi_{ref}(y|x)`, and the *margin* of a pair is
-:math:`h = u(y_w) - u(y_l)`, y_w chosen and y_l rejected. All of them take, for each pair of a tensor of any one shape:
+:math:`h = u(y_w) - u(y_l)`, y_w chosen and y_l rejected. Pair losses take, for each pair of a tensor of any one shape:
 
 - ``policy_chosen_logps``, ``policy_rejected_logps``: log pi_theta of the response, a sum over its tokens, nats; they
   carry the gradient. ``reference_chosen_logps``, ``reference_rejected_logps``: the same under the policy that the
