@@ -1,4 +1,4 @@
-"""Accelerated preference optimisation: iterative DPO, IPO or SPPO with Nesterov momentum.
+"""Accelerated preference optimisation is iterative DPO, IPO or SPPO with Nesterov momentum.
 
 [1] J. He, H. Yuan, Q. Gu, "Accelerated Preference Optimization for Large Language Model Alignment", 2024,
     arXiv:2410.06293.
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, policy_and
@@ -24,36 +25,26 @@ from lit_align.types import Rollouts
 
 
 class AcceleratedPO(PairwiseModule):
-    r"""Iterative preference optimisation as a proximal-point method, sped up by extrapolation [1, Algorithm 1].
+    r"""Iterates preference optimisation as a proximal-point method, sped up by extrapolation [1, Algorithm 1].
 
     .. math::
         \hat\pi_{t+1} = \arg\min_\pi E\, \ell(\pi, \pi_t), \quad
         \pi_{t+1} \propto \hat\pi_{t+1} (\hat\pi_{t+1} / \hat\pi_t)^\alpha
 
-    The extrapolation is made in weights, as in [1]: that is the formula for policies linear in them, and elsewhere its
-    log-probs are off by an error quadratic in the step of an iteration (halve the step, and it is a quarter).
-
+    The extrapolation is made in weights, as in [1]; see :class:`~lit_align.anchors.extrapolated.Extrapolated`.
     Responses are drawn from, the loss compares with, and training starts from the extrapolated pi_t; what is evaluated,
     saved and exported is :math:`\hat\pi`. For a reward r and exact DPO iterations, T of them tilt the reference by
     :math:`W_T r/\beta` with :math:`W_T \to T/(1-\alpha) - \alpha/(1-\alpha)^2`. With intransitive preferences momentum
     speeds up cycling instead, and at every alpha it amplifies the noise of the single fits.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         objective: ``dpo``, ``ipo`` or ``sppo``: the loss of one iteration.
         alpha: Momentum in [0, 1); 0 is the plain iterative method, 0.3 the value of [1].
-        beta: Inverse step size, > 0: DPO's and SPPO's beta, IPO's tau; or one for each iteration, the last one going
-            on. [1] uses 0.01, 0.1, 1.0.
-        offset: Of SPPO, as there.
-        opponents: Of SPPO, as there.
-        rank: Largest rank of the momentum beside low-rank adapters, as of
-            :class:`~lit_align.anchors.extrapolated.Extrapolated`; None keeps all of it, which grows with every
-            iteration.
-        kwargs: As for :class:`~lit_align.algorithms.pairwise.PairwiseModule`, but for the anchor.
-
-    Raises:
-        ValueError: A beta <= 0, alpha outside [0, 1), or a rank < 1.
+        beta: Inverse step size, > 0: DPO's and SPPO's beta, IPO's tau; or a list, one for each iteration, whose last
+            one serves all later ones. [1] uses 0.01, 0.1, 1.0.
+        offset: SPPO's offset: ``half`` or ``partition``.
+        opponents: SPPO's opponents: the ``others`` of a group, or the whole ``group``.
+        rank: Largest rank of the momentum beside low-rank adapters; None keeps all of it, which grows.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
@@ -81,17 +72,17 @@ class AcceleratedPO(PairwiseModule):
 
     @property
     def beta(self) -> float:
-        """This iteration's."""
+        """Return the beta of this iteration."""
         return self.betas[min(int(self.iteration), len(self.betas) - 1)]
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch terms"], Float[Tensor, "batch terms"]]:
-        """The objective against the extrapolated iterate."""
         if self.objective == "sppo":
             return sppo_losses(rollouts, self.pairing, beta=self.beta, offset=self.offset, opponents=self.opponents)
         return super().loss(rollouts)
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """DPO or IPO against the extrapolated iterate."""
         logps = policy_and(rollouts.anchor_logps, rollouts, pairs)
         if self.objective == "ipo":
             return ipo(*logps, tau=self.beta, preference=pairs.preference)

@@ -1,14 +1,11 @@
-"""alpha-DPO: SimPO with a margin that adapts to each pair.
-
-[1] J. Wu et al., "alpha-DPO: Adaptive Reward Margin is What Direct Preference Optimization Needs", 2024,
-    arXiv:2410.10148.
-"""
+"""alpha-DPO is SimPO with a margin that adapts to each pair; :mod:`lit_align.losses.alpha_dpo` names [1]."""
 
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import PAIRINGS, Pairs, gather
 from lit_align.algorithms.pairwise import PairwiseModule, pair_lengths, policy_and
@@ -20,29 +17,19 @@ from lit_align.types import Rollouts
 
 
 class AlphaDPO(PairwiseModule):
-    r"""alpha-DPO [1] on pairs of the policy's own responses.
+    """Trains alpha-DPO [1] on pairs of the policy's own responses.
 
-    .. math::
-        \min_\pi E\Big[-\log\sigma\Big(\beta (d - \mathrm{sg}[\alpha (M - \mu)/\sigma]) - \gamma\Big)\Big]
-
-    d is SimPO's difference of mean log-probs, M that of mean log-ratios to the reference. mu and sigma are the mean and
-    the standard deviation of M over all pairs of the iteration, under the policy as it was while collecting, so that
-    splitting a step into minibatches or over devices changes nothing; the authors' code has running averages over
-    minibatches, begun at 0, instead. In the first iteration the policy *is* the reference, M has no spread, and the
-    loss is SimPO's: the method needs a second one.
+    The mean and the standard deviation of the margin M are those over all pairs of the iteration, under the policy as
+    it was while collecting, so that splitting a step into minibatches or over devices changes nothing; the authors'
+    code has running averages over minibatches, begun at 0, instead. In the first iteration the policy *is* the
+    reference, M has no spread, and the loss is SimPO's: the method needs a second one. ``pairing: best_worst`` is the
+    recipe of [1] for responses ranked by a reward model, a heuristic.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         beta: Reward per nat and token, > 0; larger saturates at smaller differences. [1] uses 2.5 to 10.
         gamma: Target margin, >= 0, in units of reward; beta times the ``gamma_beta_ratio`` of the authors' code.
         alpha: Nats per token that the target moves by for one standard deviation of M, >= 0; 0 is SimPO. [1] uses 0.05
             to 0.2.
-        kwargs: As for :class:`~lit_align.algorithms.pairwise.PairwiseModule`; ``pairing`` is ``best_worst`` by default,
-            the recipe of [1] for responses ranked by a reward model, a heuristic.
-
-    Raises:
-        ValueError: beta <= 0, gamma < 0, or alpha < 0.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"current", "reference"})
@@ -68,8 +55,8 @@ class AlphaDPO(PairwiseModule):
         self.margin_mean = 0.0
         self.margin_std = 0.0
 
+    @override
     def prepare(self, rollouts: Rollouts) -> Rollouts:
-        """Mean and standard deviation of M over the pairs of the iteration and their labels."""
         pairs = PAIRINGS[self.pairing](rollouts)
         current, reference = rollouts.current_logps, rollouts.reference_logps
         margins = mean_margin(
@@ -80,15 +67,15 @@ class AlphaDPO(PairwiseModule):
             **pair_lengths(rollouts, pairs),
         ).double()
         share = pairs.weights.double() / pairs.weights.double().sum().clamp(min=torch.finfo(torch.float64).tiny)
-        # A label that turns the pair turns the margin too: its mean over labels is (2p - 1) M, that of its square M^2.
+        # A label that turns the pair turns the margin: over labels its mean is (2p - 1) M, and that of its square M^2.
         self.margin_mean = float((share * (2 * pairs.preference - 1) * margins).sum())
         variance = float((share * margins**2).sum()) - self.margin_mean**2
-        # Where policy and reference are one, what margins there are come from rounding.
+        # As long as the policy is the reference, margins come from rounding alone.
         self.margin_std = max(variance, 0.0) ** 0.5 if int(self.iteration) else 0.0
         return rollouts
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """Logistic loss with the adaptive margin."""
         return alpha_dpo(
             *policy_and(rollouts.reference_logps, rollouts, pairs),
             **pair_lengths(rollouts, pairs),

@@ -1,6 +1,5 @@
-"""Iterative best-of-n distillation.
+"""Iterative best-of-n distillation trains with :mod:`lit_align.losses.bond`, which names [1].
 
-[1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622, Algorithm 1.
 [2] T. Yang et al., "Faster WIND: Accelerating Iterative Best-of-N Distillation for LLM Alignment", AISTATS 2025,
     arXiv:2410.20727, Algorithm 1 (mixing).
 """
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
@@ -24,7 +24,7 @@ from lit_align.types import Rollouts
 
 
 class IterativeBOND(AlignmentModule):
-    r"""The policy is pulled to the best-of-n law of its anchor; every so often the anchor becomes the policy [1].
+    r"""Pulls the policy to the best-of-n law of its anchor, which becomes the policy every so often [1, Algorithm 1].
 
     .. math::
         \min_\pi \; a_1 J^\beta(\pi, \pi_t^{(n)}) + a_2 \mathrm{KL}(\pi \| \pi_t) + (1-a_1-a_2) \mathrm{KL}(\pi \|
@@ -32,26 +32,17 @@ class IterativeBOND(AlignmentModule):
 
     With beta = 1 the minimiser is the mixing step of [2], :math:`\propto (\pi_t^{(n)})^{a_1} \pi_t^{a_2}
     \pi_{ref}^{1-a_1-a_2}` (derived); a1 = 1 is no mixing. Responses come from the policy and from the anchor
-    (``sampler.sources``). The backward divergence is a policy gradient: use iterations of one optimiser step, and move
-    the anchor every so many of them.
-
-    From draws the backward divergence aims short of best-of-n where the anchor has few slots: at 70, 86, 95 and 98 % of
-    the rise in quantile that best-of-2 has, with 2, 4, 8 and 16 of them (`lit_align.losses.bond`). A response without a
-    reward is left out, as if it had not been drawn.
+    (``model.sampler.sources``); one without a reward is left out, as if it had not been drawn. The backward divergence
+    is a policy gradient: use iterations of one optimiser step, and move the anchor every so many of them. It aims short
+    of best-of-n where the anchor has few slots, as `lit_align.losses.bond` says.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Gives rewards.
-        n: Of best-of-n, >= 2 and at most the anchor's slots.
+        n: The n of best-of-n, >= 2 and at most the anchor's slots.
         beta: Share of the backward divergence, in [0, 1].
         law: ``approximate`` drops the second term of the log-law, as [1] does; ``exact`` keeps it.
         a1: Mixing rate of the best-of-n law, in (0, 1].
         a2: Mixing rate of the anchor, in [0, 1 - a1].
         anchor: ``Previous(every=M)``: the anchor becomes the policy every M iterations.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: An argument is out of its range, or the sampler's slots do not suit.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference", "current", "rewards"})
@@ -83,15 +74,16 @@ class IterativeBOND(AlignmentModule):
         self.law: Literal["approximate", "exact"] = law
         self.a1, self.a2 = a1, a2
 
+    @override
     def prepare(self, rollouts: Rollouts) -> Rollouts:
-        """Baselines: the mean advantage of the other prompts. Enumerated gradients need none."""
+        """Add baselines, the mean advantage of the other prompts; enumerated gradients need none."""
         if rollouts.weights is not None:
             return rollouts
         mean = group_mean(self._advantages(rollouts), self._shares(rollouts))
         return replace(rollouts, baselines=leave_one_out(mean, self._counts(rollouts)))
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The surrogate of the responses that have a reward; a prompt with too few of them has weight 0."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("anchor")
         advantages = self._advantages(rollouts)
         if rollouts.baselines is not None:
@@ -107,7 +99,7 @@ class IterativeBOND(AlignmentModule):
         return values, self._counts(rollouts).to(values.dtype)
 
     def _counts(self, rollouts: Rollouts) -> Bool[Tensor, " batch"]:
-        """Whether a prompt has what both divergences need: all it enumerates, or one draw and n of the anchor's."""
+        """Say whether a prompt has what both divergences need: all it enumerates, or one draw and n of the anchor's."""
         rewarded = rollouts.rewarded
         if rollouts.weights is not None:
             return rewarded.all(-1)
@@ -115,13 +107,12 @@ class IterativeBOND(AlignmentModule):
         return enough & rewarded[:, rollouts.slots("policy")].any(-1)
 
     def _shares(self, rollouts: Rollouts) -> Float[Tensor, "batch samples"]:
-        """Weight of each of the policy's samples."""
         mine, weights = rollouts.slots("policy"), rollouts.weights
         drawn_from = None if weights is None else weights[:, mine]
         return group_shares(rollouts.rewarded[:, mine], drawn_from, dtype=rollouts.current_logps.dtype)
 
     def _advantages(self, rollouts: Rollouts) -> Float[Tensor, "batch samples"]:
-        """Of the policy's samples: best-of-n reward, less the log-ratios that the divergences take."""
+        """Return the best-of-n reward of the policy's samples, less the log-ratios that the divergences take."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("anchor")
         current = rollouts.current_logps[:, mine]
         to_anchor = current - rollouts.anchor_logps[:, mine]
@@ -148,5 +139,5 @@ class IterativeBOND(AlignmentModule):
 
 
 def _rewards(rollouts: Rollouts) -> Float[Tensor, "batch group"]:
-    assert rollouts.rewards is not None  # it needs them
+    assert rollouts.rewards is not None  # `needs` names them
     return rollouts.rewards.nan_to_num(0.0).to(rollouts.current_logps.dtype)

@@ -1,13 +1,10 @@
-"""Calibrated direct preference optimisation.
-
-[1] T. Xiao, Y. Yuan, H. Zhu, M. Li, V. G. Honavar, "Cal-DPO: Calibrated Direct Preference Optimization for Language
-    Model Alignment", NeurIPS 2024, arXiv:2412.14516.
-"""
+"""Calibrated direct preference optimisation trains with :mod:`lit_align.losses.cal_dpo`, which names [1]."""
 
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, policy_and
@@ -18,24 +15,14 @@ from lit_align.types import Rollouts
 
 
 class CalDPO(PairwiseModule):
-    r"""Cal-DPO [1] on pairs of the policy's own responses, towards the fixed reference.
-
-    .. math::
-        \min_\pi E\left[-\log\sigma(u_w - u_l) + c \left(u_w - \tfrac{1}{2\beta}\right)^2 + c \left(u_l +
-        \tfrac{1}{2\beta}\right)^2\right], \quad u(y) = \log\frac{\pi(y)}{\pi_{ref}(y)}
+    """Trains Cal-DPO [1] on pairs of the policy's own responses, towards the fixed reference.
 
     The likelihood of the chosen response is raised, where DPO may lower both. [1] trains on written pairs.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         beta: KL strength in units of reward, > 0; log-ratios are drawn to 1/(2 beta) and -1/(2 beta). The authors' code
             uses 0.002 for Zephyr 7B.
-        calibration: c, >= 0; [1] has 1, the authors' code 1/2. 0 is DPO at beta 1.
-        kwargs: As for :class:`~lit_align.algorithms.pairwise.PairwiseModule`.
-
-    Raises:
-        ValueError: beta <= 0, or calibration < 0.
+        calibration: Weight of the squared distances, >= 0; [1] has 1, the authors' code 1/2. 0 is DPO at beta 1.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
@@ -51,7 +38,7 @@ class CalDPO(PairwiseModule):
         self.beta = beta
         self.calibration = calibration
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """Cal-DPO against the reference."""
         logps = policy_and(rollouts.reference_logps, rollouts, pairs)
         return cal_dpo(*logps, beta=self.beta, calibration=self.calibration, preference=pairs.preference)

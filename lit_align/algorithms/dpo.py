@@ -1,16 +1,13 @@
-"""Iterative direct preference optimisation.
+"""Iterative direct preference optimisation trains with :mod:`lit_align.losses.dpo`, which names [1] and [2].
 
-[1] R. Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", NeurIPS 2023,
-    arXiv:2305.18290.
-[2] H. Dong et al., "RLHF Workflow: From Reward Modeling to Online RLHF", TMLR 2024, arXiv:2405.07863.
-[3] S. Ray Chowdhury, A. Kini, N. Natarajan, "Provably Robust DPO: Aligning Language Models with Noisy Feedback",
-    ICML 2024, arXiv:2403.00409.
+[3] H. Dong et al., "RLHF Workflow: From Reward Modeling to Online RLHF", TMLR 2024, arXiv:2405.07863.
 """
 
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import PairwiseModule, policy_and
@@ -21,23 +18,16 @@ from lit_align.types import Rollouts
 
 
 class DPO(PairwiseModule):
-    r"""DPO [1] on pairs of the policy's own responses, iterated [2].
+    r"""Trains DPO [1] on pairs of the policy's own responses, and iterates it [3].
 
     The loss compares with the *anchor*: the previous iterate by default, so that under Bradley-Terry preferences of a
     reward an exact iteration is :math:`\pi_{t+1} \propto \pi_t \exp(r/\beta)`. With ``anchor: Initial`` it compares
-    with the reference throughout, as in one-shot DPO.
+    with the reference throughout, as in one-shot DPO. ``pairing: best_worst`` is the recipe of [3], which is a
+    heuristic: the exact iteration needs ``all`` or ``random`` and judges that say how sure they are.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         beta: KL strength, > 0; larger moves less far in one iteration.
         eps: Share of labels taken to be wrong, in [0, ½).
-        kwargs: As for :class:`~lit_align.algorithms.pairwise.PairwiseModule`; ``pairing`` is ``best_worst`` by default,
-            the recipe of [2], which is a heuristic: the exact iteration above needs ``all`` or ``random`` and judges
-            that say how sure they are.
-
-    Raises:
-        ValueError: beta <= 0, or eps outside [0, ½).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
@@ -53,22 +43,20 @@ class DPO(PairwiseModule):
         self.beta = beta
         self.eps = eps
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """DPO against the anchor."""
         logps = policy_and(rollouts.anchor_logps, rollouts, pairs)
         return dpo(*logps, beta=self.beta, preference=pairs.preference, eps=self.eps)
 
 
 class RobustDPO(DPO):
-    r"""DPO whose loss is unbiased when labels are flipped with probability eps [3]; with eps = 0 it is DPO.
+    """Trains DPO with a loss that is unbiased when labels are flipped with probability ``eps`` [2]; eps = 0 is DPO.
 
     Where DPO's eps smooths the label, this one undoes the flips, and so pushes a pair that was seen with one label only
     without end.
-
-    Args: as for :class:`DPO`; ``eps`` is the probability in [0, ½) that a label was flipped.
     """
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """Robust DPO against the anchor."""
         logps = policy_and(rollouts.anchor_logps, rollouts, pairs)
         return robust_dpo(*logps, beta=self.beta, preference=pairs.preference, eps=self.eps)

@@ -1,12 +1,10 @@
-"""Efficient exact optimisation, from rewards of a group and from pairs.
-
-[1] H. Ji et al., "Towards Efficient Exact Optimization of Language Model Alignment", ICML 2024, arXiv:2402.00856.
-"""
+"""Efficient exact optimisation trains with :mod:`lit_align.losses.exo`, which names [1]: on groups, and on pairs."""
 
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
@@ -19,23 +17,15 @@ from lit_align.types import Rollouts
 
 
 class EXO(AlignmentModule):
-    r"""The law of implicit rewards within a group is pulled to that of rewards, by the reverse KL divergence [1].
+    r"""Pulls the law of implicit rewards within a group to that of rewards, by the reverse KL divergence [1].
 
-    .. math::
-        \pi = \pi_{ref} \exp(r / (\beta_\pi \beta_r)) / Z
-
-    is what an exact iteration ends at, whoever drew the responses. [1] draws them from the reference, once: that is
-    ``sampler.sources: [reference, ...]``; the policy draws them otherwise.
+    An exact iteration ends at :math:`\pi_{ref} \exp(r / (\beta_\pi \beta_r)) / Z`, whoever drew the responses. [1]
+    draws them from the reference, once: that is ``model.sampler.sources: [reference, ...]``; by default the policy
+    draws them.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Gives rewards.
         beta_policy: Power of the density ratio, > 0; larger moves less far.
         beta_reward: Temperature of the rewards, > 0, in their unit; larger moves less far.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: A beta <= 0, or the judge has no rewards.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "rewards"})
@@ -55,9 +45,9 @@ class EXO(AlignmentModule):
         self.beta_policy = beta_policy
         self.beta_reward = beta_reward
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The divergence over the responses that have a reward; a group of fewer than two of them has weight 0."""
-        assert rollouts.rewards is not None  # it needs them
+        assert rollouts.rewards is not None  # `needs` names them
         logps, rewarded = rollouts.policy_logps, rollouts.rewarded
         values = exo(
             logps,
@@ -71,18 +61,12 @@ class EXO(AlignmentModule):
 
 
 class EXOPairwise(PairwiseModule):
-    r"""EXO of pairs: the implied preference is pulled to the smoothed label, by the reverse KL divergence [1].
+    """Pulls the implied preference of a pair to its smoothed label, by the reverse KL divergence [1].
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         beta: Power of the density ratio, > 0; larger keeps the policy closer to the reference. [1] uses 0.1 and 0.5.
         eps: Share of labels taken to be wrong, in (0, ½): the margin that is asked for is log((1 - eps) / eps) / beta.
         pairing: ``random`` pairs of independent responses by default, as in the data sets of [1].
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: beta <= 0, or eps outside (0, ½).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
@@ -104,7 +88,7 @@ class EXOPairwise(PairwiseModule):
         self.beta = beta
         self.eps = eps
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """EXO of pairs against the reference."""
         logps = policy_and(rollouts.reference_logps, rollouts, pairs)
         return exo_pairwise(*logps, beta=self.beta, eps=self.eps, preference=pairs.preference)

@@ -1,13 +1,10 @@
-"""Iterative Nash policy optimisation.
-
-[1] Y. Zhang et al., "Iterative Nash Policy Optimization: Aligning LLMs with General Preferences via No-Regret
-    Learning", ICLR 2025, arXiv:2407.00617.
-"""
+"""Iterative Nash policy optimisation trains with :mod:`lit_align.losses.inpo`, which names [1] and the exact step."""
 
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import Pairs, gather
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, policy_and
@@ -18,25 +15,12 @@ from lit_align.types import Rollouts
 
 
 class INPO(PairwiseModule):
-    r"""Online mirror descent in the regularised game, one comparison a pair [1].
-
-    .. math::
-        \log\pi_{t+1} = \tfrac{\tau}{\eta}\log\pi_{ref} + (1 - \tfrac{\tau}{\eta}) \log\pi_t
-            + \tfrac1\eta P(y \succ \pi_t) + c
-
-    It is the exact WIND step with WIND's beta = tau and 1/eta_WIND = eta - tau. Its minimiser needs both responses
-    drawn from pi_t, hence random pairs.
+    """Runs online mirror descent in the regularised game, one comparison a pair [1].
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         eta: Inverse step size, > tau, win rate per nat; larger moves less far in one iteration.
         tau: KL strength towards the reference, >= 0, win rate per nat.
         pairing: ``random`` or ``all``; ``best_worst`` is not a draw from pi_t and moves the minimiser.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: Not eta > tau >= 0.
     """
 
     takes_pairs: ClassVar[bool] = False
@@ -56,8 +40,8 @@ class INPO(PairwiseModule):
         self.eta = eta
         self.tau = tau
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """Squared error of the margin."""
         return inpo(
             *policy_and(rollouts.reference_logps, rollouts, pairs),
             anchor_chosen_logps=gather(rollouts.anchor_logps, pairs.first),

@@ -1,13 +1,11 @@
-"""J-BOND: online best-of-n distillation with three responses a prompt.
-
-[1] P. G. Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", ICLR 2025, arXiv:2407.14622, Algorithm 2.
-"""
+"""J-BOND trains with :mod:`lit_align.losses.jbond`, which names [1], on three responses to a prompt."""
 
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.anchors.base import Anchor
 from lit_align.anchors.moving_average import MovingAverage
@@ -20,22 +18,15 @@ from lit_align.types import Rollouts
 
 
 class JBOND(AlignmentModule):
-    """Best-of-two distillation of an anchor that follows the policy [1, Algorithm 2].
+    """Distils the best of two responses of an anchor that follows the policy [1, Algorithm 2].
 
-    One response comes from the policy, two from the anchor (``sampler.sources``). It is a policy gradient: use
-    iterations of one optimiser step; the anchor moves once an iteration. Rewards that tie are half a win: a tie with
-    both anchors costs log(16)/4, where [1] has 0 (`lit_align.losses.jbond`).
+    One response comes from the policy, two from the anchor (``model.sampler.sources``). It is a policy gradient: use
+    iterations of one optimiser step; the anchor moves once an iteration.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         beta: Share of the backward divergence, in [0, 1].
         gamma: Strength of the KL divergence from the anchor, >= 0.
         anchor: ``MovingAverage(rate)``; [1] uses a rate of 0.02.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: beta or gamma is out of its range, or the slots are not one of the policy and two of the anchor.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "current"})
@@ -61,18 +52,15 @@ class JBOND(AlignmentModule):
         self.beta = beta
         self.gamma = gamma
 
+    @override
     def prepare(self, rollouts: Rollouts) -> Rollouts:
-        """Baselines: the mean advantage of the other prompts.
-
-        Raises:
-            ValueError: The responses are enumerated, and not three.
-        """
+        """Add baselines, the mean advantage of the other prompts; refuse enumerated responses, which are not three."""
         if rollouts.responses.group_size != 3:
             raise ValueError("J-BOND takes three drawn responses, not all of them: set model.sampler to a Sampler")
         return replace(rollouts, baselines=leave_one_out(self._advantages(rollouts), self._counts(rollouts)))
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The surrogate of each prompt; one without the comparisons that its terms need has weight 0."""
         order = self._order(rollouts)
         advantages = self._advantages(rollouts)
         if rollouts.baselines is not None:
@@ -81,7 +69,7 @@ class JBOND(AlignmentModule):
         return values, self._counts(rollouts).to(values.dtype)
 
     def _counts(self, rollouts: Rollouts) -> Bool[Tensor, " batch"]:
-        """Whether a prompt has the comparisons that its terms need.
+        """Say whether a prompt has the comparisons that its terms need.
 
         The forward divergence needs that of the anchor's two responses, the backward one those of the policy's with
         each. Both go out together: one alone would change the share that ``beta`` gives them.

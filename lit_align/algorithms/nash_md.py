@@ -1,12 +1,10 @@
-"""Nash mirror descent by policy gradient.
-
-[1] R. Munos et al., "Nash Learning from Human Feedback", ICML 2024, arXiv:2312.00886.
-"""
+"""Nash mirror descent by policy gradient trains with :mod:`lit_align.losses.nash_md`, which names [1]."""
 
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
@@ -18,24 +16,15 @@ from lit_align.types import Rollouts
 
 
 class NashMD(AlignmentModule):
-    r"""The policy climbs its regularised win rate against its own mixture with the reference [1, Nash-MD-PG].
+    r"""Climbs the regularised win rate of the policy against its own mixture with the reference [1, Nash-MD-PG].
 
-    .. math::
-        \nabla_\theta \big[ P(\pi_\theta \succ \pi') - \tau\,\mathrm{KL}(\pi_\theta \| \pi_{ref}) \big], \quad
-        \pi' \propto \pi_t^{1-c} \pi_{ref}^{c} \;\text{at every token}
-
-    Responses come from the policy and from the mixture (``sampler.sources``), c is ``sampler.mixture``. A policy
-    gradient needs samples of the current policy: use iterations of one optimiser step. The opponent being the mixture,
-    the limit is not the equilibrium exactly.
+    The mixture is :math:`\pi' \propto \pi_t^{1-c} \pi_{ref}^{c}` at every token, and c is ``model.sampler.mixture``.
+    Responses come from the policy and from the mixture (``model.sampler.sources``). A policy gradient needs samples of
+    the current policy: use iterations of one optimiser step. Because the opponent is the mixture, the limit is not
+    exactly the equilibrium.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         tau: KL strength towards the reference, >= 0, win rate per nat.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: tau < 0, or the sampler has no slot of the policy or of the mixture.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
@@ -47,8 +36,8 @@ class NashMD(AlignmentModule):
         super().__init__(policy, judge, **kwargs)
         self.tau = tau
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The surrogate of the responses that met an opponent; a prompt where none did has weight 0."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("mixture")
         win_rates, met = rollouts.win_rates_between(mine, theirs)
         logps, weights = rollouts.policy_logps[:, mine], rollouts.weights

@@ -1,13 +1,10 @@
-"""Odds ratio preference optimisation.
-
-[1] J. Hong, N. Lee, J. Thorne, "ORPO: Monolithic Preference Optimization without Reference Model", EMNLP 2024,
-    arXiv:2403.07691.
-"""
+"""Odds ratio preference optimisation trains with :mod:`lit_align.losses.orpo`, which names [1]."""
 
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import Pairs, gather
 from lit_align.algorithms.pairwise import PairwiseModule, pair_lengths
@@ -18,23 +15,13 @@ from lit_align.types import Rollouts
 
 
 class ORPO(PairwiseModule):
-    r"""ORPO [1] on pairs of the policy's own responses: learn the chosen one, and prefer it by the odds of its tokens.
-
-    .. math::
-        \min_\pi E[-m_w - \lambda \log\sigma(\mathrm{logit}\, e^{m_w} - \mathrm{logit}\, e^{m_l})], \quad
-        m = \log\pi(y) / |y|
+    """Learns the chosen response, and prefers it by the odds of its tokens [1], on pairs of the policy's own responses.
 
     There is neither reference nor anchor in the loss. [1] trains a base model on written pairs in one pass, which
     ``PairData`` does here; on the policy's own responses, the likelihood term learns what the judge likes best.
 
     Args:
-        policy: What is aligned.
-        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
-        odds_weight: lambda, >= 0; larger prefers more strongly. [1] uses 0.1 for Mistral 7B.
-        kwargs: As for :class:`~lit_align.algorithms.pairwise.PairwiseModule`.
-
-    Raises:
-        ValueError: odds_weight < 0.
+        odds_weight: Weight of the odds ratio, >= 0; larger prefers more strongly. [1] uses 0.1 for Mistral 7B.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -45,8 +32,8 @@ class ORPO(PairwiseModule):
         super().__init__(policy, judge, **kwargs)
         self.odds_weight = odds_weight
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """Likelihood of the chosen response, and the logistic loss of the log odds ratio."""
         policy = rollouts.policy_logps
         return orpo(
             gather(policy, pairs.first),

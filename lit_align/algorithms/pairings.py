@@ -1,12 +1,12 @@
-"""Which pairs of a group a pair loss sees.
+"""A pairing says which pairs of a group a pair loss sees.
 
-A pairing turns rollouts into :class:`Pairs`: slots of the group, the probability that the first beats the second, and
-a weight. What was not compared has weight 0, never a tie. The weights of a prompt whose responses were drawn and all
-compared sum to one, so every prompt counts the same whatever the pairing.
+It turns rollouts into :class:`Pairs`. What was not compared has weight 0, never a tie. The weights of a prompt whose
+responses were drawn and all compared sum to one, so every prompt counts the same whatever the pairing.
 
 ``best_worst`` takes the best against the worst and calls the comparison won; it is not a fair sample of pairs, which
 losses whose minimiser depends on the law of the pairs (IPO, INPO) do not forgive. ``random`` and ``all`` are, and carry
-the probability itself: a loss of it is the mean over labels, without their noise.
+the probability itself: a loss of it is the mean over labels, without their noise. A pairing refuses groups of one
+response with a ValueError, and all but ``all`` refuse rollouts that enumerate.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from lit_align.types import Rollouts
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of responses to each prompt.
+    """Holds pairs of responses to each prompt.
 
     Attributes:
         first: Slot of the chosen response.
@@ -37,16 +37,9 @@ class Pairs:
 
 
 def best_worst(rollouts: Rollouts) -> Pairs:
-    """One pair a prompt: the highest win rate within the group against the lowest, as a label without doubt.
+    """Return one pair a prompt: the highest win rate within the group against the lowest, as a label without doubt.
 
-    Args:
-        rollouts: Responses drawn from the policy, judged.
-
-    Returns:
-        Preference 1; weight 1, or 0 where the two tie in win rate or were not compared with one another.
-
-    Raises:
-        ValueError: Groups of one response, or rollouts that enumerate.
+    The weight is 1, or 0 where the two tie in win rate or were not compared with one another.
     """
     _check_drawn(rollouts, "best_worst")
     highest, lowest = rollouts.win_rates.max(-1, keepdim=True), rollouts.win_rates.min(-1, keepdim=True)
@@ -58,16 +51,10 @@ def best_worst(rollouts: Rollouts) -> Pairs:
 
 
 def random_pairs(rollouts: Rollouts) -> Pairs:
-    """Disjoint pairs of slots, (0, 1), (2, 3), …: a random pairing, since the slots are independent and alike.
+    """Return K // 2 disjoint pairs of slots of equal weight, (0, 1), (2, 3), …; of each, the likelier winner first.
 
-    Args:
-        rollouts: Responses drawn from one policy, judged; of an odd group the last response is left out.
-
-    Returns:
-        K // 2 pairs a prompt, of equal weight; of each, the likelier winner first.
-
-    Raises:
-        ValueError: Groups of one response, or rollouts that enumerate.
+    This is a random pairing, since the slots are drawn from one policy, independent and alike. The last response of an
+    odd group is left out.
     """
     _check_drawn(rollouts, "random")
     pairs = rollouts.wins.shape[-1] // 2
@@ -76,19 +63,12 @@ def random_pairs(rollouts: Rollouts) -> Pairs:
 
 
 def all_pairs(rollouts: Rollouts) -> Pairs:
-    """Every pair of slots: the least noisy of the fair pairings, at the cost of nothing but arithmetic.
+    """Return every pair of slots, the likelier winner first: the fair pairing with the least noise.
 
-    Args:
-        rollouts: Responses drawn from one policy, or enumerated with their probabilities as ``rollouts.weights``.
-
-    Returns:
-        K (K - 1) / 2 pairs a prompt; of each, the likelier winner first. Weight 2 / (K (K - 1)), or, when enumerated,
-        2 mu_i mu_j: the law of two independent draws. Two draws of one response are left out, and the weights sum to
-        1 - sum mu_i^2; a loss of the margin alone is constant there, while SPPO's, which has a target for each
-        response, then weighs response i by mu_i (1 - mu_i).
-
-    Raises:
-        ValueError: Groups of one response.
+    The weight of a pair is 2 / (K (K - 1)), or, when responses are enumerated with probabilities mu
+    (``rollouts.weights``), 2 mu_i mu_j: the law of two independent draws. Two draws of one response are left out, and
+    the weights sum to 1 - sum mu_i^2; a loss of the margin alone is constant there, while SPPO's, which has a target
+    for each response, then weighs response i by mu_i (1 - mu_i).
     """
     size = rollouts.wins.shape[-1]
     _check_size(size)
@@ -101,24 +81,19 @@ def all_pairs(rollouts: Rollouts) -> Pairs:
 
 
 PAIRINGS: dict[str, Callable[[Rollouts], Pairs]] = {"best_worst": best_worst, "random": random_pairs, "all": all_pairs}
-"""Pairings by the name a config gives them."""
+"""Holds the pairings by the name that a config gives them."""
 
 
 def gather(logps: Float[Tensor, "batch group"], index: Int[Tensor, "batch pairs"]) -> Float[Tensor, "batch pairs"]:
-    """One number a response (log-probs, win rates) as one number a pair.
+    """Return one number a response (log-probs, win rates) as one number a pair, with its gradient.
 
-    Args:
-        logps: Of each response of the group.
-        index: ``first`` or ``second`` of the pairs.
-
-    Returns:
-        Of each pair's response, with its gradient.
+    ``index`` is ``first`` or ``second`` of the pairs.
     """
     return logps.gather(-1, index)
 
 
 def _oriented(rollouts: Rollouts, slots: Int[Tensor, "pairs 2"], weights: Float[Tensor, "batch pairs"]) -> Pairs:
-    """The given pairs, each with the likelier winner first; ties keep the order of the slots."""
+    """Return the given pairs, each with the likelier winner first; ties keep the order of the slots."""
     first, second = slots.unbind(-1)
     compared = rollouts.compared[:, first, second]
     wins = torch.where(compared, rollouts.wins[:, first, second], 0.5)
@@ -132,7 +107,7 @@ def _oriented(rollouts: Rollouts, slots: Int[Tensor, "pairs 2"], weights: Float[
 
 
 def _between(matrix: Tensor, first: Int[Tensor, "batch pairs"], second: Int[Tensor, "batch pairs"]) -> Tensor:
-    """The entries [first, second] of each prompt's matrix."""
+    """Return the entries [first, second] of each prompt's matrix."""
     rows = torch.arange(len(first), device=first.device).unsqueeze(-1)
     return matrix[rows, first, second]
 

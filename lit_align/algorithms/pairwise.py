@@ -1,10 +1,11 @@
-"""What all pair methods share: a pairing says which pairs, a loss says how much each costs."""
+"""Pair methods share this base: a pairing says which pairs, a loss says how much each costs."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, TypedDict
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import PAIRINGS, Pairs, gather
 from lit_align.iteration.module import AlignmentModule
@@ -16,17 +17,11 @@ Pairing = Literal["best_worst", "random", "all"]
 
 
 class PairwiseModule(AlignmentModule):
-    """An algorithm whose loss is one of pairs.
+    """Wires an algorithm whose loss is one of pairs.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         pairing: ``best_worst`` of each group, ``random`` disjoint pairs, or ``all`` of them; enumerated responses need
             ``all``.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: There is no such pairing.
     """
 
     takes_pairs: ClassVar[bool] = True
@@ -38,16 +33,16 @@ class PairwiseModule(AlignmentModule):
         super().__init__(policy, judge, **kwargs)
         self.pairing: Pairing = pairing
 
+    @override
     def takes_soft_labels(self) -> bool:
-        """The best against the worst takes every label for certain; the other pairings weigh it."""
         return self.pairing != "best_worst"
 
     @abstractmethod
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """Loss of every pair."""
+        """Return the loss of every pair."""
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch pairs"], Float[Tensor, "batch pairs"]]:
-        """Losses of the pairs, and the weights the pairing gives them."""
         pairs = PAIRINGS[self.pairing](rollouts)
         return self.pair_losses(rollouts, pairs), pairs.weights
 
@@ -61,12 +56,9 @@ def check_pairing(pairing: str) -> None:
 def policy_and(
     base: Float[Tensor, "batch group"], rollouts: Rollouts, pairs: Pairs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probs as pair losses take them: policy chosen, policy rejected, base chosen, base rejected.
+    """Return log-probs as pair losses take them: policy chosen, policy rejected, base chosen, base rejected.
 
-    Args:
-        base: The log-probs that the policy's are compared with: the anchor's or the reference's.
-        rollouts: Where the policy's are.
-        pairs: Which responses.
+    ``base`` holds the log-probs that the policy's are compared with, the anchor's or the reference's.
     """
     policy = rollouts.policy_logps
     return (
@@ -78,19 +70,14 @@ def policy_and(
 
 
 class PairLengths(TypedDict):
-    """Tokens of each response of a pair, end of sequence included."""
+    """Holds the tokens of each response of a pair, end of sequence included."""
 
     chosen_lengths: Int[Tensor, "batch pairs"]
     rejected_lengths: Int[Tensor, "batch pairs"]
 
 
 def pair_lengths(rollouts: Rollouts, pairs: Pairs) -> PairLengths:
-    """What ``chosen_lengths`` and ``rejected_lengths`` of a loss are.
-
-    Args:
-        rollouts: Where the responses are.
-        pairs: Which responses.
-    """
+    """Return ``chosen_lengths`` and ``rejected_lengths`` as a loss takes them."""
     lengths = rollouts.responses.lengths
     return {
         "chosen_lengths": lengths.gather(-1, pairs.first),

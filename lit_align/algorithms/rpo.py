@@ -1,13 +1,10 @@
-"""Regularised preference optimisation: DPO with a supervised loss.
-
-[1] Z. Liu et al., "Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an Adversarial
-    Regularizer", NeurIPS 2024, arXiv:2405.16436.
-"""
+"""Regularised preference optimisation trains with :mod:`lit_align.losses.rpo`, which names [1]."""
 
 from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import Pairs
 from lit_align.algorithms.pairwise import Pairing, PairwiseModule, pair_lengths, policy_and
@@ -18,23 +15,14 @@ from lit_align.types import Rollouts
 
 
 class RPO(PairwiseModule):
-    r"""DPO and the log-likelihood of the winner [1], on pairs of the policy's own responses, towards the reference.
-
-    .. math::
-        \min_\pi E\big[-\log\sigma(\beta h) - \eta \beta \log\pi(y_w)\big]
+    """Trains DPO and the log-likelihood of the winner [1] on the policy's own responses, towards the reference.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better; none where the data are pairs that say so themselves.
         beta: KL strength, > 0; larger keeps the policy closer to the reference. [1] uses 0.01 and 0.05.
         eta: Weight of the supervised loss, >= 0; 0 is DPO. [1] uses 0.005 with the ``sum`` and 0.2 with the ``mean``.
         supervised: The supervised loss is of the ``sum`` over tokens, with eta beta before it, as in [1], or of their
             ``mean``, with eta before it, as in its appendix.
         pairing: ``random`` pairs of independent responses by default, as in the data sets of [1].
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: beta <= 0, or eta < 0.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
@@ -58,8 +46,8 @@ class RPO(PairwiseModule):
         self.eta = eta
         self.supervised: Literal["sum", "mean"] = supervised
 
+    @override
     def pair_losses(self, rollouts: Rollouts, pairs: Pairs) -> Float[Tensor, "batch pairs"]:
-        """DPO against the reference, and the supervised loss."""
         logps = policy_and(rollouts.reference_logps, rollouts, pairs)
         if self.supervised == "sum":
             return rpo(*logps, beta=self.beta, eta=self.eta, preference=pairs.preference)

@@ -1,14 +1,11 @@
-"""Self-play preference optimisation.
-
-[1] Y. Wu, Z. Sun, H. Yuan, K. Ji, Y. Yang, Q. Gu, "Self-Play Preference Optimization for Language Model Alignment",
-    ICLR 2025, arXiv:2405.00675.
-"""
+"""Self-play preference optimisation trains with :mod:`lit_align.losses.sppo`, which names [1]."""
 
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.algorithms.pairings import PAIRINGS, gather
 from lit_align.algorithms.pairwise import Pairing, check_pairing, policy_and
@@ -24,11 +21,9 @@ Opponents = Literal["others", "group"]
 
 
 class SPPO(AlignmentModule):
-    r"""Self-play by multiplicative weights: :math:`\pi_{t+1} \propto \pi_t \exp(P(y \succ \pi_t)/\beta)` [1].
+    r"""Plays multiplicative weights against itself: :math:`\pi_{t+1} \propto \pi_t \exp(P(y \succ \pi_t)/\beta)` [1].
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         beta: Inverse step size, > 0, win rate per nat; larger moves less far in one iteration. [1] uses 1e-3.
         offset: What is taken off the win rates. ``half``, as in [1]: right to first order in 1/beta only;
             ``partition``: the log-partition estimated from the group, right when responses are enumerated.
@@ -36,10 +31,6 @@ class SPPO(AlignmentModule):
             offset, or the whole ``group`` with itself at ½, as the authors' code has it.
         pairing: Whose log-ratios are regressed: those of the ``best_worst`` of each group, the recipe of [1], a
             heuristic; of ``random`` pairs; or of ``all`` responses, as in the theory.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: beta <= 0, or there is no such pairing.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
@@ -63,15 +54,15 @@ class SPPO(AlignmentModule):
         self.opponents: Opponents = opponents
         self.pairing: Pairing = pairing
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch terms"], Float[Tensor, "batch terms"]]:
-        """Squared errors of log-ratios, of the two responses of every pair or of all."""
         return sppo_losses(rollouts, self.pairing, beta=self.beta, offset=self.offset, opponents=self.opponents)
 
 
 def sppo_losses(
     rollouts: Rollouts, pairing: Pairing, *, beta: float, offset: Offset, opponents: Opponents
 ) -> tuple[Float[Tensor, "batch terms"], Float[Tensor, "batch terms"]]:
-    """The loss of :class:`SPPO` and its weights; arguments as there. ``all`` is one term, the mean over responses."""
+    """Return the loss of :class:`SPPO` and its weights; ``all`` is one term, the mean over responses."""
     win_rates = rollouts.win_rates if opponents == "group" else rollouts.win_rates_against_others
     constant = torch.full_like(win_rates[:, 0], 0.5)
     share = group_shares(rollouts.met, rollouts.weights, dtype=win_rates.dtype)

@@ -1,14 +1,11 @@
-"""WIND: win-rate dominance, the fast road to iterative best-of-n distillation.
-
-[1] T. Yang et al., "Faster WIND: Accelerating Iterative Best-of-N Distillation for LLM Alignment", AISTATS 2025,
-    arXiv:2410.20727.
-"""
+"""Win-rate dominance (WIND) trains with :mod:`lit_align.losses.wind`, which names [1] and derives the exact step."""
 
 from functools import partial
 from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
@@ -21,29 +18,23 @@ RISKS = {"squared": wind_squared, "kl": wind_kl, "nce": wind_nce}
 
 
 class WIND(AlignmentModule):
-    r"""Win-rate dominance: each iteration is one proximal step towards the equilibrium of a regularised game [1].
+    r"""Takes one proximal step towards the equilibrium of a regularised game in each iteration [1].
 
     .. math::
         \pi_{t+1} = \arg\max_\pi \langle \pi, w_t \rangle - \beta \mathrm{KL}(\pi \| \pi_{ref})
             - \tfrac1\eta \mathrm{KL}(\pi \| \pi_t), \quad w_t(y) = P(y \succ \pi_t).
 
     With exact win rates and 0 < eta <= 4 beta, the KL divergence from the equilibrium shrinks by 1/(1 + beta eta) or
-    faster in every iteration (derived). The win rates here are those of the group itself, self-comparison included:
-    for responses drawn from pi_t, the squared risk then has the exact step as its population minimiser at every group
-    size and whichever comparisons are missing; the KL and NCE risks fall short of it, by 10 to 15 % for hard
-    preferences at groups of 3 to 8 (see `lit_align.losses.wind`, which says what is derived).
+    faster in every iteration (derived). The win rates are those of the group itself, self-comparison included: for
+    responses drawn from pi_t, the squared risk then has the exact step as its population minimiser at every group size
+    and whichever comparisons are missing; the KL and NCE risks fall short of it, by 10 to 15 % for hard preferences at
+    groups of 3 to 8.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         beta: KL strength towards the reference, >= 0, in win-rate units per nat; 0 is the SPPO step.
         eta: Step size, > 0, in nats per unit of win rate: an iteration tilts log-probs by eta / (1 + beta eta) times
             the win rate.
         risk: ``squared`` (the one with a finite-sample guarantee in [1]), ``kl`` or ``nce``.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: beta < 0, eta <= 0, or groups of one response.
     """
 
     def __init__(
@@ -64,8 +55,8 @@ class WIND(AlignmentModule):
         self.eta = eta
         self.risk = partial(RISKS[risk], beta=beta, eta=eta)
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """The risk of the responses that were compared; a group with no comparison at all has weight 0."""
         logps = rollouts.policy_logps
         values = self.risk(
             logps,

@@ -1,14 +1,11 @@
-"""Exploratory preference optimisation.
-
-[1] T. Xie et al., "Exploratory Preference Optimization: Harnessing Implicit Q*-Approximation for Sample-Efficient
-    RLHF", ICLR 2025, arXiv:2405.21046.
-"""
+"""Exploratory preference optimisation trains with :mod:`lit_align.losses.xpo`, which names [1]."""
 
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from lit_align.iteration.module import AlignmentModule
 from lit_align.judges.base import Judge
@@ -19,23 +16,14 @@ from lit_align.types import Rollouts
 
 
 class XPO(AlignmentModule):
-    r"""DPO on pairs of a response of the policy and one of the reference, with optimism about the latter [1].
+    """Trains DPO on pairs of a response of the policy and one of the reference, with optimism about the latter [1].
 
-    .. math::
-        \min_\pi E_{y \sim \pi_t, \tilde y \sim \pi_{ref}} \big[-\log\sigma(\beta h) + \alpha \log\pi(\tilde y)\big]
-
-    Every response of the policy is paired with every one of the reference (``sampler.sources``). [1] fits all data
-    seen so far in each iteration; here an iteration fits its own.
+    Every response of the policy is paired with every one of the reference (``model.sampler.sources``). [1] fits all
+    data seen so far in each iteration; here an iteration fits its own.
 
     Args:
-        policy: What is aligned, with its reference.
-        judge: Says which of two responses is better.
         beta: KL strength, > 0; larger keeps the policy closer to the reference.
         alpha: Optimism, >= 0, per nat; 0 is DPO. Larger moves more mass away from what the reference says.
-        kwargs: As for :class:`~lit_align.iteration.module.AlignmentModule`.
-
-    Raises:
-        ValueError: beta <= 0, alpha < 0, or the sampler has no slot of the policy or of the reference.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
@@ -52,8 +40,8 @@ class XPO(AlignmentModule):
         self.beta = beta
         self.alpha = alpha
 
+    @override
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch pairs"], Float[Tensor, "batch pairs"]]:
-        """Losses of the pairs, and their weights: 0 for a pair that was not compared."""
         mine, theirs = rollouts.slots("policy"), rollouts.slots("reference")
         slots = torch.cartesian_prod(torch.tensor(mine), torch.tensor(theirs)).to(rollouts.wins.device)
         first, second = slots.unbind(-1)

@@ -1,1 +1,1 @@
-"""One iteration: begin, collect, optimise, evaluate, checkpoint."""
+"""An iteration begins, collects, optimises, evaluates and checkpoints."""

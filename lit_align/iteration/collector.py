@@ -1,4 +1,4 @@
-"""From prompts to rollouts: sample, judge, score, each stage on disk before the next begins."""
+"""The collector makes rollouts of prompts: it samples, judges and scores, each stage on disk before the next begins."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -29,13 +29,13 @@ from lit_align.utils.out_of_memory import Halving
 log = logging.getLogger(__name__)
 
 SAMPLING_GAP = 1e-2
-"""Largest difference in float32 of a token's sampling law from its log-prob when scored, nats."""
+"""Bounds how far a token's sampling law may lie from its log-prob when scored, in float32, nats."""
 
 Chosen = Callable[[Origin, Prompts], Path]
-"""Which file is of rollouts of this origin, to these prompts."""
+"""Returns the file of the rollouts of this origin, to these prompts."""
 
 Score = Callable[[Responses], Float[Tensor, "batch group length"]]
-"""Token log-probs of responses under some policy."""
+"""Returns token log-probs of responses under some policy, nats."""
 
 
 def judged_text(policy: Policy, judge: Judge | None, responses: Responses) -> list[list[str]]:
@@ -50,12 +50,7 @@ def _scoring_in_halves() -> Halving:
 
 @dataclass(frozen=True)
 class PolicyAndAnchor:
-    """What draws the slots of a group: the policy, which answers as the anchor where that is the source.
-
-    Attributes:
-        policy: Draws all responses.
-        anchor: Says with which weights the policy is pi_t.
-    """
+    """Draws the responses of a group: the policy answers, under the anchor's weights where the source is ``anchor``."""
 
     policy: Policy
     anchor: Anchor
@@ -68,12 +63,12 @@ class PolicyAndAnchor:
         source: str,
         at_once: int = 0,
     ) -> Responses:
-        """One response for each row of uniforms, as :meth:`Policy.sample` draws it."""
+        """Draw one response for each row of uniforms, as :meth:`Policy.sample` does."""
         with self._answering_as(source) as name:
             return self.policy.sample(prompts, uniforms, decoding, name, at_once)
 
     def enumerate(self, prompts: Prompts, decoding: Decoding, source: str) -> Responses:
-        """Every response there is, as :meth:`Policy.enumerate` gives it."""
+        """Return all responses, as :meth:`Policy.enumerate` does."""
         with self._answering_as(source) as name:
             return self.policy.enumerate(prompts, decoding, name)
 
@@ -88,11 +83,11 @@ class Collector:
     Attributes:
         policy: Draws the responses.
         judge: Compares them; without one they stay uncompared.
-        sampler: How many, how long, from which law, and who draws.
-        anchor: Draws the slots that are its own.
+        sampler: How many responses, how long, and from which policies.
+        anchor: Draws the responses that are its own.
         stages: Clock and progress bars.
         sampling: Halves the micro-batches of sampling where memory runs out, for the rest of the run.
-        scoring: Those of scoring.
+        scoring: Halves those of scoring.
     """
 
     policy: Policy
@@ -116,18 +111,18 @@ class Collector:
         given_by: Origin | None = None,
         chosen: Chosen | None = None,
     ) -> Rollouts:
-        """Rollouts of these prompts, sampled, judged and scored; read from ``path`` as far as they are there.
+        """Return rollouts of these prompts, sampled, judged and scored; read from ``path`` as far as they are there.
 
         Args:
             prompts: The prompts.
             path: The file that holds the rollouts; written after each stage. None keeps nothing.
-            scores: ``anchor``, ``reference`` and ``current``, as needed: how each scores responses.
-            seed: Of the responses.
+            scores: How ``anchor``, ``reference`` and ``current``, as needed, score responses.
+            seed: The seed of the responses.
             iteration: Key of the random numbers.
-            sources: Who draws each slot of a group, instead of the sampler's own.
+            sources: Which policy samples each response of a group, instead of the sampler's own.
             given: Responses that are there and compared, so that nothing is sampled or judged.
-            given_by: Who has compared them, as far as that is known.
-            chosen: Where there is more than the one file of this name: which it is.
+            given_by: The judge that has compared them, as far as it is known.
+            chosen: Picks the file, where there is more than the one of this name.
 
         Raises:
             ValueError: The file holds rollouts of other prompts.
@@ -139,14 +134,14 @@ class Collector:
             judged = who_judges_of(self.judge, prompts) if given is None else who_gave(given, given_by or {})
             who = self.policy, self.anchor, self.sampler, judged, slots
             origin = origin_of(*who, trains=sources is None)
-            if chosen is not None:  # a run is of one seed, and may be looked at with others
+            if chosen is not None:  # a run has one seed, and may be evaluated with others
                 origin["seed"] = str(seed)
                 path = chosen(origin, prompts)
         found = None if path is None else found_rollouts(path, origin)
         responses = found.responses if isinstance(found, Rollouts) else found
         if responses is not None and responses.prompts.record_id.tolist() != prompts.record_id.tolist():
             raise ValueError(f"{path} holds rollouts of other prompts: this run began with another pool or seed")
-        if responses is not None and given is None:  # the rows of now: they may be other ones but for what is asked
+        if responses is not None and given is None:  # the other columns of the rows may have changed
             responses = replace(responses, prompts=prompts.trim())
         ahead = Ahead(self.judge, partial(judged_text, self.policy, self.judge))
         if responses is None:
@@ -160,7 +155,7 @@ class Collector:
             )
             self._save(path, rollouts, responses, origin)
             if verdicts is not None and chosen is None:
-                Store(verdicts).remove()  # the file has it all
+                Store(verdicts).remove()  # the file holds all verdicts
         missing = {policy: score for policy, score in scores.items() if policy not in rollouts.token_logps}
         if missing:
             scored = {policy: self._scored(policy, score, responses) for policy, score in missing.items()}
@@ -205,7 +200,7 @@ class Collector:
         with self.stages.stage("score", len(responses), f"score ({name})") as advance:
             order: list[int] = []
             parts: list[Tensor] = []
-            # Responses that were given may be longer than any that is drawn.
+            # Given responses may be longer than any that is drawn.
             longest = max(self.sampler.max_new_tokens, responses.ids.shape[-1])
             sampler = replace(self.sampler, max_new_tokens=longest)
             batches = sampler.micro_batches(responses.prompts, responses.group_size)
@@ -217,12 +212,12 @@ class Collector:
 
 
 def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: bool) -> dict[str, Tensor]:
-    """Means over the responses, by name; what was drawn is compared with what scoring says of it.
+    """Return means over the responses, by name; what was drawn is compared with what scoring says of it.
 
     Args:
-        rollouts: Of a whole iteration.
-        is_policy: Whether the sampler draws from the policy itself.
-        anchor_is_policy: Whether the anchor's log-probs are those of what the policy drew.
+        rollouts: Those of a whole iteration.
+        is_policy: Says whether the sampler draws from the policy itself.
+        anchor_is_policy: Says whether the anchor's log-probs are those of what the policy drew.
     """
     responses = rollouts.responses
     weights = torch.ones_like(rollouts.wins[..., 0]) if rollouts.weights is None else rollouts.weights
@@ -244,12 +239,7 @@ def collected_metrics(rollouts: Rollouts, *, is_policy: bool, anchor_is_policy: 
 def sampling_gaps(rollouts: Rollouts, *, anchor_is_policy: bool) -> Float[Tensor, " tokens"] | None:
     """Return how far the law of each drawn token lies from what scoring says of it, nats: by rounding, or by a fault.
 
-    Args:
-        rollouts: They are of a whole iteration.
-        anchor_is_policy: Whether the anchor's log-probs are those of what the policy drew.
-
-    Returns:
-        None where nothing was both drawn and scored.
+    The arguments are those of :func:`collected_metrics`. None means that nothing was both drawn and scored.
     """
     responses = rollouts.responses
     scored = rollouts.slots("anchor") + (rollouts.slots("policy") if anchor_is_policy else [])
@@ -262,12 +252,8 @@ def sampling_gaps(rollouts: Rollouts, *, anchor_is_policy: bool) -> Float[Tensor
 def check_sampling(gaps: Float[Tensor, " tokens"], *, exact: bool) -> None:
     """Stop where responses were drawn from another law than the policy's; warn where rounding may be the reason.
 
-    Args:
-        gaps: Between the law of each token and its log-prob, nats.
-        exact: Both were computed in full precision.
-
-    Raises:
-        RuntimeError: They differ by more than rounding in full precision.
+    ``gaps`` lie between the law of each token and its log-prob, nats. Where both were computed in full precision
+    (``exact``), more than rounding raises a RuntimeError.
     """
     largest, mean = float(gaps.max()), float(gaps.mean())
     if exact and not largest <= SAMPLING_GAP:

@@ -1,4 +1,4 @@
-"""Evaluation of an iterate on held-out prompts, against the initial policy and the iterate before."""
+"""An iterate is evaluated on held-out prompts, against the initial policy and the iterate before."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from lit_align.evaluation.heldout import MEASURES, HeldOut, without_rewards
 from lit_align.evaluation.metric import Measure, Metric, OwnMetrics
@@ -23,11 +24,11 @@ from lit_align.types import Prompts, Rollouts
 from lit_align.utils.arguments import note_arguments, noting
 
 ONE = ("policy",)
-INITIAL = 0  # the iteration whose policy is the reference, which everything is compared with
+INITIAL = 0  # at this iteration the policy is the reference, which everything is compared with
 
 
 class Evaluator(nn.Module, ABC):
-    """How an iterate is measured.
+    """Measures an iterate.
 
     Attributes:
         judges: Judges that only evaluate, by name.
@@ -47,26 +48,22 @@ class Evaluator(nn.Module, ABC):
     def evaluate(
         self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
     ) -> None:
-        """Measure the policy that has completed ``iteration`` iterations.
+        """Measure the policy that has completed ``iteration`` iterations; 0 is the initial policy.
 
         Args:
             collector: Samples, judges and scores; its judge is the training judge.
-            prompts: What is answered.
-            files: Where each iteration's rollouts are, or will be.
-            iteration: Iterations completed; 0 is the initial policy.
-            seed: Of the responses; not the training one.
+            prompts: The prompts that are answered.
+            files: Say where each iteration's rollouts are, or will be.
+            iteration: Iterations completed.
+            seed: The seed of the responses; not the training one.
         """
 
     @abstractmethod
     def result(self) -> dict[str, float]:
-        """All measures since the last call."""
+        """Return all measures since the last call."""
 
     def judged(self, judge: Judge | None) -> dict[str, Judge]:
-        """Which measures are a judge's opinion, and whose; by default none is.
-
-        Args:
-            judge: The training judge.
-        """
+        """Return which measures are a judge's opinion, and whose, given the training judge; by default none is."""
         del judge
         return {}
 
@@ -74,9 +71,11 @@ class Evaluator(nn.Module, ABC):
 class HeldOutEvaluator(Evaluator):
     """Draws one response to each held-out prompt and compares it with earlier ones.
 
+    Random numbers are keyed by the iteration: two iterates answer independently, as the win rate asks.
+
     Args:
         judges: Judges that only evaluate, by name.
-        metrics: These are measures of your own, by name.
+        metrics: Measures of your own, by name.
 
     Raises:
         ValueError: A name would give a column two judges, or two measures.
@@ -90,20 +89,10 @@ class HeldOutEvaluator(Evaluator):
         self.measures = HeldOut()
         self.own = OwnMetrics(metrics or {}, {*MEASURES, *rates})
 
+    @override
     def evaluate(
         self, collector: Collector, prompts: Prompts, files: HeldOutFiles, *, iteration: int, seed: int
     ) -> None:
-        """Measure the policy that has completed ``iteration`` iterations.
-
-        Random numbers are keyed by the iteration: two iterates answer independently, as the win rate asks.
-
-        Args:
-            collector: Samples, judges and scores; its judge is the training judge.
-            prompts: Held-out prompts.
-            files: Where each iteration's held-out rollouts are, or will be.
-            iteration: Iterations completed; 0 is the initial policy.
-            seed: Of the responses; not the training one.
-        """
         with collector.stages.stage("evaluate", len(prompts)) as advance:
             quiet = replace(collector, stages=Relay(advance))
             policy = collector.policy
@@ -147,12 +136,12 @@ class HeldOutEvaluator(Evaluator):
                 both = tuple(_with_text(policy, collector.judge, rollouts) for rollouts in (own, previous))
                 self.measures.update_against("_previous", StoredJudge(collector.judge, verdicts), *both)
 
+    @override
     def result(self) -> dict[str, float]:
-        """All measures since the last call."""
         return self.measures.result() | self.own.result()
 
+    @override
     def judged(self, judge: Judge | None) -> dict[str, Judge]:
-        """Rewards and win rates, with the ends of their intervals."""
         columns = (*_with_ends("reward"), *_rates(""), *_rates("_previous"))
         own = {} if judge is None else dict.fromkeys(columns, judge)
         return own | {rate: other for name, other in self.judges.items() for rate in _rates(f"_{name}")}
@@ -168,7 +157,7 @@ class HeldOutEvaluator(Evaluator):
 
 
 def _rates(suffix: str) -> list[str]:
-    """A win rate and the ends of its interval."""
+    """Return the names of a win rate and of the ends of its interval."""
     return _with_ends(f"win_rate{suffix}")
 
 
@@ -177,11 +166,7 @@ def _with_ends(name: str) -> list[str]:
 
 
 def _check_names(names: Collection[str]) -> set[str]:
-    """Refuse a judge whose win rate would be in a column of another; the columns of all are given.
-
-    Raises:
-        ValueError: There is one.
-    """
+    """Refuse a judge whose win rate would be in a column of another; return the columns of all."""
     taken = {*_rates(""), *_rates("_previous")}
     for name in names:
         rates = _rates(f"_{name}")

@@ -1,4 +1,4 @@
-"""Which file an evaluation is in: one of another judge, sampler or prompts never takes the place of the run's own."""
+"""Evaluations are kept in files; one of another judge, sampler or prompts never takes the place of the run's own."""
 
 import json
 import logging
@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOutFiles:
-    """The files of a rank's answers to one set of prompts, one after each iteration.
+    """Names the files of a rank's answers to one set of prompts, one after each iteration.
 
-    Plain names are of what a fit has evaluated last, and whoever reads a run finds it there. What had one of them
-    before, by another judge or sampler or on other prompts, is kept under a name of its own. ``validate`` and ``test``
-    leave alone whatever is not what they would make; where the plain name is taken, theirs has a name of its own.
+    What a fit has evaluated last has a plain name, and whoever reads a run finds it there. What had one of them before,
+    by another judge or sampler or on other prompts, is kept under a name of its own. ``validate`` and ``test`` leave
+    alone whatever is not what they would make; where the plain name is taken, theirs has a name of its own.
 
     Attributes:
         run: The run folder.
-        rank: Whose share.
+        rank: The rank whose share it is.
         world_size: Number of ranks.
-        test: Of a test.
-        fits: Of a fit.
+        test: A test made them.
+        fits: A fit makes them.
     """
 
     run: RunFolder
@@ -45,16 +45,13 @@ class HeldOutFiles:
     fits: bool = True
 
     def plain(self, iteration: int) -> Path:
-        """The file with the plain name."""
+        """Return the file with the plain name."""
         return self._named(iteration)
 
     def chosen(self, iteration: int, origin: Origin, prompts: Prompts) -> Path:
-        """Where an evaluation is, or is to be written; the same responses that another judge has compared are there.
+        """Return where an evaluation is, or is to be written, with its responses if another judge has compared them.
 
-        Args:
-            iteration: Iterations completed.
-            origin: Of what would be made.
-            prompts: What is answered.
+        ``iteration`` counts completed ones; ``origin`` is that of what would be made.
         """
         plain, there = self.plain(iteration), self._of_same_prompts(iteration, prompts)
         own = next((path for path, was in there.items() if not changes(was, origin) and _same_judge(was, origin)), None)
@@ -73,13 +70,7 @@ class HeldOutFiles:
         return path
 
     def found(self, iteration: int, law: Origin, prompts: Prompts) -> Rollouts | None:
-        """The evaluation by the same judge and sampler, on the same prompts; None where there is none.
-
-        Args:
-            iteration: Iterations completed.
-            law: The judge and the sampler.
-            prompts: What was answered.
-        """
+        """Return the evaluation by this judge and sampler (``law``) on the same prompts; None where there is none."""
         for path, was in self._of_same_prompts(iteration, prompts).items():
             if _same_law(was, law):
                 found = found_rollouts(path, law)
@@ -101,7 +92,7 @@ class HeldOutFiles:
         )
 
     def _of_same_prompts(self, iteration: int, prompts: Prompts) -> dict[Path, Origin]:
-        """The origin of every readable file of answers to these prompts, the plain one first."""
+        """Return the origin of every readable file of answers to these prompts, the plain one first."""
         named = self.plain(iteration).parent.glob(self._named(iteration, "*").name)
         files = [path for path in (self.plain(iteration), *sorted(named)) if _is_readable(path)]
         return {path: load_origin(path) for path in files if load_ids(path) == prompts.record_id.tolist()}
@@ -115,7 +106,7 @@ def _same_law(was: Origin, now: Origin) -> bool:
 
 
 def _same_judge(was: Origin, now: Origin) -> bool:
-    """Nobody is another judge than somebody, too."""
+    """Say whether the judge is the same; no judge at all is another one than any."""
     return ("judge" in was) == ("judge" in now) and same_judge(was, now)
 
 

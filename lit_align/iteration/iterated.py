@@ -1,4 +1,4 @@
-"""What the machinery of runs asks of a module that trains in iterations, whatever it trains."""
+"""The machinery of runs asks this of a module that trains in iterations, whatever it trains."""
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,7 +11,7 @@ from lit_align.iteration.stages import Stages
 
 @runtime_checkable
 class Iterated(Protocol):
-    """A LightningModule whose epochs are iterations: callbacks and records of a run need no more of it.
+    """Describes a LightningModule whose epochs are iterations: callbacks and records of a run need no more of it.
 
     Its checkpoints are Lightning's; what it keeps beside its weights is its own affair.
 
@@ -26,18 +26,14 @@ class Iterated(Protocol):
     stages: Stages
 
     def made_of(self) -> dict[str, str]:
-        """What is trained, by name, as short digests, before weights load: a run goes on with the same alone."""
+        """Return short digests, by name, of what is trained, before weights load: a run goes on with the same alone."""
 
     def export(self, folder: Path) -> None:
         """Write what was trained in a format that others read; all ranks call it together."""
 
 
 def iterated(module: L.LightningModule) -> Iterated:
-    """The module, seen as what the machinery of runs needs.
-
-    Raises:
-        TypeError: It does not train in iterations.
-    """
+    """Return the module, seen as what the machinery of runs needs; refuse one that does not train in iterations."""
     if not isinstance(module, Iterated):
         raise TypeError(
             f"{type(module).__name__} does not train in iterations: it needs what lit_align's Iterated lists"

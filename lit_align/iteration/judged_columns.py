@@ -1,4 +1,4 @@
-"""The columns of a run's table that hold a judge's opinion: no column holds those of two."""
+"""Some columns of a run's table hold a judge's opinion: no column holds those of two."""
 
 import logging
 from collections.abc import Mapping
@@ -9,30 +9,21 @@ from lit_align.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
-"""Metrics of an iteration, by name."""
+"""Holds the metrics of an iteration, by name."""
 
 ColumnJudges = dict[str, Origin]
-"""Column -> whose opinion is in it."""
+"""Maps a column to the judge whose opinion it holds."""
 
 
 def columns_of_others(was: Mapping[str, Origin], now: Mapping[str, Origin]) -> set[str]:
-    """Columns that hold the opinion of another judge than they will.
-
-    Args:
-        was: Whose opinions are in the columns.
-        now: Whose will be.
-    """
+    """Return the columns that hold the opinion of another judge than they will."""
     return {column for column, judge in now.items() if column in was and not same_judge(was[column], judge)}
 
 
 def without(history: list[Row], columns: set[str], run: RunFolder, *, tells: bool) -> list[Row]:
-    """The rows without the values of some columns; the table that had them is kept beside the one to come.
+    """Return the rows without the values of some columns; the table that had them is kept beside the one to come.
 
-    Args:
-        history: Rows of the table, one an iteration.
-        columns: Those of another judge.
-        run: The run folder.
-        tells: Keep the table and say so: the first process does.
+    ``tells`` is true in the process that keeps the table and logs it: the first.
     """
     emptied = sorted(columns & {name for row in history for name in row})
     if not emptied:
@@ -52,13 +43,7 @@ def without(history: list[Row], columns: set[str], run: RunFolder, *, tells: boo
 
 
 def judge_by_name(history: list[Row], run: RunFolder, world_size: int) -> Origin:
-    """Who has judged the evaluations of a run whose checkpoints do not say it, as its files name them.
-
-    Args:
-        history: Rows of its table.
-        run: The run folder.
-        world_size: Number of ranks.
-    """
+    """Return the judge of a run whose checkpoints do not say it, as the files of its evaluations name it."""
     paths = (run.evaluation(int(row["iteration"]), 0, world_size) for row in reversed(history))
     path = next((path for path in paths if path.exists()), None)
     return {} if path is None else load_origin(path)

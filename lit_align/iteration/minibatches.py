@@ -1,4 +1,4 @@
-"""An iteration's rollouts as minibatches, with the true weight of the optimiser step each belongs to."""
+"""An iteration's rollouts are cut into minibatches, each with the true weight of its optimiser step."""
 
 from dataclasses import replace
 
@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from lit_align.types import Rollouts
 
 
 class Minibatches(Dataset[Rollouts]):
-    """Minibatches of rollouts; each is trimmed to its own longest prompt and response.
+    """Holds minibatches of rollouts; each is trimmed to its own longest prompt and response.
 
     All rollouts are ordered first, the same on every rank, and cut into optimiser steps; of a step's rows each rank
     takes its own. A step's gradient is (sum of weighted losses) / (sum of weights) over *all* its minibatches and
@@ -22,9 +23,9 @@ class Minibatches(Dataset[Rollouts]):
         weights: Loss weight of each prompt: how many loss terms it gives.
         batch_size: Prompts in a minibatch, on one rank.
         passes: Times the rollouts are gone through, each in an order of its own.
-        window: Minibatches in one optimiser step on one rank (``accumulate_grad_batches``).
-        seed: Of the order.
-        rank: Whose minibatches these are, in [0, world_size).
+        window: Minibatches in one optimiser step on one rank (``trainer.accumulate_grad_batches``).
+        seed: The seed of the order.
+        rank: The rank whose minibatches these are, in [0, world_size).
         world_size: Ranks whose gradients are averaged.
         phases: Fits on the same rollouts, one after the other, each of so many passes.
     """
@@ -46,7 +47,7 @@ class Minibatches(Dataset[Rollouts]):
         self.phases = phases
         generator = torch.Generator().manual_seed(seed)
         order = torch.cat([torch.randperm(len(rollouts), generator=generator) for _ in range(passes * phases)])
-        together = order.split(batch_size * world_size)  # what all ranks work on at a time
+        together = order.split(batch_size * world_size)  # all ranks work on one of these at a time
         self.batches = [rows[rank * batch_size : (rank + 1) * batch_size] for rows in together]
         totals = torch.stack([weights[rows].sum() for rows in order.split(batch_size * world_size * window)])
         # A step without a single comparison has no gradient, rather than 0/0.
@@ -57,8 +58,8 @@ class Minibatches(Dataset[Rollouts]):
     def __len__(self) -> int:
         return len(self.batches)
 
+    @override
     def __getitem__(self, index: int) -> Rollouts:
-        """One minibatch."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         rows = self.rollouts.select(self.batches[index].tolist())

@@ -1,4 +1,4 @@
-"""What all algorithms share: one iteration is one Lightning epoch, and an algorithm is its loss.
+"""All algorithms share this: one iteration is one Lightning epoch, and an algorithm is its loss.
 
 The order of an iteration: *begin* (the anchor moves) -> *collect* (sample, judge, score) -> *optimise* -> *evaluate* ->
 *checkpoint*. Begin and collect run when Lightning asks for training data, in :meth:`AlignmentModule.minibatches`. Both
@@ -19,6 +19,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
+from typing_extensions import override
 
 from lit_align.anchors.base import Anchor
 from lit_align.anchors.previous import Previous
@@ -48,21 +49,23 @@ from lit_align.types import Prompts, Record, Rollouts
 from lit_align.utils.annotations import inherit_annotations
 from lit_align.utils.arguments import note_arguments, noting
 
-TRAINING, EVALUATION = 0, 1  # streams of random numbers that never meet
+TRAINING, EVALUATION = 0, 1  # these streams of random numbers never meet
 
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:
-    """AdamW with a learning rate that suits full fine-tuning; LoRA takes about a hundred times more."""
+    """Return AdamW with a learning rate that suits full fine-tuning; LoRA takes about a hundred times more."""
     return torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.0)
 
 
 class AlignmentModule(L.LightningModule):
-    """Base of all algorithms: wiring, no mathematics. A subclass defines :meth:`loss` and its hyper-parameters.
+    """Wires all algorithms, and has no mathematics: a subclass defines :meth:`loss` and its hyper-parameters.
+
+    A hyper-parameter out of its range is refused with a ValueError.
 
     Args:
-        policy: What is aligned, with its reference.
+        policy: The policy that is aligned, with its reference.
         judge: Says which of two responses is better; none where the data are pairs that say so themselves.
-        sampler: How many responses, how long, from which law.
+        sampler: How many responses, how long, and from which policies.
         anchor: How pi_t moves; the previous iterate by default.
         optimizer: Makes the optimiser from the trainable parameters.
         warmup_steps: Optimiser steps over which the learning rate rises linearly from 0.
@@ -79,21 +82,21 @@ class AlignmentModule(L.LightningModule):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "reference"})
-    """What the loss reads: log-probs of ``anchor``, ``reference``, ``current``; ``rewards``. Nothing else is made."""
+    """Names what the loss reads: ``rewards``, log-probs of ``anchor``, ``reference``, ``current``; no more is made."""
 
     min_group_size: ClassVar[int] = 2
 
     roles: ClassVar[tuple[Slot, ...]] = ()
-    """Who has to be among the sources of the sampler, where the loss tells the slots of a group apart."""
+    """Names the policies that ``model.sampler.sources`` must have, where the loss tells them apart."""
 
     takes_pairs: ClassVar[bool] = False
-    """Whether labelled pairs that anybody has drawn will do; not where the law asks for responses of pi_t."""
+    """Says whether labelled pairs of any origin will do; they will not where the theory asks for responses of pi_t."""
 
     phases: ClassVar[int] = 1
-    """Fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
+    """Counts the fits on the rollouts of an iteration, one after the other; each begins with :meth:`begin_phase`."""
 
     configured: bool = False
-    """Whether a config made it, which its command line leaves in the run folder; else it describes itself there."""
+    """Says whether a config made it, which is then in the run folder; else it describes itself there."""
 
     iteration: Tensor
 
@@ -142,29 +145,30 @@ class AlignmentModule(L.LightningModule):
         self.evaluator = evaluator or HeldOutEvaluator(eval_judges, metrics)
         self.guard = StepGuard(policy)
         self.keep_rollouts = keep_rollouts
-        self.mean_loss = MeanMetric()  # weighted, so a group without comparisons does not count
+        self.mean_loss = MeanMetric()  # it is weighted: a group without comparisons does not count
         self.history: list[dict[str, float]] = []
-        self.column_judges: ColumnJudges | None = {}  # of the rows of `history`; None where a checkpoint does not say
+        self.column_judges: ColumnJudges | None = {}  # for `history`; None where a checkpoint does not say
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self._rollouts: tuple[int, Rollouts] | None = None
         self._last_batch, self._phase = -1, 0
-        self._validated = False  # since the last row of the table
+        self._validated = False  # says whether an evaluation has ended since the last row
 
     @abstractmethod
     def loss(self, rollouts: Rollouts) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
-        """Losses and their weights, one row a prompt; a weight of 0 drops a term.
+        """Return losses and their weights, one row a prompt; a weight of 0 drops a term.
 
         Weights may depend on what the judge said, never on the policy: the denominator of an optimiser step is known
         before its first minibatch.
         """
 
     def takes_soft_labels(self) -> bool:
-        """Whether a label in doubt is weighed rather than taken for certain."""
+        """Say whether a label in doubt is weighed rather than taken for certain."""
         return True
 
     # ------------------------------------------------------------------ before weights load
 
+    @override
     def setup(self, stage: str) -> None:
         """Check data and judges before any weights load."""
         fits = stage == "fit"
@@ -183,18 +187,12 @@ class AlignmentModule(L.LightningModule):
     def meet(self, data: IterationData, *, fits: bool) -> None:
         """Refuse a policy that cannot be loaded, and data that this algorithm, policy or context cannot take.
 
-        The data are then encoded for the policy. A second call for the same data encodes nothing again.
-
-        Args:
-            data: Its rows are read.
-            fits: They are trained on; else they are answered alone.
-
-        Raises:
-            ValueError: The data do not suit.
+        The data are then encoded for the policy; a second call for the same data encodes nothing again. ``fits`` says
+        that they are trained on; else they are answered alone. Data that do not suit raise a ValueError.
         """
         if fits:
             check_data(self, data)
-        _ = self.policy.context_length  # a model that is not there is told before its data are
+        _ = self.policy.context_length  # a missing model is reported before the data are
         self.policy.check()
         data.connect(self.encode, self.policy, self.minibatches)
         if fits:
@@ -202,7 +200,7 @@ class AlignmentModule(L.LightningModule):
 
     @property
     def data(self) -> IterationData:
-        """The data module of this run."""
+        """Return the data module of this run."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, IterationData):
             raise ValueError(
@@ -212,17 +210,13 @@ class AlignmentModule(L.LightningModule):
         return data
 
     def made_of(self) -> dict[str, str]:
-        """Digests of the policy's model, tokenizer, template and adapters."""
+        """Return digests of the policy's model, tokenizer, template and adapters."""
         return self.policy.identity
 
     # ------------------------------------------------------------------ begin and collect
 
     def encode(self, records: list[Record]) -> Prompts:
-        """Records as prompts that fit the context together with the longest response.
-
-        Raises:
-            ValueError: One does not.
-        """
+        """Return records as prompts; refuse one that does not fit the context with the longest response."""
         prompts = self.policy.encode(records)
         longest = int(prompts.mask.sum(1).argmax())
         tokens = int(prompts.mask[longest].sum())
@@ -263,15 +257,11 @@ class AlignmentModule(L.LightningModule):
         self.anchor.begin(self.policy, int(self.iteration))
 
     def collect(self, prompts: Prompts, given: Rollouts | None = None) -> Rollouts:
-        """The on-policy sampling hook: an iteration's responses, judged and scored, drawn from pi_t.
+        """Return an iteration's responses, judged and scored, drawn from pi_t: the on-policy sampling hook.
 
-        Args:
-            prompts: The iteration's prompts on this rank.
-            given: Responses to them that are compared already, to be scored alone; log-probs recorded with them serve
-                where this run's own policies give the same.
-
-        Returns:
-            The rollouts of all ranks; every rank gets the same.
+        ``prompts`` are those of this rank, and every rank gets the rollouts of all. ``given`` responses to them, which
+        are compared already, are scored alone; log-probs recorded with them serve where this run's own policies give
+        the same.
         """
         iteration = int(self.iteration)
         if self._rollouts is None or self._rollouts[0] != iteration:
@@ -303,7 +293,7 @@ class AlignmentModule(L.LightningModule):
         return rollouts
 
     def loss_weights(self, rollouts: Rollouts) -> Float[Tensor, " batch"]:
-        """Loss weight of each prompt, known before training: weights do not depend on the policy."""
+        """Return the loss weight of each prompt, known before training: weights do not depend on the policy."""
         stand_in = torch.zeros_like(rollouts.responses.sample_logps)
         with torch.no_grad():
             _, weights = self.loss(replace(rollouts, policy_token_logps=stand_in))
@@ -311,6 +301,7 @@ class AlignmentModule(L.LightningModule):
 
     # ------------------------------------------------------------------ optimise
 
+    @override
     def configure_model(self) -> None:
         """Load the weights, on the device they will stay on, and shard them if the strategy does."""
         cut = sharding(self.trainer.strategy, str(self.trainer.precision))
@@ -321,8 +312,8 @@ class AlignmentModule(L.LightningModule):
         for judge in self.judges.values():
             judge.to(self.trainer.strategy.root_device)
 
+    @override
     def configure_optimizers(self) -> Any:
-        """The optimiser over trainable parameters, its learning rate scheduled over each iteration or the run."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         check_optimizer(optimizer, self.trainer.world_size)
         if self.schedule == "constant" and not self.warmup_steps:
@@ -334,6 +325,7 @@ class AlignmentModule(L.LightningModule):
             optimizer, steps=steps, warmup=self.warmup_steps, schedule=self.schedule, again=self.reset_optimizer
         )
 
+    @override
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
@@ -346,6 +338,7 @@ class AlignmentModule(L.LightningModule):
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.guard.check(self.trainer, norm, int(self.iteration), keep=self.keep_rollouts)
 
+    @override
     def on_train_start(self) -> None:
         """Leave no column of the table to two judges, and evaluate iteration 0: what the run starts from."""
         self._empty_columns_of_others()
@@ -360,8 +353,8 @@ class AlignmentModule(L.LightningModule):
                 logger.log_metrics(metrics, step=0)
             self.history.append({"iteration": 0.0, **metrics})
 
+    @override
     def on_train_epoch_start(self) -> None:
-        """Forget the optimiser's state if asked to, and log what was collected."""
         self._last_batch, self._phase = -1, 0
         if self._rollouts is None or self._rollouts[0] != int(self.iteration):
             raise RuntimeError(
@@ -374,19 +367,21 @@ class AlignmentModule(L.LightningModule):
         self.log("iteration", float(self.iteration + 1), on_step=False, on_epoch=True, sync_dist=True)
 
     def begin_phase(self, phase: int) -> None:
-        """Another fit begins, its optimiser afresh."""
+        """Begin another fit, with the optimiser's state forgotten."""
         self._phase = phase
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
 
+    @override
     def on_train_batch_start(self, batch: Rollouts, batch_idx: int) -> None:
-        """Another phase may begin with this minibatch, whose dropout is its own: gone through again, it is the same."""
+        """Begin another phase if this minibatch does; make its dropout the same each time it is gone through."""
         torch.manual_seed(mixed_seed(run_seed(), TRAINING, int(self.iteration), self.global_rank, batch_idx))
         if batch.phase != self._phase:
             self.begin_phase(batch.phase)
 
+    @override
     def training_step(self, batch: Rollouts, batch_idx: int) -> Tensor:
-        """The minibatch's share of the step's loss: sum of weighted losses over the step's total weight."""
+        """Return the minibatch's share of the step's loss: sum of weighted losses over the step's total weight."""
         policy_token_logps = self.policy.logps(batch.responses)
         again = batch_idx == self._last_batch  # an optimiser with a closure, such as LBFGS, asks several times
         if batch_idx == 0 and not again and self.anchor.is_policy and not has_dropout(self.policy):
@@ -402,8 +397,9 @@ class AlignmentModule(L.LightningModule):
             self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(batch))
         return loss
 
+    @override
     def on_train_epoch_end(self) -> None:
-        """The iteration is over: write its row, move the counter on. Checkpoints are saved after this."""
+        """Write the iteration's row and move the counter on; checkpoints are saved after this."""
         self.iteration += 1
         fresh = ("train/", "val/") if self._validated else ("train/",)  # Lightning keeps the values of old evaluations
         self._validated = False
@@ -418,12 +414,12 @@ class AlignmentModule(L.LightningModule):
 
     @property
     def run_folder(self) -> RunFolder:
-        """The folder that this run keeps everything in."""
+        """Return the folder that this run keeps everything in."""
         return RunFolder(Path(self.trainer.default_root_dir))
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Eval mode, no gradients, the trainer's precision, sharded weights whole; then all as it was."""
+        """Enter eval mode, no gradients, the trainer's precision, sharded weights whole; leave all as it was."""
         was_training = self.policy.training
         self.policy.eval()
         try:
@@ -432,29 +428,30 @@ class AlignmentModule(L.LightningModule):
         finally:
             self.policy.train(was_training)
 
+    @override
     def validation_step(self, batch: Prompts, batch_idx: int) -> None:
-        """Sample and judge held-out prompts; while fitting, before the counter moves on."""
         if self.trainer.sanity_checking:  # iteration 0 is evaluated as training starts
             return
         self.evaluate(batch, completed=int(self.iteration) + int(self.trainer.state.fn == "fit"))
 
+    @override
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/*``."""
         if self.trainer.sanity_checking:
             return
         self.log_dict({f"val/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
         self._validated = True
 
+    @override
     def test_step(self, batch: Prompts, batch_idx: int) -> None:
-        """Sample and judge test prompts."""
         self.evaluate(batch, completed=int(self.iteration))
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Log ``test/*``."""
         self.log_dict({f"test/{name}": value for name, value in self.evaluator.result().items()}, sync_dist=True)
 
+    @override
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[dict[str, Any]]:
-        """Responses as text, with the record each answers."""
+        """Return responses as text, with the record each answers."""
         with self.inference(), self.stages.stage("sample", len(batch)) as advance:
             responses = self.sampler.respond(
                 self.policy,
@@ -488,15 +485,16 @@ class AlignmentModule(L.LightningModule):
         if self.trainer.is_global_zero or self.policy.sharded:
             self.policy.export(folder)
 
+    @override
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What training changes: trainable weights and the iteration counter."""
+        """Return what training changes: trainable weights and the iteration counter."""
         if is_flat(self.policy):  # FSDP1's own hooks copy all that is frozen to the CPU as well
             return {**full_state(self, frozen=False), "iteration": self.iteration}
         kept = {name for name, _ in trainable(self)} | {"iteration"}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the rows of the table and the anchor with the weights."""
         checkpoint["history"] = self.history
         checkpoint["judges"] = self.column_judges
         checkpoint["anchor"] = self.anchor.state_dict()
@@ -506,6 +504,7 @@ class AlignmentModule(L.LightningModule):
             states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
             checkpoint["optimizer_states"] = [named(state, optimizer, self) for state, optimizer in states]
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the table; refuse the weights of another model."""
         # By name: a strategy that shards has taken the weights out of the checkpoint by now.
@@ -518,7 +517,7 @@ class AlignmentModule(L.LightningModule):
         self.policy.set_frozen_update(checkpoint["folded"])
 
     def _empty_columns_of_others(self) -> None:
-        """A run that goes on with another judge has a table of that judge alone."""
+        """Leave a run that goes on with another judge a table of that judge alone."""
         trained = self.data.given_by if self.data.gives else who_judges(self.judge)
         judged = self.evaluator.judged(self.judge)
         now = {f"val/{name}": who_judges(judge) for name, judge in judged.items()} | {"train/reward": trained}
@@ -541,13 +540,13 @@ class AlignmentModule(L.LightningModule):
 
     @property
     def rollouts(self) -> Rollouts:
-        """What this iteration has collected."""
+        """Return what this iteration has collected."""
         assert self._rollouts is not None
         return self._rollouts[1]
 
     @property
     def judges(self) -> dict[str, Judge]:
-        """All judges of the run, by name; that of training has an empty one."""
+        """Return all judges of the run, by name; that of training has an empty one."""
         training = {} if self.judge is None else {"": self.judge}
         return training | self.evaluator.judges
 

@@ -1,4 +1,4 @@
-"""How the learning rate goes over one optimisation problem: an iteration, or the whole run."""
+"""The learning rate follows a schedule over one optimisation problem: an iteration, or the whole run."""
 
 import math
 from functools import partial
@@ -14,7 +14,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedule, again: bool = True) -> float:
-    """What the learning rate is multiplied by in a step.
+    """Return what the learning rate is multiplied by in a step, in (0, 1]; 0 would be a step that moves nothing.
 
     Args:
         step: Optimiser steps done so far.
@@ -22,9 +22,6 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedu
         warmup: Steps of linear rise at its start.
         schedule: What follows: constant, or down to 0 (which the step after the last would reach).
         again: Start again after ``steps`` steps, rather than stay where the last of them was.
-
-    Returns:
-        In (0, 1]; never 0, since a step that moves nothing is wasted.
     """
     place = step % steps if again else min(step, max(steps - 1, warmup))
     if place < warmup:
@@ -38,21 +35,16 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: Schedu
 
 
 def scheduled(optimizer: Optimizer, *, steps: int, warmup: int, schedule: Schedule, again: bool) -> dict[str, Any]:
-    """What Lightning wants to hear of an optimiser whose learning rate follows :func:`learning_rate_factor`."""
+    """Return what Lightning wants of an optimiser whose learning rate follows :func:`learning_rate_factor`."""
     factor = partial(learning_rate_factor, steps=steps, warmup=warmup, schedule=schedule, again=again)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 
 def named(state: dict[str, Any], optimizer: Optimizer, network: nn.Module) -> dict[str, Any]:
-    """An optimiser's state dict with names in the place of numbers.
+    """Return an optimiser's state dict with names in the place of numbers; it is empty on the ranks that save nothing.
 
     Numbers count the optimiser's parameters on a single device and those of the whole network, frozen ones included,
     where a sharded one was gathered: with adapters the two differ. Optimisers load either names or numbers.
-
-    Args:
-        state: As Lightning saves it; empty on the ranks that save nothing.
-        optimizer: Whose it is.
-        network: Whose parameters it trains.
     """
     if not state:
         return state

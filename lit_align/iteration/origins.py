@@ -1,4 +1,4 @@
-"""What rollouts on disk were made of, and whether they would be the same if they were made again."""
+"""The origin of rollouts on disk says what they were made of, and whether they would be the same if made again."""
 
 import logging
 from collections.abc import Sequence
@@ -21,40 +21,35 @@ _NOT_DRAWN = (*JUDGE, "columns", "verdicts", "scored")
 
 
 def who_judges(judge: Judge | None) -> Origin:
-    """A judge, by its name for messages and by its identity, which decides."""
+    """Return a judge's name, for messages, and its identity, which decides."""
     if judge is None:
         return {}
     return dict(zip(JUDGE, (f"{type(judge).__name__} {judge.name}", judge.identity), strict=True))
 
 
 def who_judges_of(judge: Judge | None, prompts: Prompts) -> Origin:
-    """A judge, and what it sees of the rows beside what is asked."""
+    """Return a judge, and what it sees of the rows beside what is asked."""
     return who_judges(judge) | ({} if judge is None else {"columns": columns_beside(prompts.records)})
 
 
 def who_gave(given: Rollouts, judged: Origin) -> Origin:
-    """Verdicts that were there already, and who has said them as far as that is known."""
+    """Return the digest of verdicts that were there already, and their judge as far as it is known."""
     columns = {"wins": given.wins, "compared": given.compared, "rewards": given.rewards}
     return judged | {"verdicts": weights_digest((name, value) for name, value in columns.items() if value is not None)}
 
 
 def whose_law(sampler: Sampler) -> Origin:
-    """The law that responses are drawn from."""
+    """Return the law that responses are drawn from."""
     return {"sampler": f"{type(sampler).__name__} {sampler.decoding}"}
 
 
 def origin_of(
     policy: Policy, anchor: Anchor, sampler: Sampler, judged: Origin, slots: Sequence[str], *, trains: bool
 ) -> Origin:
-    """What the responses of a group depend on, who judges them, and under what anchor they are scored.
+    """Return what the responses of a group depend on, who judges them, and under what anchor they are scored.
 
-    Args:
-        policy: As it is when it draws.
-        anchor: The same.
-        sampler: Whose law it draws from.
-        judged: Who compares.
-        slots: Who draws each response of the group.
-        trains: They are scored under the anchor, to train on.
+    The policy and the anchor are as they are when they draw. ``slots`` names the policy that samples each response of
+    the group; ``trains`` says that they are scored under the anchor, to train on.
     """
     origin = policy.identity | judged
     weights = "" if set(slots) == {"reference"} else _weights(policy)
@@ -65,7 +60,7 @@ def origin_of(
         return origin
     origin |= whose_law(sampler)
     if set(slots) == {"reference"}:
-        return origin  # what the initial policy has drawn, whatever it was called then
+        return origin  # the initial policy has drawn it, whatever it was called then
     origin["slots"] = " ".join(slots)
     if {"policy", "mixture"} & set(slots):
         origin["policy"] = weights
@@ -76,20 +71,15 @@ def origin_of(
 
 
 def changes(was: Origin, now: Origin) -> list[str]:
-    """Names of what responses are drawn with that differs; what one of the two does not name is the same."""
+    """Return the names of what responses are drawn with that differs; what one of the two does not name is the same."""
     return [name for name, value in now.items() if name not in _NOT_DRAWN and was.get(name, value) != value]
 
 
 def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
-    """What is on disk and would be the same if it were made again; what would not is said, and made again.
+    """Return what is on disk and would be the same if it were made again; what would not is logged, and made again.
 
-    Args:
-        path: The file of an iteration.
-        origin: Of what would be made; what it does not name may differ.
-
-    Returns:
-        Responses alone where another judge has compared them, and without log-probs that were another anchor's; None
-        where there is nothing, or it is damaged.
+    Responses come alone where another judge has compared them, and without log-probs that were another anchor's; None
+    means that there is nothing, or that it is damaged. What ``origin`` does not name may differ.
     """
     if not path.exists():
         return None
@@ -119,7 +109,7 @@ def found_rollouts(path: Path, origin: Origin) -> Responses | Rollouts | None:
 
 
 def former_judge(was: Origin, now: Origin) -> str:
-    """What messages call a judge that was another one."""
+    """Return what messages call a judge that was another one."""
     name = was.get("judge", "nobody")
     if name != now.get("judge"):
         return name
@@ -129,6 +119,6 @@ def former_judge(was: Origin, now: Origin) -> str:
 
 
 def _weights(policy: Policy) -> str:
-    """Of everything that training moves."""
+    """Return a digest of everything that training moves."""
     folded = [(f"{name}.{i}", factor) for name, pair in policy.frozen_update().items() for i, factor in enumerate(pair)]
     return text_digest(weights_digest(trainable(policy)), weights_digest(folded))

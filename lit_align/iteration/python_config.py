@@ -27,7 +27,7 @@ from lit_align.utils.code_digests import is_installed
 
 log = logging.getLogger(__name__)
 
-_HEAD = f"# lightning.pytorch=={L.__version__}\n"  # the command line leaves the same
+_HEAD = f"# lightning.pytorch=={L.__version__}\n"  # the command line writes the same
 _NOTED = re.compile(r"^# handed over in Python: (\S+), (.*)$", re.MULTILINE)
 _TRAINER = (
     *("max_epochs", "num_nodes", "precision", "accumulate_grad_batches", "gradient_clip_val"),
@@ -37,11 +37,7 @@ _TRAINER = (
 
 @dataclass(frozen=True)
 class _HandedOver:
-    """An object of this class stands for what YAML cannot say.
-
-    Attributes:
-        what: It says what was handed over.
-    """
+    """Stands for what YAML cannot say, and says what it was."""
 
     what: str
 
@@ -49,11 +45,8 @@ class _HandedOver:
 def leave_config(module: L.LightningModule, trainer: L.Trainer) -> None:
     """Write the config of a run into its folder, beside the checkpoints; all ranks call it.
 
-    Its callbacks and loggers are not in it. A file of that name that no run has left stays as it is.
-
-    Args:
-        module: It has noted the arguments that it was built with, as its data have.
-        trainer: Any Lightning trainer will do.
+    Its callbacks and loggers are not in it. A file of that name that no run has left stays as it is. The module has
+    noted the arguments that it was built with, as its data have.
     """
     folder = RunFolder(Path(trainer.log_dir or trainer.default_root_dir))
     if not trainer.is_global_zero:
@@ -69,13 +62,7 @@ def leave_config(module: L.LightningModule, trainer: L.Trainer) -> None:
 
 
 def config_of(module: L.LightningModule, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Say what a run was built with, as a command line would.
-
-    Args:
-        module: It is what trains.
-        trainer: It trains the module, and has its data.
-        folder: It is where the run lies.
-    """
+    """Return what a run was built with, as a command line would say it."""
     settings = {name: said(getattr(trainer, name)) for name in _TRAINER}
     device = {"accelerator": trainer.strategy.root_device.type, "devices": trainer.num_devices}
     return {
@@ -89,9 +76,7 @@ def config_of(module: L.LightningModule, trainer: L.Trainer, folder: RunFolder) 
 def apart(config: Any, name: str = "") -> tuple[Any, dict[str, str]]:
     """Return a config without what YAML cannot say, and what that is, by dotted name without ``init_args``.
 
-    Args:
-        config: It is what :func:`said` gives, or a part of it.
-        name: The part has this name.
+    ``config`` is what :func:`said` gives, or the part of it that has this name.
     """
     if not isinstance(config, Mapping):
         found = [item for item in (config if isinstance(config, list) else [config]) if isinstance(item, _HandedOver)]
@@ -115,10 +100,10 @@ def refuse_handed_over(text: str, path: str, *, under: str = "", instead: Collec
     """Refuse a config that would say something else than the run was, in one line.
 
     Args:
-        text: This is the config.
-        path: The message calls it so.
-        under: The names of the settings that are used begin so; by default all are used.
-        instead: These settings are given beside it.
+        text: The config.
+        path: What the message calls it.
+        under: How the names of the settings that are used begin; by default all are used.
+        instead: Settings that are given beside it.
 
     Raises:
         ValueError: A setting was handed over in Python, and nothing is given in its place.

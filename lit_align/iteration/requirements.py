@@ -1,4 +1,4 @@
-"""What an algorithm asks of its sampler, its judge and its data; what does not fit is refused before weights load."""
+"""An algorithm has requirements of its sampler, judge and data; what does not fit is refused before weights load."""
 
 import logging
 from collections.abc import Set
@@ -17,30 +17,30 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """What an algorithm declares of itself; see :class:`~lit_align.iteration.module.AlignmentModule`."""
+    """Declares what an algorithm asks for; see :class:`~lit_align.iteration.module.AlignmentModule`."""
 
     @property
     def needs(self) -> Set[str]:
-        """What the loss reads."""
+        """Return what the loss reads."""
 
     @property
     def min_group_size(self) -> int:
-        """Responses to a prompt that the loss needs at least."""
+        """Return how many responses to a prompt the loss needs at least."""
 
     @property
     def roles(self) -> tuple[Slot, ...]:
-        """Who has to be among the sources of the sampler."""
+        """Return the policies that must be in ``model.sampler.sources``."""
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether labelled pairs that anybody has drawn will do."""
+        """Return whether labelled pairs of any origin will do."""
 
     def takes_soft_labels(self) -> bool:
-        """Whether a label in doubt is weighed rather than taken for certain."""
+        """Return whether a label in doubt is weighed rather than taken for certain."""
 
     @property
     def judge(self) -> Judge | None:
-        """Who compares what is drawn."""
+        """Return the judge of what is drawn."""
 
 
 def check_sampler(algorithm: Algorithm, sampler: Sampler) -> None:
@@ -64,11 +64,9 @@ def check_judge(algorithm: Algorithm, judge: Judge | None) -> None:
 
 
 def tell_given_by(given_by: Origin, judge: Judge | None) -> None:
-    """Say that what is trained on is the opinion of another judge than the one that evaluates.
+    """Say that what is trained on is the opinion of another judge than this run's, which evaluates.
 
-    Args:
-        given_by: Who has compared responses that are there already; empty where they are drawn, or nobody knows.
-        judge: That of the run.
+    ``given_by`` has compared responses that are there already; it is empty where they are drawn, or nobody knows.
     """
     if judge is not None and given_by and not same_judge(given_by, who_judges(judge)):
         log.warning(
@@ -78,12 +76,7 @@ def tell_given_by(given_by: Origin, judge: Judge | None) -> None:
 
 
 def check_optimizer(optimizer: Optimizer, devices: int) -> None:
-    """Refuse an optimiser that reads the loss, of which each device knows no more than its share.
-
-    Args:
-        optimizer: What steps.
-        devices: How many average their gradients.
-    """
+    """Refuse an optimiser that reads the loss, of which each of several devices knows no more than its share."""
     if devices > 1 and isinstance(optimizer, LBFGS):
         raise ValueError(
             f"LBFGS searches along the loss itself, and each of {devices} devices has its own: set trainer.devices "

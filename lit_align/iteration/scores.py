@@ -1,4 +1,4 @@
-"""Log-probs of an iteration's responses under the policies that a loss needs.
+"""Responses are scored under the policies that a loss needs.
 
 Nothing is computed twice: policies that are one network still are scored once and checked to be the same, and what
 another run has recorded is used where it is seen to be the very same bits.
@@ -18,16 +18,9 @@ from lit_align.types import SCORED, Responses, Rollouts
 
 
 def check_same(names: str, first: Tensor | None, second: Tensor | None, *, exact: bool) -> None:
-    """Refuse token log-probs that differ by more than rounding.
+    """Refuse token log-probs that differ by more than rounding, with a RuntimeError; None is not checked.
 
-    Args:
-        names: Which policies they are of, for the message.
-        first: Token log-probs, nats; None checks nothing.
-        second: The other's.
-        exact: Both were computed in full precision; else a coarse check is all there can be.
-
-    Raises:
-        RuntimeError: They differ.
+    ``names`` of policies are for the message. Half precision, which is not ``exact``, allows a coarse check alone.
     """
     if first is None or second is None:
         return
@@ -40,25 +33,21 @@ def check_same(names: str, first: Tensor | None, second: Tensor | None, *, exact
 
 
 def has_dropout(network: nn.Module) -> bool:
-    """Whether dropout is at work in it now."""
+    """Say whether dropout is at work in it now."""
     return any(isinstance(module, nn.Dropout) and module.p > 0 and module.training for module in network.modules())
 
 
 def full_precision(trainer_precision: object, dtype: torch.dtype) -> bool:
-    """Whether log-probs are computed without rounding to half precision, in products of matrices either."""
+    """Say whether log-probs are computed without rounding to half precision, in products of matrices either."""
     whole = dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
     return whole and str(trainer_precision).startswith(("32", "64")) and dtype in (torch.float32, torch.float64)
 
 
 def scores_of(policy: Policy, anchor: Anchor, needs: Collection[str], *, same: bool, exact: bool) -> dict[str, Score]:
-    """How responses are scored while collecting, by the policies that a loss needs.
+    """Return how responses are scored while collecting, by the policies that a loss ``needs``.
 
-    Args:
-        policy: As it is while collecting.
-        anchor: Says what pi_t is.
-        needs: Names of policies; whatever else is among them is passed over.
-        same: Nothing has been trained yet, so that anchor, reference and policy are one network.
-        exact: They are computed in full precision.
+    ``same`` says that nothing has been trained yet, so that anchor, reference and policy are one network, and ``exact``
+    that they are computed in full precision.
     """
     scores: dict[str, Score] = {
         "anchor": lambda responses: anchor.logps(policy, responses),
@@ -70,13 +59,10 @@ def scores_of(policy: Policy, anchor: Anchor, needs: Collection[str], *, same: b
 
 
 def of_one_network(scores: dict[str, Score], *, exact: bool) -> dict[str, Score]:
-    """Scores of policies that have not parted yet: the first of them does the work for all.
+    """Return scores of policies that have not parted yet: the first of them does the work for all.
 
-    Every other one scores a single group for itself, and is refused if that differs.
-
-    Args:
-        scores: How each policy scores responses; all are asked about the same parts of an iteration.
-        exact: They are computed in full precision, so what differs is more than rounding.
+    Every other one scores a single group for itself, and is refused if that differs. All are asked about the same parts
+    of an iteration.
     """
     found: dict[tuple[int, ...], Tensor] = {}
 
@@ -101,11 +87,11 @@ def of_one_network(scores: dict[str, Score], *, exact: bool) -> dict[str, Score]
 
 
 class Remembered:
-    """A `Score` that computes its first micro-batch, and looks the others up if a record agrees with it in every bit.
+    """Scores its first micro-batch, and looks the others up if a record agrees with it in every bit.
 
     What was recorded belongs to the policies of the run that recorded it. Whether one of them is the policy that scores
-    now is not a matter of names: a record that agrees bit for bit on a whole micro-batch was made by the same weights,
-    in the same precision. Any other is not used, and all is computed.
+    now is not a matter of names: a record that agrees on a whole micro-batch was made by the same weights, in the same
+    precision. Otherwise all is computed.
 
     Args:
         score: Computes token log-probs.
@@ -122,7 +108,7 @@ class Remembered:
         self._sure = False
 
     def __call__(self, responses: Responses) -> Float[Tensor, "batch group length"]:
-        """Token log-probs of some of the responses."""
+        """Return token log-probs of some of the responses."""
         rows = [self._rows[record_id] for record_id in responses.prompts.record_id.tolist()]
         if not self._sure:
             computed = self._score(responses)
@@ -133,12 +119,7 @@ class Remembered:
 
 
 def remembered(scores: dict[str, Score], given: Rollouts | None) -> tuple[dict[str, Score], Rollouts | None]:
-    """Scores that use what rollouts of another run hold, and those rollouts without it.
-
-    Args:
-        scores: How each policy scores responses.
-        given: Recorded rollouts, if the responses are there already.
-    """
+    """Return scores that use what rollouts of another run hold (``given``), and those rollouts without it."""
     if given is None:
         return scores, None
     bare = given.with_token_logps(dict.fromkeys(SCORED)).trim()

@@ -1,4 +1,4 @@
-"""The clock and the progress bars of an iteration's stages: sample, judge, score, train, evaluate."""
+"""The stages of an iteration have a clock and progress bars: sample, judge, score, train, evaluate."""
 
 import sys
 import time
@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
+from typing_extensions import override
 
 from lit_align.utils.out_of_memory import give_back
 
 Advance = Callable[..., None]
-"""``advance(prompts, tokens=0)``: so many more prompts, and tokens, are done."""
+"""``advance(prompts, tokens=0)`` says that so many more prompts, and tokens, are done."""
 
 
 class Stages:
@@ -32,12 +33,9 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, total: int, label: str | None = None) -> Iterator[Advance]:
-        """A stage of ``total`` prompts; its time counts even if it fails.
+        """Enter a stage of ``total`` prompts; its time counts, under its name, even if it fails.
 
-        Args:
-            name: What its seconds are booked under.
-            total: Prompts to do.
-            label: What the bar says, if not ``name``.
+        ``label`` is what the bar says, if not the name.
         """
         start = time.perf_counter()
         tokens = 0
@@ -68,30 +66,22 @@ class Stages:
                 give_back()
 
     def take(self, *names: str) -> tuple[dict[str, float], dict[str, int]]:
-        """Seconds and tokens of each stage since it was last taken.
-
-        Args:
-            names: Only these stages; all by default.
-        """
+        """Return the seconds and tokens of each of these stages, by default of all, since it was last taken."""
         names = names or tuple(self.seconds)
         seconds = {name: self.seconds.pop(name) for name in names if name in self.seconds}
         return seconds, {name: self.tokens.pop(name) for name in names if name in self.tokens}
 
 
 class Relay(Stages):
-    """Stages inside a stage: no bars and no clock of their own; what is sampled advances the outer one.
-
-    Args:
-        advance: The outer stage's.
-    """
+    """Stands for stages inside a stage: no bars and no clock of their own; what is sampled advances the outer one."""
 
     def __init__(self, advance: Advance) -> None:
         super().__init__(visible=False)
         self._advance = advance
 
     @contextmanager
+    @override
     def stage(self, name: str, total: int, label: str | None = None) -> Iterator[Advance]:
-        """Pass on the progress of sampling, the long part."""
         del total, label
         yield self._advance if name == "sample" else _ignore
 

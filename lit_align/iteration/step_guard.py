@@ -18,16 +18,16 @@ from lit_align.types import Rollouts
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient is infinite or not a number."""
+    """Tells of a loss or a gradient that is infinite or not a number."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A minibatch of the optimiser step under way.
+    """Holds a minibatch of the optimiser step under way.
 
     Attributes:
-        number: Of the minibatch in its iteration, from 0.
-        rollouts: With the policy's log-probs, without gradient.
+        number: Number of the minibatch in its iteration, from 0.
+        rollouts: The minibatch with the policy's log-probs, without gradient.
         loss: Its share of the step's loss, nats.
     """
 
@@ -37,40 +37,24 @@ class Watched:
 
 
 class StepGuard:
-    """Checks the losses and the gradient of every optimiser step before it is taken, on all ranks together.
-
-    Args:
-        policy: Tells what the responses of a step that failed say.
-    """
+    """Checks the losses and the gradient of every optimiser step before it is taken, on all ranks together."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._watched: list[Watched] = []
 
     def watch(self, number: int, batch: Rollouts, loss: Tensor) -> bool:
-        """Remember a minibatch until its step is taken; whether its loss is finite.
-
-        Args:
-            number: Of the minibatch in its iteration.
-            batch: With the policy's log-probs.
-            loss: Its loss, one number.
-        """
+        """Remember a minibatch until its step is taken; return whether its loss, one number, is finite."""
         assert batch.policy_token_logps is not None
         kept = replace(batch, policy_token_logps=batch.policy_token_logps.detach())
         self._watched.append(Watched(number, kept, float(loss.detach())))
         return math.isfinite(self._watched[-1].loss)
 
     def check(self, trainer: L.Trainer, norm: float, iteration: int, *, keep: bool = True) -> None:
-        """Refuse a step that is not finite.
+        """Refuse a step whose loss or gradient is not finite, here or on another rank, with a :class:`NonFiniteError`.
 
-        Args:
-            trainer: Is about to take it.
-            norm: Of the step's whole gradient.
-            iteration: The iterations that are completed.
-            keep: Write the minibatches of a step that failed to the run folder.
-
-        Raises:
-            NonFiniteError: The loss or the gradient is not finite, here or on another rank.
+        ``norm`` is that of the step's whole gradient. ``keep`` writes the minibatches of a step that failed to the run
+        folder.
         """
         strategy, plugin = trainer.strategy, trainer.precision_plugin
         watched, self._watched = self._watched, []
@@ -92,7 +76,7 @@ class StepGuard:
         )
 
     def _left(self, trainer: L.Trainer, minibatches: list[Watched]) -> str:
-        """Write the minibatches of a step that failed; where they are, for the message."""
+        """Write the minibatches of a step that failed; return where they are, for the message."""
         folder = RunFolder(Path(trainer.default_root_dir))
         paths = []
         for minibatch in minibatches:
@@ -104,16 +88,16 @@ class StepGuard:
 
 
 def gradient_norm(parameters: Iterable[Tensor], clip: float | None = None) -> float:
-    """The norm of the whole gradient, over all shards; where it is clipped, what it was before.
+    """Return the norm of the whole gradient, over all shards; where it is clipped, what it was before.
 
-    Args:
-        parameters: What has the gradients.
-        clip: Largest norm that is left, > 0; None leaves the gradients as they are.
+    ``clip`` > 0 is the largest norm that is left; None leaves the gradients as they are.
     """
     if clip:
         return _number(clip_grad_norm_(parameters, clip))
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    kinds = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)]  # never mixed
+    kinds = [
+        [g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)
+    ]  # a norm takes one kind
     return math.hypot(*(_number(get_total_norm(some)) for some in kinds if some))
 
 

@@ -1,4 +1,4 @@
-r"""Agreement-aware iterative preference optimisation (AIPO): DPO with a larger reference margin, and an NLL term.
+"""Agreement-aware iterative preference optimisation (AIPO) is DPO with a larger reference margin, and an NLL term.
 
 [1] Y. Shen, X. Wang, Y. Niu, Y. Zhou, L. Tang, L. Zhang, F. Chen, L. Wen, "AIPO: Improving Training Objective for
     Iterative Preference Optimization", 2024, arXiv:2409.08845.
@@ -26,33 +26,17 @@ def aipo(
     nll_weight: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Logistic loss of the margin less alpha times that of the reference itself, plus the NLL of the chosen response.
+    r"""Return the logistic loss of the margin less alpha times the reference's, plus the NLL of the chosen response.
 
     .. math::
         L = -\log\sigma\big(\beta (s_\theta - (1+\alpha) s_{ref})\big) - \lambda \frac{\log\pi_\theta(y_w)}{|y_w|},
         \quad s_\pi = \log\pi(y_w) - \log\pi(y_l)
 
-    Source: eqs. (6), (10), (11) of [1]. Sums in the margin, the mean in the NLL. Where the reference agrees with the
-    label (s_ref > 0) the loss asks for more, where it disagrees for less: under Bradley-Terry preferences of a reward r
-    and with lambda = 0 the population minimiser is :math:`\pi_{ref}^{1+\alpha} \exp(r/\beta) / Z` (derived).
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log of the policy the iteration starts from, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
-        rejected_lengths: The same of the rejected response.
-        beta: KL strength, > 0, reward per nat; larger keeps the policy closer to the reference.
-        alpha: Share of the reference's margin that is asked for on top, >= 0; 0 is DPO.
-        nll_weight: lambda, >= 0, per nat and token; larger keeps the chosen response likely.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label, whose winner the NLL is of.
-
-    Returns:
-        Loss of each pair, >= 0.
-
-    Raises:
-        ValueError: An argument is out of its range.
+    Source: eqs. (6), (10), (11) of [1]; pi_ref is the policy that the iteration starts from. ``alpha`` >= 0 is the
+    share of the reference's margin that is asked for on top (0 is DPO), ``nll_weight`` >= 0 is lambda, per nat and
+    token. Where the reference agrees with the label (s_ref > 0) the loss asks for more, where it disagrees for less:
+    under Bradley-Terry preferences of a reward r and with lambda = 0 the population minimiser is
+    :math:`\pi_{ref}^{1+\alpha} \exp(r/\beta) / Z` (derived). The loss is >= 0.
     """
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta}")

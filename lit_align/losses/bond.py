@@ -1,23 +1,18 @@
-r"""Best-of-n distillation (BOND): towards the law of the best of n responses, without drawing n at test time.
+r"""Best-of-n distillation (BOND) moves to the law of the best of n responses, without drawing n at test time.
 
 [1] P. G. Sessa, R. Dadashi, L. Hussenot, J. Ferret, N. Vieillard, et al., "BOND: Aligning LLMs with Best-of-N
     Distillation", ICLR 2025, arXiv:2407.14622.
 
-The best of n responses to a prompt, ties broken at random, has the law
+The best-of-n law :math:`\pi^{(n)}`, F and F^- are those of :mod:`lit_align.losses.best_of_n`. The law that is drawn
+from is called the anchor: the reference, or the previous iterate. The Jeffreys divergence :math:`(1-\beta)\,
+\mathrm{KL}(\pi^{(n)} \| \pi_\theta) + \beta\,\mathrm{KL}(\pi_\theta \| \pi^{(n)})` (:func:`jeffreys`) distils it: the
+forward part needs expectations under the best-of-n law (:func:`best_of_n_weights`), the backward part its density,
+which is :func:`sampled_bond_rewards` from draws, and :func:`quantiles`, then :func:`bond_rewards`, where all responses
+are enumerated.
 
-.. math::
-    \pi^{(n)}(y) = \pi(y) \, \frac{F(y)^n - F^-(y)^n}{F(y) - F^-(y)}, \quad
-    F(y) = P_{y' \sim \pi}[r(y') \le r(y)], \; F^-(y) = P_{y' \sim \pi}[r(y') < r(y)].
-
-It is distilled by the Jeffreys divergence :math:`(1-\beta)\,\mathrm{KL}(\pi^{(n)} \| \pi_\theta) +
-\beta\,\mathrm{KL}(\pi_\theta \| \pi^{(n)})` (:func:`jeffreys`): the forward part needs expectations under the best-of-n
-law (:func:`best_of_n_weights`), the backward part its density: :func:`sampled_bond_rewards` from draws, and where all
-responses are enumerated :func:`quantiles`, then :func:`bond_rewards`. The law drawn from is called the anchor: the
-reference, or the previous iterate.
-
-How far the backward part aims depends on how many anchor draws it has. Of the rise in quantile that best-of-2 has over
-one draw, the law that it distils has 70, 86, 95 and 98 % with 2, 4, 8 and 16 of them (derived, for many responses of
-small probability); the forward part is unbiased with any number.
+How far the backward part aims depends on how many anchor draws it has: the law that it distils has 70, 86, 95 and 98 %
+of the rise in quantile that best-of-2 has over one draw, with 2, 4, 8 and 16 draws (derived, for many responses of
+small probability). The forward part is unbiased with any number.
 """
 
 import math
@@ -34,30 +29,22 @@ Law = Literal["exact", "approximate"]
 
 
 def best_of_n_weights(rewards: Group, n: int, known: Bool[Tensor, "batch group"] | None = None) -> Group:
-    r"""Weights that turn K samples of a law into an unbiased estimate of expectations under its best-of-n law.
+    r"""Return weights that turn K samples of a law into an unbiased estimate of expectations under its best-of-n law.
 
     .. math::
         m_i = \frac{C(a_i, n) - C(b_i, n)}{(a_i - b_i)\, C(K, n)}, \quad
         a_i = \#\{j : r_j \le r_i\}, \; b_i = \#\{j : r_j < r_i\}
 
     Source: derived, the U-statistic: the mean over all n-subsets of the best one's value. Without ties the j-th
-    smallest reward is the best of C(j-1, n-1) subsets; ties share their subsets equally.
-
-    Args:
-        rewards: Rewards of i.i.d. responses; only their order counts.
-        n: Of best-of-n, 1 to K; 1 weighs all responses equally, K puts all the weight on the best.
-        known: Which rewards are there; None means all. The others are left out of the K.
-
-    Returns:
-        Weight of each response, >= 0, rows sum to one; the rows of fewer than n known rewards are 0.
-
-    Raises:
-        ValueError: n < 1, or n is larger than the group.
+    smallest reward is the best of C(j-1, n-1) subsets; ties share their subsets equally. With n = 1 all responses weigh
+    the same, and with n = K the best has all the weight; an n outside 1 to K raises a ValueError. Rewards of i.i.d.
+    responses that are not ``known`` (None means that all are) are left out of the K. The weights are >= 0, and a row
+    sums to one, or to 0 where fewer than n rewards are known.
     """
     size = rewards.shape[-1]
     if not 1 <= n <= size:
         raise ValueError(f"n must be between 1 and the group size {size}, got {n}")
-    # Quotients of exact integers: binomial coefficients overflow floats long before their ratios do.
+    # The quotients are of exact integers: binomial coefficients overflow floats long before their ratios do.
     subsets = torch.tensor([math.comb(k, n) / math.comb(size, n) for k in range(size + 1)], dtype=torch.float64)
     ranks = torch.arange(size + 1)
     shares = (subsets - subsets[:, None]) / (ranks - ranks[:, None]).clamp(min=1)
@@ -78,18 +65,13 @@ def quantiles(
     anchor_rewards: Float[Tensor, "batch anchors"],
     weights: Float[Tensor, "batch anchors"],
 ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch samples"]]:
-    r"""Where each response stands in the anchor's law: F and F^-.
+    r"""Return where each response stands in the anchor's law, F and F^- in [0, 1]; 0 where nothing lies below.
 
     .. math::
         F = \sum_j \mu_j 1\{r'_j \le r\}, \quad F^- = \sum_j \mu_j 1\{r'_j < r\}
 
-    Args:
-        rewards: Rewards of the responses to be placed.
-        anchor_rewards: Rewards of all responses of the anchor to the same prompt.
-        weights: Probability of each of these, rows sum to one.
-
-    Returns:
-        F and F^- in [0, 1], F^- at most F; 0 where nothing lies below.
+    ``anchor_rewards`` are those of all responses of the anchor to the same prompt, ``weights`` their probabilities mu,
+    and rows of these sum to one.
     """
     placed, drawn = rewards.unsqueeze(-1), anchor_rewards.unsqueeze(-2)
     at_most, below = (drawn <= placed).to(rewards.dtype), (drawn < placed).to(rewards.dtype)
@@ -99,26 +81,16 @@ def quantiles(
 def bond_rewards(
     at_most: Float[Tensor, "*shape"], below: Float[Tensor, "*shape"], *, n: int, law: Law
 ) -> Float[Tensor, "*shape"]:
-    r"""Log of the best-of-n law over the law drawn from: the reward whose best policy at KL strength 1 is best-of-n.
+    r"""Return the log of the best-of-n law over the law drawn from: at KL strength 1 its best policy is best-of-n.
 
     .. math::
         \log\frac{\pi^{(n)}(y)}{\pi(y)} = (n-1)\log F + \log\sum_{i=1}^n \Big(\frac{F^-}{F}\Big)^{i-1}
             = (n-1)\, r_{BOND}(y)
 
-    Source: r_BOND of [1], times n - 1. [1] drops the second term in practice: for many responses of small probability
-    it is nearly constant, log n.
-
-    Args:
-        at_most: F in (0, 1]; larger is better.
-        below: F^- in [0, F].
-        n: Of best-of-n, >= 1.
-        law: ``exact``, or ``approximate``: (n-1) log F, the log ratio up to a term in [0, log n].
-
-    Returns:
-        Reward of each response in nats; at most log n (``exact``) or 0 (``approximate``); minus infinity at F = 0.
-
-    Raises:
-        ValueError: n < 1, or no such ``law``.
+    Source: r_BOND of [1], times n - 1. The ``approximate`` law drops the second term as [1] does in practice: for many
+    responses of small probability it is nearly constant, log n. ``at_most`` is F in (0, 1], ``below`` is F^- in [0, F].
+    The rewards are in nats, at most log n (``exact``) or 0 (``approximate``), and minus infinity at F = 0. An n < 1 or
+    another ``law`` raises a ValueError.
     """
     _check_law(n, law)
     if law == "exact":
@@ -134,35 +106,23 @@ def sampled_bond_rewards(
     n: int,
     law: Law,
 ) -> Float[Tensor, "batch samples"]:
-    r"""An estimate of :func:`bond_rewards` from draws of the anchor.
+    r"""Return an estimate of :func:`bond_rewards` from k draws of the anchor, in nats, finite.
 
     .. math::
         \hat r = (n-1) (H_j - H_k) + \log\sum_{i=1}^n \Big(\frac{b}{j}\Big)^{i-1}, \quad
         j = \#\{r' \le r\}, \; b = \#\{r' < r\}, \; H_m = 1 + \tfrac12 + \dots + \tfrac1m
 
-    of k draws, the second term in the ``exact`` law alone. Source: derived; [1] puts a Monte-Carlo quantile into the
-    logarithm. There is no unbiased estimate of log F from k draws, but there is one of its series up to the power k,
+    The ``exact`` law alone has the second term. Source: derived; [1] puts a Monte-Carlo quantile into the logarithm.
+    There is no unbiased estimate of log F from k draws, but there is one of its series up to the power k,
 
     .. math::
         E[H_J - H_k] = -\sum_{m=1}^k \frac{(1 - F)^m}{m}, \quad J \sim \mathrm{Binomial}(k, F),
 
-    which the U-statistics of the powers of 1 - F add up to. It is finite where no draw lies below. The logarithm of
-    (j + 1) / (k + 1) in its place aims shorter: 53 % of best-of-2's rise in quantile with two draws, where this has
-    70 %, and 85 against 95 % with eight. The ratio b / j of the second term has a bias that vanishes with more draws
-    and, where no two draws tie, none.
-
-    Args:
-        rewards: Rewards of the responses to be placed.
-        anchor_rewards: Rewards of the anchor's draws for the same prompt, not among the former.
-        known: Which of these are there; None means all. The others are left out of the k draws.
-        n: Of best-of-n, >= 1.
-        law: As for :func:`bond_rewards`.
-
-    Returns:
-        Reward of each response in nats, finite; 0 of the approximate law where no draw is better.
-
-    Raises:
-        ValueError: n < 1, or no such ``law``.
+    to which the U-statistics of the powers of 1 - F add up. The logarithm of (j + 1) / (k + 1) instead aims shorter:
+    53 % of best-of-2's rise in quantile with two draws, where this has 70 %, and 85 against 95 % with eight. The ratio
+    b / j of the second term has a bias that vanishes with more draws and, where no two draws tie, none. The
+    ``anchor_rewards`` are of draws for the same prompt, the responses to be placed not among them; those that are not
+    ``known`` are left out of the k.
     """
     _check_law(n, law)
     placed, drawn = rewards.unsqueeze(-1), anchor_rewards.unsqueeze(-2)
@@ -185,7 +145,7 @@ def jeffreys(
     beta: float,
     weights: Group | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""Surrogate whose gradient is that of the Jeffreys divergence to a target law.
+    r"""Return a surrogate whose gradient is that of the Jeffreys divergence to a target law.
 
     .. math::
         L = -(1-\beta) \sum_j m_j \log\pi_\theta(y'_j) - \beta \sum_i \mu_i\, \mathrm{sg}[A_i] \log\pi_\theta(y_i)
@@ -196,19 +156,12 @@ def jeffreys(
 
     Args:
         anchor_sample_logps: log pi_theta of the *anchor's* responses, sequence sums, nats; carries the gradient.
-        forward_weights: Weight of each under the target, such as :func:`best_of_n_weights`; rows sum to one.
+        forward_weights: Their weights m under the target, such as :func:`best_of_n_weights`; rows sum to one.
         policy_sample_logps: log pi_theta of responses drawn from pi_theta itself, sequence sums, nats; gradient.
-        advantages: Of the latter, nats: :func:`bond_rewards`, or their estimate, less (log pi_theta - log pi_anchor),
+        advantages: A of the latter, nats: :func:`bond_rewards`, or their estimate, less (log pi_theta - log pi_anchor),
             less a baseline that does not depend on the sample.
         beta: In [0, 1]: 0 is imitation of the target's responses, 1 is KL-regularised policy gradient.
-        weights: pi_theta(y|x) of each policy sample when all are enumerated, rows sum to one, taken as constants; None
-            means samples, 1/K each.
-
-    Returns:
-        Surrogate of each prompt. Only the GRADIENT is meaningful, the value is not.
-
-    Raises:
-        ValueError: ``beta`` is outside [0, 1].
+        weights: mu of the policy's responses, taken as constants; None means samples.
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta}")

@@ -1,4 +1,4 @@
-r"""chi-PO: DPO under another link, whose chi-squared divergence makes it sceptical of what the data do not cover.
+"""chi-PO is DPO under another link, whose chi-squared divergence makes it sceptical of what the data do not cover.
 
 [1] A. Huang, W. Zhan, T. Xie, J. D. Lee, W. Sun, A. Krishnamurthy, D. J. Foster, "Correcting the Mythos of
     KL-Regularization: Direct Alignment without Overoptimization via Chi-Squared Preference Optimization", ICLR 2025,
@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from lit_align.losses.margins import Pair, expected_over_label
 
-_LARGEST = 80.0  # its exponential is still finite in float32
+_LARGEST = 80.0  # its exponential is finite in float32
 
 
 def chi_po(
@@ -26,33 +26,19 @@ def chi_po(
     r_max: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Logistic loss of the clipped difference of linked density ratios.
+    r"""Return the logistic loss of the clipped difference of linked density ratios.
 
     .. math::
         L = -\log\sigma\big(\mathrm{clip}_{[-2R, 2R]}(\beta [\phi(z_w) - \phi(z_l)])\big), \quad
         \phi(z) = z + \log z, \quad z = \pi_\theta / \pi_{ref}
 
-    Source: the loss of [1]. Its regulariser is :math:`\beta (D_{\chi^2} + D_{KL})`, :math:`D_{\chi^2} = \tfrac12
-    E_{ref}[(z-1)^2]`; under Bradley-Terry preferences of a reward r whose differences the clip does not reach, the
-    population minimiser is :math:`z = W_0(\exp((r - Z)/\beta))`, W_0 Lambert's function, Z the normaliser (derived),
-    for every law of the pairs that connects all responses. Against DPO's :math:`z = \exp((r-Z)/\beta)` large ratios
-    grow linearly in the reward.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        beta: Strength of the regulariser, > 0, in units of reward; larger keeps the policy closer to the reference.
-        r_max: R, > 0, a bound on rewards: differences are clipped to [-2R, 2R], with no gradient outside. A ratio is
-            that of whole responses, so it leaves the clip early: larger lets it go further.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair, in [log(1 + exp(-2R)), log(1 + exp(2R))]; log 2 where the policy is the reference.
-
-    Raises:
-        ValueError: ``beta`` or ``r_max`` is not positive, or a number ``preference`` is outside [0, 1].
+    Source: the loss of [1]. Its regulariser, of strength beta, is :math:`D_{\chi^2} + D_{KL}` with :math:`D_{\chi^2} =
+    \tfrac12 E_{ref}[(z-1)^2]`. Under Bradley-Terry preferences of a reward r whose differences the clip does not reach,
+    the population minimiser is :math:`z = W_0(\exp((r - Z)/\beta))`, W_0 Lambert's function, Z the normaliser
+    (derived), for every law of the pairs that connects all responses: large ratios grow linearly in the reward, not
+    exponentially as with DPO. ``r_max`` > 0 is R, a bound on rewards: there is no gradient outside the clip, which
+    ratios of whole responses leave early, and larger lets them go further. The loss is log 2 where the policy is the
+    reference.
     """
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta}")
@@ -65,5 +51,4 @@ def chi_po(
 
 
 def _link(logratios: Pair) -> Pair:
-    """The link at exp(u), without the exponential of a large number."""
     return logratios.clamp(max=_LARGEST).exp() + logratios

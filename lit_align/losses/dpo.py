@@ -1,4 +1,4 @@
-r"""Direct preference optimisation (DPO), with labels that are probabilities, and two ways to meet noisy ones.
+r"""Direct preference optimisation (DPO) takes labels that are probabilities, and has two ways to meet noisy ones.
 
 [1] R. Rafailov, A. Sharma, E. Mitchell, S. Ermon, C. D. Manning, C. Finn, "Direct Preference Optimization: Your
     Language Model is Secretly a Reward Model", NeurIPS 2023, arXiv:2305.18290.
@@ -27,28 +27,14 @@ def dpo(
     preference: Float[Tensor, "*batch"] | float = 1.0,
     eps: float = 0.0,
 ) -> Pair:
-    r"""Logistic loss of the margin; with ``eps``, the label-smoothed loss (conservative DPO).
+    r"""Return the logistic loss of the margin; with ``eps``, the label-smoothed loss (conservative DPO).
 
     .. math::
         L = -(1-\epsilon) \log\sigma(\beta h) - \epsilon \log\sigma(-\beta h)
 
-    Source: eq. (7) of [1]; label smoothing as in the authors' code. h is the margin of :mod:`lit_align.losses.margins`.
-    Its minimum over h is at :math:`\beta h = \log((1-\epsilon)/\epsilon)`, which is infinite without label noise.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        beta: KL strength, > 0, reward per nat; larger keeps the policy closer to the reference.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-        eps: Probability in [0, ½) that a label is wrong; larger keeps margins smaller.
-
-    Returns:
-        Loss of each pair, >= 0; log 2 where the policy is the reference.
-
-    Raises:
-        ValueError: ``beta`` is not positive, or ``eps`` or a number ``preference`` out of range.
+    Source: eq. (7) of [1]; label smoothing as in the authors' code. The minimum over h is at :math:`\beta h =
+    \log((1-\epsilon)/\epsilon)`, which is infinite without label noise: larger ``eps`` keeps margins smaller. The loss
+    is >= 0, and log 2 where the policy is the reference.
     """
     _check(beta, eps)
     h = margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -65,28 +51,15 @@ def robust_dpo(
     eps: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""DPO on labels that were flipped with probability eps, unbiased for DPO on the true labels.
+    r"""Return DPO on labels that were flipped with probability eps, unbiased for DPO on the true labels.
 
     .. math::
         L = \frac{(1-\epsilon)\, l(h) - \epsilon\, l(-h)}{1 - 2\epsilon}, \quad l(h) = -\log\sigma(\beta h)
 
-    Source: [2]. Convex, but with eps > 0 unbounded below as h grows: the price of being unbiased is that a pair seen
-    with one label only pushes its margin without end.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        beta: KL strength, > 0, reward per nat; larger keeps the policy closer to the reference.
-        eps: Probability in [0, ½) that a label was flipped; 0 is DPO, larger amplifies margins and noise.
-        preference: P(the observed, noisy label says chosen) in [0, 1]; the loss is its mean over that label.
-
-    Returns:
-        Loss of each pair, of either sign; log 2 where the policy is the reference.
-
-    Raises:
-        ValueError: ``beta`` is not positive, or ``eps`` or a number ``preference`` out of range.
+    Source: [2]. The loss is convex, but with eps > 0 unbounded below as h grows: the price of being unbiased is that a
+    pair seen with one label only pushes its margin without end. ``eps`` = 0 is DPO, larger amplifies margins and noise.
+    ``preference`` is the probability that the observed, noisy label says chosen. The loss is log 2 where the policy is
+    the reference.
     """
     _check(beta, eps)
     h = margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)

@@ -1,4 +1,4 @@
-r"""Efficient exact optimisation (EXO): the *reverse* KL divergence from the policy within a group to what it should be.
+"""Efficient exact optimisation (EXO) lowers the *reverse* KL divergence from the policy within a group to its target.
 
 [1] H. Ji, C. Lu, Y. Niu, P. Ke, H. Wang, J. Zhu, J. Tang, M. Huang, "Towards Efficient Exact Optimization of Language
     Model Alignment", ICML 2024, arXiv:2402.00856.
@@ -26,28 +26,17 @@ def exo(
     beta_reward: float,
     weights: Group | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""Reverse KL divergence between the law of implicit rewards and that of rewards, over the responses to a prompt.
+    r"""Return the reverse KL divergence from the law of implicit rewards to that of rewards, within a group.
 
     .. math::
         L = \mathrm{KL}(q \| p), \quad q_i \propto \mu_i \Big(\frac{\pi_\theta(y_i)}{\pi_{ref}(y_i)}\Big)^{\beta_\pi},
         \quad p_i \propto \mu_i \exp(r_i / \beta_r)
 
     Source: EXO with rewards of [1], mu uniform over samples; the weights are ours. For every mu of full support the
-    minimiser is :math:`\pi_{ref} \exp(r / (\beta_\pi \beta_r)) / Z` (derived), which tilts by the product.
-
-    Args:
-        policy_logps: log pi_theta(y|x), sequence sums, nats; carries the gradient.
-        reference_logps: log pi_ref(y|x), sequence sums, nats.
-        rewards: Any finite unit; a target law over the group is its logarithm with ``beta_reward`` 1.
-        beta_policy: Power of the density ratio, > 0; larger moves the policy less far.
-        beta_reward: Temperature of the rewards, > 0, in their unit; larger moves the policy less far.
-        weights: Probability of each response, rows sum to one; None means samples, 1/K each.
-
-    Returns:
-        Loss of each prompt in nats, >= 0; 0 where the log-ratios are the rewards over both betas, up to a constant.
-
-    Raises:
-        ValueError: ``beta_policy`` or ``beta_reward`` is not positive.
+    minimiser is :math:`\pi_{ref} \exp(r / (\beta_\pi \beta_r)) / Z` (derived). ``beta_policy`` > 0 is the power of the
+    density ratio and ``beta_reward`` > 0 the temperature of the rewards, in their unit: larger values of either move
+    the policy less far. A target law over the group is given by its logarithm as ``rewards`` with ``beta_reward`` 1.
+    The loss is in nats, >= 0, and 0 where the log-ratios are the rewards over both betas, up to a constant.
     """
     if not beta_policy > 0:
         raise ValueError(f"beta_policy must be > 0, got {beta_policy}")
@@ -55,7 +44,7 @@ def exo(
         raise ValueError(f"beta_reward must be > 0, got {beta_reward}")
     mu = torch.full_like(policy_logps, 1 / policy_logps.shape[-1]) if weights is None else weights
     implicit, wanted = beta_policy * (policy_logps - reference_logps), rewards / beta_reward
-    # Densities relative to mu: a response of probability 0 has weight 0 and a finite logarithm.
+    # Densities are taken relative to mu: a response of probability 0 has weight 0 and a finite logarithm.
     relative = implicit - _log_mean_exp(implicit, mu), wanted - _log_mean_exp(wanted, mu)
     law = (implicit + mu.log()).softmax(-1)
     return (law * (relative[0] - relative[1])).sum(-1)
@@ -71,31 +60,16 @@ def exo_pairwise(
     eps: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Reverse KL divergence from the implied preference of a pair to its smoothed label.
+    r"""Return the reverse KL divergence from the implied preference of a pair to its smoothed label.
 
     .. math::
         L = \sigma(\beta h) \log\frac{\sigma(\beta h)}{1 - \epsilon} + \sigma(-\beta h) \log\frac{\sigma(-\beta h)}
         {\epsilon}
 
-    Source: EXO with preferences of [1], K = 2. Its minimum is 0, at :math:`\beta h = \log((1-\epsilon)/\epsilon)`, as
-    for label-smoothed DPO; with a preference p the minimum is at :math:`\beta h = (2p-1) \log((1-\epsilon)/\epsilon)`
-    (derived). The gradient vanishes at both ends.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        beta: Power of the density ratio, > 0; larger keeps the policy closer to the reference.
-        eps: Probability in (0, ½) that a label is wrong; smaller asks for larger margins, and 0 for infinite ones: the
-            authors' code has exp(-10).
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair in nats, >= 0; -½ log(4 eps (1 - eps)) where the policy is the reference.
-
-    Raises:
-        ValueError: ``beta`` is not positive, or ``eps`` or a number ``preference`` out of range.
+    Source: EXO with preferences of [1], K = 2; ``beta`` is the power of the density ratio. The minimum is 0, at
+    :math:`\beta h = \log((1-\epsilon)/\epsilon)`, as for label-smoothed DPO; with a preference p it is at :math:`\beta
+    h = (2p-1) \log((1-\epsilon)/\epsilon)` (derived). The gradient vanishes at both ends. ``eps`` is in (0, ½): smaller
+    asks for larger margins, and the authors' code has exp(-10). The loss is in nats, >= 0.
     """
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta}")

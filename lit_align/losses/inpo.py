@@ -1,4 +1,4 @@
-r"""Iterative Nash policy optimisation (INPO): a step of mirror descent in a regularised game, from single comparisons.
+"""Iterative Nash policy optimisation (INPO) takes a step of mirror descent in a game, from single comparisons.
 
 [1] Y. Zhang, D. Yu, B. Peng, L. Song, Y. Tian, M. Huo, N. Jiang, H. Mi, D. Yu, "Iterative Nash Policy Optimization:
     Aligning LLMs with General Preferences via No-Regret Learning", ICLR 2025, arXiv:2407.00617.
@@ -22,38 +22,23 @@ def inpo(
     tau: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Squared distance of a margin, taken to a mixture of reference and anchor, from 1/(2 eta).
+    r"""Return the squared distance of a margin, taken to a mixture of reference and anchor, from 1/(2 eta).
 
     .. math::
         L = \left(h_t - \frac{1}{2\eta}\right)^2, \quad
         h_t = \frac{\tau}{\eta} h_{ref} + \left(1 - \frac{\tau}{\eta}\right) h_{anchor}
 
-    Source: the loss of [1] in its own parametrisation; :math:`h_{ref}` and :math:`h_{anchor}` are the margins of
-    :mod:`lit_align.losses.margins` to the two policies. Its population minimiser is the step
+    Source: the loss of [1] in its own parametrisation; the two margins are taken to pi_ref and to the anchor pi_t,
+    whose log-probs are ``anchor_chosen_logps`` and ``anchor_rejected_logps``. The population minimiser is the step
 
     .. math::
         \log\pi_{t+1} = \frac{\tau}{\eta}\log\pi_{ref} + \left(1-\frac{\tau}{\eta}\right)\log\pi_t
             + \frac{1}{\eta} P(y \succ \pi_t) + c
 
     *only when both responses are drawn from* :math:`\pi_t`: the second one is what makes the label a win rate. It is
-    the step of WIND with beta = tau and step size 1/(eta - tau).
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        anchor_chosen_logps: log pi_t of the chosen response, sequence sum, nats.
-        anchor_rejected_logps: The same of the rejected response.
-        eta: Inverse step size, > tau, win rate per nat; larger moves *less* far from the anchor in one iteration.
-        tau: KL strength towards the reference, >= 0, win rate per nat; 0 leaves the reference out.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair in nats squared, >= 0; 1/(2 eta)^2 where all three policies are one.
-
-    Raises:
-        ValueError: Not 0 <= tau < eta, or a number ``preference`` is outside [0, 1].
+    the step of WIND with beta = tau and step size 1/(eta - tau). ``eta`` > ``tau`` is the inverse step size, win rate
+    per nat: larger moves *less* far in one iteration. ``tau`` >= 0 is the KL strength towards the reference, win rate
+    per nat. The loss is in nats squared, >= 0, and 1/(2 eta)^2 where all three policies are one.
     """
     if not tau >= 0:
         raise ValueError(f"tau must be >= 0, got {tau}")

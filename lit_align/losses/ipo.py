@@ -1,4 +1,4 @@
-r"""Identity preference optimisation (IPO): the squared loss of a margin with a finite target.
+"""Identity preference optimisation (IPO) has the squared loss of a margin with a finite target.
 
 [1] M. G. Azar, M. Rowland, B. Piot, D. Guo, D. Calandriello, M. Valko, R. Munos, "A General Theoretical Paradigm to
     Understand Learning from Human Preferences", AISTATS 2024, arXiv:2310.12036.
@@ -19,29 +19,16 @@ def ipo(
     tau: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Squared distance of the margin, a token *sum*, from 1/(2 tau).
+    r"""Return the squared distance of the margin, a token *sum*, from 1/(2 tau).
 
     .. math::
         L = \left(h - \frac{1}{2\tau}\right)^2
 
-    Source: the sampled loss of [1]; sums of token log-probs, as in [1], where some libraries divide by the length. h is
-    the margin of :mod:`lit_align.losses.margins`. When both responses are drawn from mu and labelled by the preference
-    P, the population minimiser is :math:`\pi_{ref}\exp(P(y \succ \mu)/\tau)/Z`, that of
-    :math:`P(\pi \succ \mu) - \tau\,\mathrm{KL}(\pi\|\pi_{ref})`; the law of the pairs matters, unlike for DPO.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        tau: KL strength, > 0, win rate per nat; larger keeps the policy closer to the reference.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair in nats squared, >= 0; 1/(2 tau)^2 where the policy is the reference.
-
-    Raises:
-        ValueError: ``tau`` is not positive, or a number ``preference`` is outside [0, 1].
+    Source: the sampled loss of [1]; sums of token log-probs, as in [1], where some libraries divide by the length. When
+    both responses are drawn from mu and labelled by the preference P, the population minimiser is
+    :math:`\pi_{ref}\exp(P(y \succ \mu)/\tau)/Z`, that of :math:`P(\pi \succ \mu) - \tau\,\mathrm{KL}(\pi\|\pi_{ref})`;
+    the law of the pairs matters, unlike for DPO. ``tau`` > 0 is the KL strength, win rate per nat: larger keeps the
+    policy closer to the reference. The loss is in nats squared, and 1/(2 tau)^2 where the policy is the reference.
     """
     h = margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
     return _to_target(h, tau, preference)
@@ -58,30 +45,14 @@ def ipo_mean(
     tau: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Squared distance of the margin per token, a difference of token *means*, from 1/(2 tau).
+    r"""Return the squared distance of the margin per token, a difference of token *means*, from 1/(2 tau).
 
     .. math::
         L = \left(M - \frac{1}{2\tau}\right)^2, \quad M = \frac{u(y_w)}{|y_w|} - \frac{u(y_l)}{|y_l|}
 
     Source: the reading of TRL, whose authors report to have confirmed it with those of [1]. Between responses of one
     length n it is the loss of sums with tau / n in the place of tau, divided by n^2; else its minimiser has no closed
-    form.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
-        rejected_lengths: The same of the rejected response.
-        tau: KL strength, > 0, tokens per nat; larger keeps the policy closer to the reference.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair in (nats per token) squared, >= 0; 1/(2 tau)^2 where the policy is the reference.
-
-    Raises:
-        ValueError: ``tau`` is not positive, or a number ``preference`` is outside [0, 1].
+    form. ``tau`` > 0 is in tokens per nat here, and the loss in (nats per token) squared.
     """
     h = mean_margin(
         policy_chosen_logps,

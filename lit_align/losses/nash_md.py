@@ -1,4 +1,4 @@
-r"""Nash mirror descent by policy gradient (Nash-MD-PG), with the KL divergence of whole responses.
+"""Nash mirror descent by policy gradient (Nash-MD-PG) takes the KL divergence of whole responses.
 
 [1] R. Munos, M. Valko, D. Calandriello, M. Gheshlaghi Azar, M. Rowland, et al., "Nash Learning from Human Feedback",
     ICML 2024, arXiv:2312.00886.
@@ -19,34 +19,21 @@ def nash_md(
     weights: Group | None = None,
     baseline: Float[Tensor, " batch"] | float = 0.5,
 ) -> Float[Tensor, " batch"]:
-    r"""Surrogate whose gradient is that of the regularised win rate against a fixed opponent.
+    r"""Return a surrogate whose gradient is that of the regularised win rate against a fixed opponent.
 
     .. math::
         \nabla L = \nabla_\theta \big[ -P(\pi_\theta \succ \pi') + \tau\,\mathrm{KL}(\pi_\theta \| \pi_{ref}) \big],
         \quad L = -\sum_i \mu_i \, \mathrm{sg}[w_i - b - \tau u_i] \log\pi_\theta(y_i)
 
-    Source: the policy gradient of [1] (Nash-MD-PG). The opponent is whoever ``win_rates`` are against: [1] draws it
-    from the geometric mixture of policy and reference. Derivation, with :math:`u = \log(\pi_\theta/\pi_{ref})`:
-    :math:`\nabla \sum_y \pi (\tau u - w) = \sum_y \nabla\pi\,(\tau u - w) + \tau \sum_y \pi \nabla u`; the last sum
-    is :math:`\sum_y \pi \nabla\log\pi = \nabla \sum_y \pi = 0`, and :math:`\nabla\pi = \pi\nabla\log\pi`. For the same
-    reason a baseline b that does not depend on the sample changes the variance only. u is the ratio of whole
-    *responses*: products of log-ratio and log-prob token by token drop the cross terms and are another gradient.
+    Source: the policy gradient of [1] (Nash-MD-PG), for responses drawn from pi_theta itself. The opponent is whoever
+    ``win_rates`` are against: [1] draws it from the geometric mixture of policy and reference. Derivation, with
+    :math:`u = \log(\pi_\theta/\pi_{ref})`: :math:`\nabla \sum_y \pi (\tau u - w) = \sum_y \nabla\pi\,(\tau u - w) +
+    \tau \sum_y \pi \nabla u`; the last sum is :math:`\sum_y \pi \nabla\log\pi = \nabla \sum_y \pi = 0`, and
+    :math:`\nabla\pi = \pi\nabla\log\pi`. For the same reason a ``baseline`` b that does not depend on the sample, in
+    units of win rate, changes the variance only: it is small where b is near the mean of w - tau u. u is the ratio of
+    whole *responses*: products of log-ratio and log-prob token by token drop the cross terms and are another gradient.
 
-    Args:
-        policy_logps: log pi_theta(y|x) of responses drawn from pi_theta itself, sequence sums, nats; gradient.
-        reference_logps: log pi_ref(y|x), sequence sums, nats.
-        win_rates: P(y beats the opponent) in [0, 1]; from a sampled opponent, one comparison each.
-        tau: KL strength, >= 0, win rate per nat; larger keeps the policy closer to the reference.
-        weights: pi_theta(y|x) of each response when all are enumerated, rows sum to one, taken as constants; None means
-            samples, 1/K each.
-        baseline: b in units of win rate, of each prompt, independent of the sample it is subtracted from; the nearer
-            to the mean of w - tau u, the smaller the variance.
-
-    Returns:
-        Surrogate of each prompt. Only the GRADIENT is meaningful, the value is not.
-
-    Raises:
-        ValueError: ``tau`` is negative.
+    ``tau`` >= 0 is the KL strength, win rate per nat: larger keeps the policy closer to the reference.
     """
     if not tau >= 0:
         raise ValueError(f"tau must be >= 0, got {tau}")

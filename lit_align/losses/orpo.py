@@ -1,4 +1,4 @@
-r"""Odds ratio preference optimisation (ORPO): learn the chosen response, and prefer it by the odds of its tokens.
+"""Odds ratio preference optimisation (ORPO) learns the chosen response, and prefers it by the odds of its tokens.
 
 [1] J. Hong, N. Lee, J. Thorne, "ORPO: Monolithic Preference Optimization without Reference Model", EMNLP 2024,
     arXiv:2403.07691.
@@ -23,7 +23,7 @@ def orpo(
     odds_weight: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Negative log-likelihood of the chosen response per token, and the logistic loss of the log odds ratio.
+    r"""Return the NLL of the chosen response per token, and the logistic loss of the log odds ratio.
 
     .. math::
         L = -m_w + \lambda [-\log\sigma(\mathrm{logit}\, e^{m_w} - \mathrm{logit}\, e^{m_l})], \quad
@@ -31,21 +31,8 @@ def orpo(
 
     Source: eqs. (6) and (7) of [1], where the likelihood of a response is the geometric mean of its tokens'. The
     likelihood term is of the response alone and per pair; the authors' code takes the prompt's tokens as well, in the
-    mean over a batch.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats, < 0; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
-        rejected_lengths: The same of the rejected response.
-        odds_weight: lambda, >= 0; larger prefers more strongly, 0 is supervised learning of the chosen response.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair in nats, >= 0.
-
-    Raises:
-        ValueError: ``odds_weight`` is negative, or a number ``preference`` is outside [0, 1].
+    mean over a batch. ``odds_weight`` >= 0 is lambda: larger prefers more strongly, and 0 is supervised learning of the
+    chosen response. The loss is in nats, >= 0.
     """
     if not odds_weight >= 0:
         raise ValueError(f"odds_weight must be >= 0, got {odds_weight}")
@@ -57,17 +44,13 @@ def orpo(
 
 
 def log_odds(logp: Pair) -> Pair:
-    r"""The log odds of a probability: :math:`\log p - \log(1 - p)`.
+    r"""Return the log odds of a probability, :math:`\log p - \log(1 - p)`: finite, increasing in p, 0 at p = ½.
 
-    Args:
-        logp: log p, nats, <= 0; 0 is taken for the largest probability below 1 that the dtype tells apart.
-
-    Returns:
-        Finite, increasing in p; 0 at p = 1/2.
+    ``logp`` is log p <= 0, nats; 0 is taken for the largest probability below 1 that the dtype tells apart.
     """
     certain = logp.clamp(max=-torch.finfo(logp.dtype).tiny)
     rare = certain < -math.log(2)
-    # log(1 - p): each form is exact where the other loses digits, and sees a harmless value elsewhere.
+    # Each form of log(1 - p) is exact where the other loses digits, and sees a harmless value elsewhere.
     likely = torch.log(-torch.expm1(certain.masked_fill(rare, -1.0)))
     unlikely = torch.log1p(-torch.exp(certain.masked_fill(~rare, -1.0)))
     return certain - torch.where(rare, unlikely, likely)

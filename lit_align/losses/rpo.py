@@ -1,4 +1,4 @@
-r"""Regularised preference optimisation (RPO): DPO and a supervised loss on the chosen response.
+"""Regularised preference optimisation (RPO) adds a supervised loss on the chosen response to DPO.
 
 [1] Z. Liu, M. Lu, S. Zhang, B. Liu, H. Guo, Y. Yang, J. Blanchet, Z. Wang, "Provably Mitigating Overoptimization in
     RLHF: Your SFT Loss is Implicitly an Adversarial Regularizer", NeurIPS 2024, arXiv:2405.16436.
@@ -21,27 +21,14 @@ def rpo(
     eta: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""DPO plus the negative log-likelihood of the chosen response, a token *sum*.
+    r"""Return DPO plus the negative log-likelihood of the chosen response, a token *sum*.
 
     .. math::
         L = -\log\sigma(\beta h) - \eta \beta \log\pi_\theta(y_w)
 
-    Source: the objective of [1], as in the authors' code.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        beta: KL strength, > 0, reward per nat; larger keeps the policy closer to the reference.
-        eta: Weight of the supervised loss, >= 0, in units of beta; 0 is DPO. Larger keeps the chosen response likely.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label, whose winner is imitated.
-
-    Returns:
-        Loss of each pair, >= 0; log 2 - eta beta log pi(chosen) where the policy is the reference and the label sure.
-
-    Raises:
-        ValueError: ``beta`` is not positive, ``eta`` is negative, or a number ``preference`` is outside [0, 1].
+    Source: the objective of [1], as in the authors' code. ``eta`` >= 0 is the weight of the supervised loss in units of
+    beta: larger keeps the chosen response likely, and 0 is DPO. The mean over the label imitates its winner. The loss
+    is >= 0.
     """
     _check(eta)
     logps = policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps
@@ -61,30 +48,13 @@ def rpo_mean(
     eta: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""DPO plus the *mean* negative log-likelihood of the chosen response's tokens.
+    r"""Return DPO plus the *mean* negative log-likelihood of the chosen response's tokens.
 
     .. math::
         L = -\log\sigma(\beta h) - \frac{\eta}{|y_w|} \log\pi_\theta(y_w)
 
     Source: the "average" variant of the appendix of [1], with beta outside the supervised term, as in ports of it; the
-    margin stays a sum.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref (or of the anchor) of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
-        rejected_lengths: The same of the rejected response.
-        beta: KL strength, > 0, reward per nat; larger keeps the policy closer to the reference.
-        eta: Weight of the supervised loss, >= 0, per nat and token; 0 is DPO.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label, whose winner is imitated.
-
-    Returns:
-        Loss of each pair, >= 0.
-
-    Raises:
-        ValueError: ``beta`` is not positive, ``eta`` is negative, or a number ``preference`` is outside [0, 1].
+    margin stays a sum. ``eta`` >= 0 is per nat and token here.
     """
     _check(eta)
     logps = policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps

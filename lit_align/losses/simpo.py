@@ -1,4 +1,4 @@
-r"""Simple preference optimisation (SimPO): the mean log-prob itself is the reward, and there is no reference.
+"""Simple preference optimisation (SimPO) takes the mean log-prob itself as the reward, and has no reference.
 
 [1] Y. Meng, M. Xia, D. Chen, "SimPO: Simple Preference Optimization with a Reference-Free Reward", NeurIPS 2024,
     arXiv:2405.14734.
@@ -21,30 +21,16 @@ def simpo(
     gamma: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""Logistic loss of the difference of *mean* log-probs, with a target margin.
+    r"""Return the logistic loss of the difference of *mean* log-probs, with a target margin.
 
     .. math::
         L = -\log\sigma(\beta d - \gamma), \quad
         d = \frac{\log\pi_\theta(y_w)}{|y_w|} - \frac{\log\pi_\theta(y_l)}{|y_l|}
 
     Source: the loss of [1], without the optional SFT term of the authors' code, whose ``gamma_beta_ratio`` is gamma /
-    beta here. The method has no reference, and so no reference log-probs are among the arguments: nothing but a small
-    learning rate keeps the policy where it began.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        chosen_lengths: Tokens of the chosen response, >= 1, end of sequence included.
-        rejected_lengths: The same of the rejected response.
-        beta: Reward per nat and token, > 0; larger saturates at smaller differences.
-        gamma: Target margin, >= 0, in units of reward; larger keeps pushing pairs that are already told apart.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair, >= 0; log(1 + exp(gamma)) where the two mean log-probs are equal.
-
-    Raises:
-        ValueError: ``beta`` is not positive, ``gamma`` is negative, or a number ``preference`` is outside [0, 1].
+    beta here. There is no reference: nothing but a small learning rate keeps the policy where it began. ``beta`` > 0 is
+    the reward per nat and token, and larger saturates at smaller differences; ``gamma`` >= 0 is the target margin in
+    units of reward, and larger keeps pushing pairs that are already told apart. The loss is >= 0.
     """
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta}")

@@ -1,4 +1,4 @@
-r"""Self-play preference optimisation (SPPO): regressing a log-ratio on a win rate.
+r"""Self-play preference optimisation (SPPO) regresses a log-ratio on a win rate.
 
 [1] Y. Wu, Z. Sun, H. Yuan, K. Ji, Y. Yang, Q. Gu, "Self-Play Preference Optimization for Language Model Alignment",
     ICLR 2025, arXiv:2405.00675.
@@ -9,12 +9,12 @@ One step is :math:`\pi_{t+1}(y) \propto \pi_t(y) \exp(w_t(y)/\beta)` with :math:
     \log\frac{\pi_{t+1}(y)}{\pi_t(y)} = \frac{w_t(y) - c_t}{\beta}, \quad
     c_t = \beta \log \sum_y \pi_t(y) \exp(w_t(y)/\beta).
 
-The offset :math:`c_t`, in units of win rate, depends on the prompt alone. With it the population minimiser of the
-regression is the exact step. [1] replaces it by ½ in practice, the mean of the win rates: too small by a term of order
-1/beta. A policy is normalised and cannot absorb the difference, so the step is then biased, at third order in 1/beta:
-on random policies of six arms by about 0.1 in total variation at beta = 0.1, by 2e-4 at beta = 1 (derived).
-
-Win rates here are not centred: the estimate from a group is unbiased when it *excludes* the self-comparison.
+``beta`` > 0 is the inverse step size, win rate per nat: larger moves less far in one iteration. The ``offset``
+:math:`c_t`, in units of win rate, depends on the prompt alone, and larger lowers all log-probs. With it the population
+minimiser of the regression is the exact step. [1] replaces it by ½ in practice, the mean of the win rates: too small by
+a term of order 1/beta. A policy is normalised and cannot absorb the difference, so the step is then biased, at third
+order in 1/beta: on random policies of six arms by about 0.1 in total variation at beta = 0.1, by 2e-4 at beta = 1
+(derived). Win rates are not centred: the estimate from a group is unbiased when it *excludes* the self-comparison.
 """
 
 import torch
@@ -36,31 +36,15 @@ def sppo(
     rejected_win_rates: Pair,
     offset: Float[Tensor, "*#batch"] | float = 0.5,
 ) -> Pair:
-    r"""Half the squared errors of the two log-ratios.
+    r"""Return half the squared errors of the two log-ratios of a pair to the anchor pi_t.
 
     .. math::
         L = \tfrac12 \Big(u(y_w) - \frac{w(y_w) - c}{\beta}\Big)^2
             + \tfrac12 \Big(u(y_l) - \frac{w(y_l) - c}{\beta}\Big)^2
 
     Source: the authors' code of [1], with the offset as an argument. Each response has its own target, so what it is
-    paired with does not matter.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log of the policy the step starts from, the anchor pi_t, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        beta: Inverse step size, > 0, win rate per nat; larger moves less far in one iteration.
-        chosen_win_rates: P(chosen beats pi_t) in [0, 1].
-        rejected_win_rates: P(rejected beats pi_t) in [0, 1].
-        offset: c in units of win rate, of each pair, or of each prompt for its row of pairs: :func:`sppo_offset`, or
-            the heuristic ½ of [1], which biases the step (see the module's docstring); larger lowers all log-probs.
-
-    Returns:
-        Loss of each pair in nats squared, >= 0.
-
-    Raises:
-        ValueError: ``beta`` is not positive.
+    paired with does not matter. The win rates are P(response beats pi_t) in [0, 1]; the offset is that of each pair, or
+    of each prompt for its row of pairs. The loss is in nats squared, >= 0.
     """
     _check(beta)
     chosen_error = policy_chosen_logps - reference_chosen_logps - (chosen_win_rates - offset) / beta
@@ -77,27 +61,14 @@ def sppo_regression(
     offset: Float[Tensor, " batch"] | float,
     weights: Group | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""Mean squared error of the log-ratios of all responses to a prompt: the loss of the theory.
+    r"""Return the mean squared error of the log-ratios of all responses to a prompt: the loss of the theory.
 
     .. math::
         L = \sum_i \mu_i \Big(u(y_i) - \frac{w_i - c}{\beta}\Big)^2
 
     Source: the objective of [1] before its two approximations (a constant offset; the best and the worst response
-    only). With the true win rates and offset its population minimiser is the exact step for every full-support mu.
-
-    Args:
-        policy_logps: log pi_theta(y|x), sequence sums, nats; carries the gradient.
-        anchor_logps: log pi_t(y|x), sequence sums, nats.
-        win_rates: P(y beats pi_t) in [0, 1].
-        beta: Inverse step size, > 0, win rate per nat; larger moves less far in one iteration.
-        offset: c of each prompt, in units of win rate.
-        weights: Probability of each response, rows sum to one; None means 1/K each.
-
-    Returns:
-        Loss of each prompt in nats squared, >= 0; 0 at the exact step.
-
-    Raises:
-        ValueError: ``beta`` is not positive.
+    only). With the true win rates and offset its population minimiser is the exact step for every full-support mu,
+    where it is 0. It is in nats squared.
     """
     _check(beta)
     c = offset.unsqueeze(-1) if isinstance(offset, Tensor) else offset
@@ -105,24 +76,13 @@ def sppo_regression(
 
 
 def sppo_offset(win_rates: Group, *, beta: float, weights: Group | None = None) -> Float[Tensor, " batch"]:
-    r"""The offset that normalises the step, from the responses to a prompt.
+    r"""Return the offset that normalises the step, from responses drawn from pi_t.
 
     .. math::
         c = \beta \log \sum_i \mu_i \exp(w_i / \beta)
 
     Source: derived: the normaliser of the step, times beta. From samples it is consistent, with a bias of order 1/K
-    (the logarithm of a mean).
-
-    Args:
-        win_rates: P(y beats pi_t) in [0, 1], of responses drawn from pi_t.
-        beta: Inverse step size, > 0, win rate per nat.
-        weights: pi_t(y|x) of each response when all are enumerated, rows sum to one; None means samples, 1/K each.
-
-    Returns:
-        c of each prompt: between the mean of the win rates (beta -> infinity) and the largest of them (beta -> 0).
-
-    Raises:
-        ValueError: ``beta`` is not positive.
+    (the logarithm of a mean). It lies between the mean of the win rates (beta -> infinity) and the largest (beta -> 0).
     """
     _check(beta)
     mu = torch.full_like(win_rates, 1 / win_rates.shape[-1]) if weights is None else weights

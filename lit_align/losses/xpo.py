@@ -1,4 +1,4 @@
-r"""Exploratory preference optimisation (XPO): DPO that is optimistic about what the reference does not say.
+"""Exploratory preference optimisation (XPO) is DPO that is optimistic about what the reference does not say.
 
 [1] T. Xie, D. J. Foster, A. Krishnamurthy, C. Rosset, A. Awadallah, A. Rakhlin, "Exploratory Preference Optimization:
     Harnessing Implicit Q*-Approximation for Sample-Efficient RLHF", ICLR 2025, arXiv:2405.21046.
@@ -22,31 +22,15 @@ def xpo(
     alpha: float,
     preference: Float[Tensor, "*batch"] | float = 1.0,
 ) -> Pair:
-    r"""DPO on a pair of one response of the policy and one of the reference, plus optimism.
+    r"""Return DPO on a pair of one response of the policy and one of the reference, plus optimism.
 
     .. math::
         L = -\log\sigma(\beta h) + \alpha \log\pi_\theta(\tilde y), \quad \tilde y \sim \pi_{ref}
 
     Source: Algorithm 1 of [1]. The second term lowers what the reference would say, whoever won, and so leaves mass for
-    what it would not. Sums.
-
-    Args:
-        policy_chosen_logps: log pi_theta of the chosen response, sequence sum, nats; carries the gradient.
-        policy_rejected_logps: The same of the rejected response.
-        reference_chosen_logps: log pi_ref of the chosen response, sequence sum, nats.
-        reference_rejected_logps: The same of the rejected response.
-        explored_logps: log pi_theta of the pair's response that the reference drew, chosen or not, sequence sum, nats;
-            carries the gradient.
-        beta: KL strength, > 0, reward per nat; larger keeps the policy closer to the reference.
-        alpha: Optimism, >= 0, per nat; 0 is DPO, larger explores more. Without bound below, it has to be small against
-            beta.
-        preference: P(chosen beats rejected) in [0, 1]; the loss is its mean over the label.
-
-    Returns:
-        Loss of each pair, of either sign.
-
-    Raises:
-        ValueError: ``beta`` is not positive, ``alpha`` is negative, or a number ``preference`` is outside [0, 1].
+    what it would not. ``explored_logps`` are log pi_theta of the pair's response that the reference drew, chosen or
+    not, a sum in nats with its gradient. ``alpha`` >= 0 is the optimism per nat: 0 is DPO, larger explores more; it is
+    without bound below, and has to be small against beta. The loss is of either sign.
     """
     if not alpha >= 0:
         raise ValueError(f"alpha must be >= 0, got {alpha}")
