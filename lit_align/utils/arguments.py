@@ -17,11 +17,12 @@ def noting(init: Callable[_P, None]) -> Callable[_P, None]:
     @wraps(init)
     def noted(*args: _P.args, **kwargs: _P.kwargs) -> None:
         built = args[0]
-        if _BUILT_WITH not in vars(built):
-            given = _bound(init, *args, **kwargs)
-            check_finite(type(built).__name__, given)
-            object.__setattr__(built, _BUILT_WITH, given)  # it may be frozen
+        outermost = _BUILT_WITH not in vars(built)
+        if outermost:
+            object.__setattr__(built, _BUILT_WITH, _bound(init, *args, **kwargs))  # it may be frozen
         init(*args, **kwargs)
+        if outermost:  # it has had its say on numbers out of their range
+            check_finite(type(built).__name__, vars(built)[_BUILT_WITH])
 
     noted.notes = True  # type: ignore[attr-defined]
     return noted

@@ -44,6 +44,11 @@ def watch_stages() -> None:
         clock.stage = _watched(clock.stage)  # type: ignore[method-assign]
 
 
+def in_a_stage() -> bool:
+    """Say whether a stage of this process is under way."""
+    return bool(_open)
+
+
 def leave_word() -> None:
     """Write where the run of this process is to the file of ``$DIED``."""
     Path(os.environ["DIED"]).write_text(json.dumps(asdict(_here())))

@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_align import PairwiseFunction
 from lit_align.utils import files
-from tests.kills.places import Place, leave_word, watch_stages
+from tests.kills.places import Place, in_a_stage, leave_word, watch_stages
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Point:
         call: Which call.
         after: After it returned, rather than before it begins.
         number: Of the signal that the process is sent.
+        in_stages: Only calls inside a stage count; the proof of the model's sampling, before any, makes some too.
         place: Where the run is by then.
     """
 
@@ -35,6 +36,7 @@ class Point:
     after: bool = False
     number: int = signal.SIGKILL
     place: Place = field(kw_only=True, repr=False)
+    in_stages: bool = field(default=False, kw_only=True)
 
     def arm(self) -> None:
         """Let this process be killed there."""
@@ -44,11 +46,12 @@ class Point:
 
         def deadly(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
-            calls += 1
-            if calls == self.call and not self.after:
+            counts = in_a_stage() or not self.in_stages
+            calls += counts
+            if counts and calls == self.call and not self.after:
                 die(self.number)
             result = original(*args, **kwargs)
-            if calls == self.call and self.after:
+            if counts and calls == self.call and self.after:
                 die(self.number)
             return result
 

@@ -28,7 +28,7 @@ REMOVE = "lit_align.callbacks.checkpoints:WholeFiles.remove_checkpoint"
 MEASURED = "1 scored, verdicts: 2", "1, last is 1"  # of held-out prompts and checkpoints, once an iteration is over
 POINTS = {
     "before anything": Point("lit_align.iteration.module:AlignmentModule.configure_model", place=Place("", 0)),
-    "while sampling": Point(SAMPLE, 2, place=Place("sample", 0)),
+    "while sampling": Point(SAMPLE, 2, in_stages=True, place=Place("sample", 0)),
     "writing what was sampled": HalfWritten("rollouts/*", place=Place("", 0, "0 unnamed")),
     "before the first verdict": Point(ASK, place=Place("judge", 0, "0 sampled")),
     "between verdicts": Point(ASK, 2, place=Place("judge", 0, "0 sampled, verdicts: 1")),
@@ -50,13 +50,17 @@ POINTS = {
     "after the anchor has moved": Point(
         "lit_align.anchors.extrapolated:Extrapolated.begin", 2, after=True, place=Place("", 1, "0 scored", *MEASURED)
     ),
-    "while sampling the second iteration": Point(SAMPLE, 38, place=Place("sample", 1, "0 scored", *MEASURED)),
+    "while sampling the second iteration": Point(
+        SAMPLE, 38, in_stages=True, place=Place("sample", 1, "0 scored", *MEASURED)
+    ),
     "after a step of the second iteration": Point(
         "torch.optim:AdamW.step", 4, after=True, place=Place("train", 1, "1 scored", *MEASURED)
     ),
     "between minibatches of the second iteration": Point(STEP, 8, place=Place("train", 1, "1 scored", *MEASURED)),
     "between the last step and the evaluation": Point(EVALUATE, 3, place=Place("", 1, "1 scored", *MEASURED)),
-    "while sampling held-out prompts": Point(SAMPLE, 42, place=Place("evaluate/sample", 1, "1 scored", *MEASURED)),
+    "while sampling held-out prompts": Point(
+        SAMPLE, 42, in_stages=True, place=Place("evaluate/sample", 1, "1 scored", *MEASURED)
+    ),
     "between verdicts of an evaluation": Point(
         ASK, 12, place=Place("evaluate", 1, "1 scored", "2 scored, verdicts: 3", "1, last is 1")
     ),
