@@ -90,7 +90,7 @@ def test_adapters_trained_on_four_bits_are_merged_into_the_base_that_is_not_quan
     assert agreement.gap < ROUNDING
     gap = float((plain_logps(tmp_path, cli.model.policy) - own).abs().mean())
     assert agreement.quantised_gap == pytest.approx(gap, abs=ROUNDING)
-    assert gap > 100 * ROUNDING
+    assert gap > 10 * ROUNDING
     written = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert not hasattr(written.config, "quantization_config")
     base = dict(AutoModelForCausalLM.from_pretrained(cli.model.policy.name).named_parameters())
