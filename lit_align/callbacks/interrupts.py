@@ -22,8 +22,12 @@ class Interrupts(Callback):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero and trainer.state.fn == "fit":
-            print(f"\nstopped; to go on: {command_to_go_on(Path(trainer.default_root_dir))}", file=sys.stderr)
+        run = RunFolder(Path(trainer.default_root_dir))
+        has_begun = (
+            run.config.exists() or run.has_begun
+        )  # else something was refused, and there is nothing to go on with
+        if trainer.is_global_zero and trainer.state.fn == "fit" and has_begun:
+            print(f"\nstopped; to go on: {command_to_go_on(run.path)}", file=sys.stderr)
 
 
 def stop_here(trainer: L.Trainer, signum: int) -> NoReturn:

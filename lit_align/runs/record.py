@@ -167,7 +167,9 @@ def iterations_table(history: list[dict[str, float]], timings: list[dict[str, fl
 def _others(history: list[dict[str, float]]) -> dict[str, tuple[str, str]]:
     """Columns of measures of a user's own; the win rates of further judges are in ``metrics.csv``."""
     known = {key for key, _ in _COLUMNS.values()}
-    names = sorted({name for row in history for name in row if name.startswith("val/")} - known)
+    measured = {name for row in history for name in row if name.startswith("val/")}
+    ends = {f"{name}{end}" for name in measured for end in ("_low", "_high")}  # intervals are in metrics.csv
+    names = sorted(measured - known - ends)
     return {name.removeprefix("val/"): (name, "{:.4g}") for name in names if not name.startswith("val/win_rate")}
 
 

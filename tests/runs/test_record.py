@@ -102,3 +102,9 @@ def test_what_a_user_or_a_model_wrote_is_shown_as_it_is_and_ends_no_run(tmp_path
     said = capsys.readouterr().out
     assert all(prompt in said for prompt in odd), said
     assert (run.folder / "model" / "model.safetensors").exists()
+
+
+def test_the_ends_of_intervals_are_no_measures_of_a_users_own_and_a_measure_may_be_called_low():
+    interval = {"val/kl": 0.1, "val/kl_low": 0.0, "val/kl_high": 0.2, "val/reward": 1.0, "val/reward_low": 0.5}
+    rows = [{"iteration": 0.0, "val/too_low": 1.0} | interval]
+    assert [column.header for column in iterations_table(rows, []).columns] == ["it", "reward", "KL", "too_low"]
