@@ -43,7 +43,7 @@ class ClusteredMean:
     mean: Float[Tensor, "*means"]
     variance: Float[Tensor, "*means"]
     terms: int
-    alike: float
+    alike: int | float
     clusters: int
 
     @classmethod

@@ -27,7 +27,7 @@ def without_dropout_modules(model: Any) -> Any:
     return model
 
 
-def _silence(options: dict[str, Any]) -> None:
+def _silence(options: dict[Any, Any]) -> None:
     for name, value in options.items():
         if isinstance(value, dict):
             _silence(value)
