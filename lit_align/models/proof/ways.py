@@ -218,7 +218,8 @@ def _drawn(
     device = next(model.parameters()).device
     asked = _as_prompts(prompts).to(device)
     uniforms = torch.rand(len(prompts), group, length, generator=torch.Generator().manual_seed(0)).to(device)
-    network, law, last = next_token_of(model, way), Decoding(max_new_tokens=length), torch.tensor(list(ends)).to(device)
+    network, law = next_token_of(model, way), Decoding(max_new_tokens=length)
+    last = torch.tensor(list(ends), dtype=torch.long, device=device)  # without ends it would be of floats
     at_once = prompts_at_once(way, at_once)
     ids, logps, lengths = generate(network, asked.ids, asked.mask, uniforms, law, last, at_once=at_once)
     mask = torch.arange(length, device=device) < lengths[..., None]
