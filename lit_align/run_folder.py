@@ -42,10 +42,10 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a run has left anything that only a run leaves: a copy of its config alone is none."""
-        if not self.path.is_dir():
-            return False
-        return any(path.exists() for path in (self.identity, self.checkpoints, self.rollouts(0).parent))
+        """Say whether a run has left what only a run leaves; other programs have folders called checkpoints too."""
+        checkpoints, rollouts = self.checkpoint(0).parent, self.rollouts(0).parent
+        written = (*checkpoints.glob("iteration-*.ckpt"), *rollouts.glob("iteration-*.parquet"))
+        return self.identity.is_file() or bool(written)
 
     @property
     def config(self) -> Path:

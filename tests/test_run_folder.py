@@ -211,3 +211,21 @@ def test_a_checkpoint_that_never_was_is_refused_with_those_that_are(tmp_path):
         trusted_checkpoint(tmp_path / "checkpoints" / "iteration-0007.ckpt")
     with pytest.raises(FileNotFoundError, match=r"in its folder: none"):
         trusted_checkpoint(tmp_path / "nowhere" / "checkpoints" / "last.ckpt")
+
+
+def test_a_folder_of_checkpoints_that_is_another_programs_is_no_run(tmp_path):
+    for name in ("checkpoints", "rollouts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "epoch=3.ckpt").touch()
+    (tmp_path / "config.yaml").touch()
+    assert not RunFolder(tmp_path).has_begun
+    assert not RunFolder(tmp_path / "nowhere").has_begun
+
+
+@pytest.mark.parametrize(
+    "left", ["identity.json", "checkpoints/iteration-0001.ckpt", "rollouts/iteration-0000-rank0.parquet"]
+)
+def test_what_only_a_run_leaves_tells_it(tmp_path, left):
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    assert RunFolder(tmp_path).has_begun

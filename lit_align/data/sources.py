@@ -15,7 +15,7 @@ from lit_align.data.records import settled
 from lit_align.data.templates import content_id, question_id
 from lit_align.types import Record, prompt_text
 from lit_align.utils.digests import text_digest
-from lit_align.utils.user_functions import import_function
+from lit_align.utils.user_functions import directory_kept, import_function
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,8 @@ def _load(source: Source, streaming: bool) -> Any:
 def _made(path: str) -> Iterator[Record]:
     function = import_function(path.removeprefix("function:"), "data")
     try:
-        yield from _records(function())
+        with directory_kept():
+            yield from _records(function())
     except Exception as error:  # code of the user's fails in any way there is
         raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
 

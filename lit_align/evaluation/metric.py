@@ -4,6 +4,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from lit_align.data.ranks import from_all_ranks, interleaved, order_of_shares
 from lit_align.types import Rollouts
 from lit_align.utils.arguments import note_arguments
+from lit_align.utils.user_functions import directory_kept
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,8 @@ class OwnMetrics:
         found: dict[str, float] = {}
         for name, metric in self.metrics.items():
             try:
-                said = metric(rollouts, texts)
+                with directory_kept():  # and on a copy: the rows are those that judges see later
+                    said = metric(deepcopy(rollouts), list(texts))
                 columns = {f"{name}_{key}": x for key, x in said.items()} if isinstance(said, Mapping) else {name: said}
                 numbers = {column: _number(value, column) for column, value in columns.items()}
                 if twice := sorted(numbers.keys() & found.keys()):

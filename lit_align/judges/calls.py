@@ -1,14 +1,13 @@
 """A judge's function is called here: what it returns is checked, and what it raises names the judge and the sample."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from lit_align.judges.patience import Faults, JudgeError, Patience, retry_in_parts
 from lit_align.utils.out_of_memory import OutOfMemory
+from lit_align.utils.user_functions import directory_kept
 
 _LARGEST = 3.4028234e38  # rewards are kept in float32: a larger one would be infinite there
 
@@ -71,16 +70,12 @@ def in_order(values: Any) -> list[Any]:
     return list(values)
 
 
-def _on_copies(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function change what it is given, and the working directory, without any effect on the run."""
+def _on_copies(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """Let a function change what it is given, rows that stand for several responses too, without any effect."""
 
     def call(*columns: list[Any]) -> list[Any]:
-        here = Path.cwd()
-        try:
+        with directory_kept():
             return in_order(function(*([deepcopy(value) for value in column] for column in columns)))
-        finally:
-            if Path.cwd() != here:
-                os.chdir(here)
 
     return call
 

@@ -3,10 +3,22 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lit_align.utils.code_digests import defining_module, module_digest
+
+
+@contextmanager
+def directory_kept() -> Iterator[None]:
+    """Come back to the working directory after code of the user's, whatever it has changed it to."""
+    here = os.getcwd()
+    try:
+        yield
+    finally:
+        if os.getcwd() != here:
+            os.chdir(here)
 
 
 def import_function(path: str, setting: str) -> Callable[..., Any]:
@@ -23,7 +35,8 @@ def import_function(path: str, setting: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), name)
+        with directory_kept():
+            function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{setting}: cannot import {path!r} from {os.getcwd()} ({error})") from error
     if not callable(function):

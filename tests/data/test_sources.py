@@ -1,6 +1,7 @@
 """Every format gives the same rows; whatever is wrong with the data is said in one clear message."""
 
 import json
+import os
 
 import datasets
 import pytest
@@ -271,3 +272,14 @@ def test_a_column_is_left_out_and_a_source_may_have_columns_of_its_own(tmp_path,
 def test_a_source_is_named_by_its_columns_where_it_has_any():
     assert spelled(Source("a.csv")) == "Source(path='a.csv', split='train', name=None, revision=None)"
     assert spelled(Source("a.csv", columns={"prompt": "q"})) != spelled(Source("a.csv"))
+
+
+def restless():
+    os.chdir("/")
+    return ROWS
+
+
+def test_a_function_that_changes_the_working_directory_changes_it_for_itself_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(read("function:tests.data.test_sources.restless")) == ROWS
+    assert os.getcwd() == str(tmp_path)

@@ -1,4 +1,4 @@
-"""Where an answer ends: the union of all who say so, settled or refused before any weights load."""
+"""An answer ends at the union of all ends that are named, which is settled or refused before any weights load."""
 
 import pytest
 

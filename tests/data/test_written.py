@@ -23,7 +23,7 @@ def chatml() -> Writer:
 
 
 def text(of: Writer, answer: str, record=RECORD) -> str:
-    """What a written answer says, its end included, after its prompt."""
+    """Return the text of a written answer, its end included, as it follows its prompt."""
     prompts = encode(of.chat, [record])
     response = of.responses(prompts, [[answer]], 64)
     prompt = prompts.ids[0].tolist()

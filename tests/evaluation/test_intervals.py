@@ -66,7 +66,7 @@ def beta_binomial(size, rate, alike):
 
 
 def coverage_of_clusters(clusters, size, alike, rates):
-    """Of clusters of equal size: the law of the sum and of the sum of squares of their wins, convolved."""
+    """Convolve the joint law of the sum and the sum of squares of the wins of clusters of equal size."""
     terms = clusters * size
     total = torch.arange(terms + 1, dtype=torch.float64)[:, None]
     squares = torch.arange(clusters * size**2 + 1, dtype=torch.float64)

@@ -143,3 +143,27 @@ def test_the_first_rank_measures_the_responses_of_all_in_their_order_and_all_are
     assert first == second == {"mine": 3.0}
     assert asked == [([11, 12, 13], TEXTS)]
     assert not_asked == []
+
+
+def test_a_metric_that_changes_what_it_is_given_or_where_it_works_changes_nothing_for_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = rollouts()
+    wins, records = own.wins.clone(), [dict(record) for record in own.responses.prompts.records]
+    assert any(records)
+
+    def greedy(rollouts, texts):
+        rollouts.wins.zero_()
+        for record in rollouts.responses.prompts.records:
+            record.clear()
+        texts.clear()
+        os.chdir("/")
+        return 1.0
+
+    texts = list(TEXTS)
+    metrics = OwnMetrics({"greedy": greedy, "count": lambda rollouts, texts: len(texts)}, ())
+    metrics.update(own, texts)
+    assert metrics.result() == {"greedy": 1.0, "count": 3.0}
+    assert torch.equal(own.wins, wins)
+    assert own.responses.prompts.records == records
+    assert texts == TEXTS
+    assert os.getcwd() == str(tmp_path)

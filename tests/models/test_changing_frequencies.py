@@ -1,4 +1,4 @@
-"""Where frequencies follow the longest sequence of a pass, a batch still changes none of its rows."""
+"""A batch changes none of its rows, even if frequencies follow the longest sequence of a pass."""
 
 import pytest
 import torch

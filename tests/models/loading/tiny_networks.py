@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 READING = {"gemma3": "model.language_model.layers", "qwen2_vl": "model.language_model.layers"}
-"""Where the layers that read lie in networks that also see."""
+"""These are the places of the language layers in networks that also see."""
 
 
 def config_of(kind: str, **options: Any) -> Any:
