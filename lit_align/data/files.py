@@ -30,7 +30,6 @@ def read_file(path: Path, streaming: bool = False) -> Any:
     options: dict[str, Any] = {} if path.suffix == ".parquet" else {"encoding": "utf-8-sig"}
     if path.suffix == ".csv":
         check_fields(path)
-        options["index_col"] = False  # else a row with a field too many would shift all others into an index
     with one_line_of(path):
         dataset = datasets.load_dataset(
             BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming, **options
@@ -39,7 +38,7 @@ def read_file(path: Path, streaming: bool = False) -> Any:
 
 
 def check_fields(path: Path) -> None:
-    """Refuse comma-separated values in which a row has more or fewer fields than the header.
+    """Refuse comma-separated values in which a row has more or fewer fields than the header: they would be read shifted.
 
     Raises:
         ValueError: There is such a row, and the message names its line; or the file is not in UTF-8.

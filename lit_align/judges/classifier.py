@@ -84,7 +84,7 @@ def _padded(rows: Sequence[list[int]], padding: int) -> Tensor:
     return torch.tensor([row + [padding] * (width - len(row)) for row in rows])
 
 
-def _segments(model: nn.Module) -> float:
+def _segments(model: nn.Module) -> int | float:
     """Return how many kinds of segments, such as prompt and response, a network has weights for.
 
     Other networks, such as GPT-2, look segments up among the words.
@@ -106,7 +106,7 @@ def _rotations(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
             yield from ((module, kind, module.config.rope_parameters[layer]) for layer, kind in kinds.items())
 
 
-def _longest_of_one_frequency(model: nn.Module) -> float:
+def _longest_of_one_frequency(model: nn.Module) -> int | float:
     """Return the tokens up to which the longest row of a pass does not decide the frequencies of all."""
     limits = [
         module.original_max_seq_len if "dynamic" in kind else parameters["original_max_position_embeddings"]
