@@ -38,7 +38,7 @@ def read_file(path: Path, streaming: bool = False) -> Any:
 
 
 def check_fields(path: Path) -> None:
-    """Refuse comma-separated values in which a row has more or fewer fields than the header: they would be read shifted.
+    """Refuse comma-separated values with rows of more or fewer fields than the header, which would be read shifted.
 
     Raises:
         ValueError: There is such a row, and the message names its line; or the file is not in UTF-8.

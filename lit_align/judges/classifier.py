@@ -84,7 +84,7 @@ def _padded(rows: Sequence[list[int]], padding: int) -> Tensor:
     return torch.tensor([row + [padding] * (width - len(row)) for row in rows])
 
 
-def _segments(model: nn.Module) -> int | float:
+def _segments(model: nn.Module) -> float:
     """Return how many kinds of segments, such as prompt and response, a network has weights for.
 
     Other networks, such as GPT-2, look segments up among the words.
@@ -92,7 +92,7 @@ def _segments(model: nn.Module) -> int | float:
     weights = dict(model.named_parameters())
     kinds = [weight.shape[0] for name, weight in weights.items() if "token_type_embeddings" in name]
     relative = any(name.endswith("seg_embed") for name in weights)  # these ask whether two tokens are of one segment
-    return min(kinds, default=math.inf if relative else 0)
+    return float(min(kinds, default=math.inf if relative else 0))
 
 
 def _rotations(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
@@ -106,14 +106,14 @@ def _rotations(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
             yield from ((module, kind, module.config.rope_parameters[layer]) for layer, kind in kinds.items())
 
 
-def _longest_of_one_frequency(model: nn.Module) -> int | float:
+def _longest_of_one_frequency(model: nn.Module) -> float:
     """Return the tokens up to which the longest row of a pass does not decide the frequencies of all."""
     limits = [
         module.original_max_seq_len if "dynamic" in kind else parameters["original_max_position_embeddings"]
         for module, kind, parameters in _rotations(model)
         if "dynamic" in kind or kind == "longrope"
     ]
-    return min(limits, default=math.inf)
+    return float(min(limits, default=math.inf))
 
 
 def _forget_lengths(model: nn.Module) -> None:
